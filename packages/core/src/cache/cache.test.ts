@@ -1,0 +1,225 @@
+import * as tf from '@tensorflow/tfjs-core'
+import { affineDecode, affineEncode, registerKernels } from '@kvloom/kernels'
+import '@tensorflow/tfjs-backend-cpu'
+import '@tensorflow/tfjs-backend-wasm'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { ready } from '../calibrate'
+import { compose, window } from '../compose'
+import type { KVCache, KVCompressor, ModelShape, Phase } from '../contract'
+import { definePick, defineQuantizer, defineScorer } from '../define'
+import { CacheStateError, ContextOverflow, IncompatibleStages, NonFiniteError, SerializedCacheError, WindowError } from '../errors'
+import { fraction, integer } from '../options'
+import { openCache } from './cache'
+import { restoreCache } from './restore'
+
+const model: ModelShape = {
+  name: 'synthetic',
+  layers: 2,
+  queryHeads: 4,
+  kvHeads: 2,
+  keyDim: 32,
+  valueDim: 32,
+  contextLength: 4096,
+  rope: { dim: 32, frequencies: Float64Array.from({ length: 16 }, (_, j) => 10000 ** (-j / 16)), attentionFactor: 1 },
+  attentionScale: 1 / Math.sqrt(32),
+  fingerprint: 'synthetic',
+}
+const dense: KVCompressor = { card: { name: 'dense', title: 'dense', summary: '', chunkInvariant: true }, stages: [], store: 'f32' }
+
+/** A quantizer of both shapes: keys in blocks along tokens, values row by row. */
+const blocks = defineQuantizer({
+  name: 'blocks',
+  options: { block: integer({ default: 32, min: 32, doc: '' }), bits: integer({ default: 4, min: 1, max: 8, doc: '' }) },
+  store: () => 'f32',
+  window: ({ block }) => ({ sinks: 0, keys: { recent: 0, block, drain: 'blocks' }, values: { recent: block, block: 1, drain: 'blocks' } }),
+  quantizer: ({ bits }, site) => {
+    const layout = { kind: 'affine', bits, group: 32, along: site.part === 'keys' ? 'tokens' : 'channels', metadata: 'f16' } as const
+    return {
+      layout,
+      rowsPerGroup: site.part === 'keys' ? 32 : 1,
+      theoreticalBitsPerValue: bits + 1,
+      encode: (rows) => ({ ...affineEncode(rows as tf.Tensor3D, layout) }),
+      decode: (block, rows) =>
+        affineDecode({ words: block['words'] as tf.Tensor, metadata: block['metadata'] as tf.Tensor }, layout, { heads: site.heads, rows, dim: site.dim }),
+    }
+  },
+})
+const norms = defineScorer({ name: 'norms', needs: { keys: { of: 'keys' } }, score: ({ keys }) => tf.neg(tf.norm(keys, 2, -1)) })
+const lastAttention = defineScorer({
+  name: 'last',
+  when: 'step',
+  options: { cache: integer({ default: 40, min: 1, doc: '' }) },
+  needs: { attention: { of: 'attention', queries: 1, reduce: 'sum' } },
+  count: (tokens, { cache }) => Math.min(tokens, cache),
+  score: ({ attention }) => tf.mean(attention, 0, true),
+})
+const recentOnly = definePick({
+  name: 'recent',
+  when: 'room',
+  options: { sinks: integer({ default: 4, min: 0, doc: '' }), recent: integer({ default: 28, min: 1, doc: '' }), keep: fraction({ default: 1, doc: '' }) },
+  window: ({ sinks }) => ({ sinks, keys: { recent: Infinity, block: 1, drain: 'blocks' }, values: { recent: Infinity, block: 1, drain: 'blocks' } }),
+  pick: ({ sinks, recent }) => ({
+    needs: {},
+    by: 'positions',
+    positions: 'slot',
+    chunkLimit: recent,
+    count: (tokens, incoming) => Math.min(tokens, Math.max(sinks, sinks + recent - incoming)),
+    keep: (tokens, count) => [
+      { start: 0, end: sinks },
+      { start: tokens - (count - sinks), end: tokens },
+    ],
+  }),
+})
+
+const random = (shape: [number, number, number], seed: number): tf.Tensor3D => tf.randomNormal(shape, 0, 1, 'float32', seed)
+const inputs = (n: number, seed: number, layer: number) => ({
+  queries: random([model.queryHeads, n, 32], seed * 100 + layer * 10 + 1),
+  keys: random([model.kvHeads, n, 32], seed * 100 + layer * 10 + 2),
+  values: random([model.kvHeads, n, 32], seed * 100 + layer * 10 + 3),
+})
+
+/** Feeds chunks; returns the last output of layer 0. */
+async function feed(cache: KVCache, chunks: readonly number[], phase: (i: number) => Phase = () => 'decode', seed = 1): Promise<Float32Array> {
+  let last: Float32Array = new Float32Array()
+  for (const [i, n] of chunks.entries()) {
+    cache.begin(new Int32Array(n), phase(i))
+    for (let l = 0; l < model.layers; l++) {
+      const now = inputs(n, seed + i, l)
+      const out = await cache.attend(l, now)
+      if (l === 0) last = (await out.data()) as Float32Array
+      tf.dispose([now.queries, now.keys, now.values, out])
+    }
+    await cache.commit()
+  }
+  return last
+}
+
+describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
+  beforeAll(async () => {
+    await tf.setBackend(backend)
+    await tf.ready()
+    await registerKernels(backend)
+  })
+
+  it('attends like plain softmax attention over rotated keys', async () => {
+    const cache = openCache(model, ready(dense))
+    await feed(cache, [5, 1, 7])
+    const { keys, values, positions } = await cache.materialize(0)
+    expect([...(positions[0] ?? [])]).toEqual(Array.from({ length: 13 }, (_, i) => i))
+    const queries = random([4, 1, 32], 77)
+    const out = await cache.read(0, queries)
+    const rotated = plainRotate(await queries.array() as number[][][], 12)
+    const k = (await keys.array()) as number[][][]
+    const v = (await values.array()) as number[][][]
+    const got = (await out.array()) as number[][][]
+    for (let h = 0; h < 4; h++) {
+      const kv = Math.floor(h / 2)
+      const q = rotated[h]?.[0] ?? []
+      const scores = (k[kv] ?? []).map((row) => dot(row, q) * model.attentionScale)
+      const weights = scores.map((s) => Math.exp(s - Math.max(...scores)))
+      const total = weights.reduce((a, b) => a + b, 0)
+      for (let d = 0; d < 32; d++) {
+        const expected = weights.reduce((sum, w, t) => sum + (w / total) * (v[kv]?.[t]?.[d] ?? 0), 0)
+        expect(got[h]?.[0]?.[d]).toBeCloseTo(expected, 4)
+      }
+    }
+    tf.dispose([keys, values, queries, out])
+    cache.dispose()
+  })
+
+  const mixes: [string, KVCompressor][] = [
+    ['dense', dense],
+    ['blocks', blocks()],
+    ['norms', norms()],
+    ['norms+blocks', compose(norms(), blocks())],
+    ['last', lastAttention()],
+    ['last+blocks', compose(lastAttention(), blocks())],
+    ['recent', recentOnly()],
+    ['recent+blocks', compose(recentOnly({ recent: 60 }), blocks())],
+  ]
+  it.each(mixes)('%s: ledger equals tf.memory() at every step, and dispose gives all back', async (_, compressor) => {
+    const before = tf.memory().numBytes
+    const cache = openCache(model, ready(compressor))
+    const chunks = [20, 20, 20, ...new Array<number>(70).fill(1)]
+    for (const [i, n] of chunks.entries()) {
+      await feed(cache, [n], () => (i < 2 ? 'prompt' : i === 2 ? 'promptEnd' : 'decode'), i)
+      expect(cache.bytes().total).toBe(tf.memory().numBytes - before)
+    }
+    expect(cache.bytes().peak).toBeGreaterThanOrEqual(cache.bytes().total)
+    const twin = cache.fork()
+    const a = await feed(cache, [3, 1], () => 'decode', 500)
+    const b = await feed(twin, [3, 1], () => 'decode', 500)
+    expect(b).toEqual(a)
+    const parts: Uint8Array[] = []
+    for await (const bytes of cache.serialize()) parts.push(bytes)
+    const restored = restoreCache(model, ready(compressor), Buffer.concat(parts))
+    expect(await feed(restored, [1, 2], () => 'decode', 900)).toEqual(await feed(cache, [1, 2], () => 'decode', 900))
+    for (const c of [cache, twin, restored]) c.dispose()
+    expect(tf.memory().numBytes).toBe(before)
+  })
+
+  it('refuses a damaged serialised cache', async () => {
+    const cache = openCache(model, ready(blocks()))
+    await feed(cache, [70])
+    const parts: Uint8Array[] = []
+    for await (const bytes of cache.serialize()) parts.push(bytes)
+    const file = Buffer.concat(parts)
+    const flipped = Buffer.from(file)
+    flipped[file.length >> 1] = (flipped[file.length >> 1] ?? 0) ^ 1
+    for (const bad of [file.subarray(0, 10), file.subarray(0, file.length - 5), flipped]) expect(() => restoreCache(model, ready(blocks()), bad)).toThrow(SerializedCacheError)
+    expect(() => restoreCache(model, ready(dense), file)).toThrow(/another compressor/)
+    cache.dispose()
+  })
+
+  it('gives each KV head its own count under a ragged budget', async () => {
+    const before = tf.memory().numBytes
+    const ragged: KVCompressor = {
+      card: { ...dense.card, name: 'ragged' },
+      stages: [
+        { kind: 'budget', id: 'ragged', options: null, when: 'promptEnd', accepts: (s) => s, bind: () => ({ ragged: true, counts: (scores) => scores.map((_, h) => 5 + h * 3) }) },
+      ],
+    }
+    const cache = openCache(model, ready(compose(norms(), ragged, blocks())))
+    await feed(cache, [30], () => 'promptEnd')
+    expect(cache.segments(0).map((lane) => lane.keys.reduce((n, s) => n + s.rows, 0))).toEqual([5, 8])
+    await feed(cache, new Array<number>(60).fill(1), () => 'decode', 40)
+    expect(cache.bytes().total).toBe(tf.memory().numBytes - before)
+    cache.dispose()
+    expect(tf.memory().numBytes).toBe(before)
+  })
+
+  it('stops with typed errors and keeps what it has', async () => {
+    const cache = openCache(model, ready(dense))
+    await feed(cache, [4])
+    expect(() => cache.begin(new Int32Array(0), 'decode')).toThrow(CacheStateError)
+    expect(() => cache.begin(new Int32Array(5000), 'prompt')).toThrow(ContextOverflow)
+    cache.begin(new Int32Array(1), 'decode')
+    const now = inputs(1, 3, 0)
+    const bad = { ...now, values: tf.fill([2, 1, 32], Number.NaN) as tf.Tensor3D }
+    await expect(cache.attend(0, bad)).rejects.toThrow(NonFiniteError)
+    await feed(cache, [2])
+    expect(cache.tokensSeen).toBe(6)
+    tf.dispose([now.queries, now.keys, now.values, bad.values])
+    cache.dispose()
+  })
+})
+
+it('refuses what cannot work, when composed or opened', () => {
+  expect(() => compose(blocks(), blocks({ bits: 2 }))).toThrow(IncompatibleStages)
+  expect(() => compose(norms(), lastAttention())).toThrow(/norms and last cannot be composed/)
+  expect(() => openCache(model, ready(compose(norms(), recentOnly())))).toThrow(IncompatibleStages)
+  expect(() => openCache(model, ready(window({ keys: { block: 16 } }, blocks())))).toThrow(WindowError)
+  expect(() => openCache(model, ready(window({ keys: { block: 48 } }, blocks())))).toThrow(WindowError)
+})
+
+const dot = (a: number[], b: number[]) => a.reduce((s, x, i) => s + x * (b[i] ?? 0), 0)
+const plainRotate = (q: number[][][], position: number) =>
+  q.map((head) =>
+    head.map((row) =>
+      row.map((x, j) => {
+        const angle = position * 10000 ** (-(j % 16) / 16)
+        const pair = row[(j + 16) % 32] ?? 0
+        return j < 16 ? x * Math.cos(angle) - pair * Math.sin(angle) : x * Math.cos(angle) + pair * Math.sin(angle)
+      }),
+    ),
+  )

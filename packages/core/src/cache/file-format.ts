@@ -1,0 +1,64 @@
+/**
+ * A cache as one file: magic, version, JSON header, raw tensors in header order, SHA-256 of everything before.
+ * Little-endian. Pages keep their layout, so restored bytes are the stored ones bit for bit.
+ */
+import { sha256 } from '@noble/hashes/sha2.js'
+import { bytesToHex } from '@noble/hashes/utils.js'
+import type { ModelShape, Ready } from '../contract'
+import type { LayerCache } from './layer'
+import type { Account } from './page'
+import type { Zone } from './part-store'
+
+export const MAGIC = new TextEncoder().encode('KVLOOM\0\0')
+export const VERSION = 1
+export const DIGEST_BYTES = 32
+
+export interface TensorRecord {
+  readonly shape: readonly number[]
+  readonly dtype: 'float32' | 'int32'
+}
+export interface PartRecord {
+  readonly pages: readonly { readonly tensors: Readonly<Record<string, TensorRecord>>; readonly capacity: number; readonly used: number; readonly sealed: boolean }[]
+  readonly views: readonly { readonly zone: Zone; readonly page: number; readonly from: number; readonly rows: number; readonly shift: number }[]
+}
+export interface LaneRecord {
+  readonly keys: PartRecord
+  readonly values: PartRecord
+  readonly gathered: TensorRecord | null
+  readonly runs: readonly { readonly start: number; readonly rows: number }[]
+  readonly shift: number
+  /** Row numbers that are dropped but still held, per head. */
+  readonly dead: readonly (readonly number[])[] | null
+  readonly columns: Readonly<Record<string, TensorRecord>>
+}
+export interface Header {
+  readonly model: string
+  readonly compressor: string
+  readonly tokensSeen: number
+  readonly layers: readonly { readonly lanes: readonly LaneRecord[]; readonly ring: TensorRecord | null }[]
+}
+
+export interface RestoredCache {
+  readonly layers: readonly LayerCache[]
+  readonly account: Account
+  readonly tokensSeen: number
+}
+
+/** Identifies stages, options, windows and store: what a file must agree with to be restored. */
+export const fingerprintOf = ({ compressor, artifacts }: Ready): string =>
+  bytesToHex(
+    sha256(
+      new TextEncoder().encode(
+        JSON.stringify([
+          compressor.stages.map((s) => [s.kind, s.id, s.options, s.when, s.on ?? null]),
+          windowJson(compressor.window),
+          compressor.store ?? null,
+          artifacts.map((a) => a.fingerprint),
+        ]),
+      ),
+    ),
+  )
+
+const windowJson = (w: Ready['compressor']['window']) => (w ? JSON.parse(JSON.stringify(w, (_, v) => (v === Number.POSITIVE_INFINITY ? 'all' : v))) : null)
+
+export const modelKey = (m: ModelShape): string => [m.fingerprint, m.layers, m.queryHeads, m.kvHeads, m.keyDim, m.valueDim].join('/')

@@ -1,0 +1,289 @@
+/** A lane: KV heads that are stored together and hold equally many rows. One per layer, or one per head when ragged. */
+import * as tf from '@tensorflow/tfjs-core'
+import { attentionMass, gatherRows, pagedAttention } from '@kvloom/kernels'
+import type { Quantizer, RowRange, RowStore, Windows } from '../contract'
+import type { StepRotation } from '../rope'
+import { type Account, bytesOf } from './page'
+import { PartStore } from './part-store'
+import { Positions, copyOf } from './positions'
+
+export interface LaneShape {
+  /** KV heads of the model in this lane, ascending and adjacent. */
+  readonly heads: readonly number[]
+  readonly group: number
+  readonly keyDim: number
+  readonly valueDim: number
+  readonly attentionScale: number
+  readonly store: RowStore
+  readonly windows: Windows
+  readonly keyQuantizer: Quantizer | null
+  readonly valueQuantizer: Quantizer | null
+}
+
+export class Lane {
+  readonly keys: PartStore
+  readonly values: PartStore
+  positions: Positions
+  /** Positions taken away so far from rows that come next (slot positions). */
+  shift = 0
+  /** 1 = live, per head and row; null while every stored row is live. */
+  live: Int32Array[] | null = null
+  private mask: tf.Tensor | null = null
+  /** Per-token state of a scorer, f32 `[heads, rows]`. */
+  readonly columns = new Map<string, tf.Tensor2D>()
+
+  constructor(
+    readonly shape: LaneShape,
+    private readonly account: Account,
+  ) {
+    const n = shape.heads.length
+    const { windows, store } = shape
+    this.keys = new PartStore(n, shape.keyDim, store, windows.sinks, windows.keys, shape.keyQuantizer, account)
+    this.values = new PartStore(n, shape.valueDim, store, windows.sinks, windows.values, shape.valueQuantizer, account)
+    this.positions = new Positions(n, account)
+  }
+
+  /** Rows stored, dropped ones that a block still holds included. */
+  get rows(): number {
+    return this.keys.rows
+  }
+  /** Rows per head that attention sees. */
+  get liveRows(): number {
+    const first = this.live?.[0]
+    return first ? first.reduce((n, x) => n + x, 0) : this.rows
+  }
+
+  /** Queries `[lane queryHeads, n, keyDim]` before RoPE over what is stored and, if given, this step's own exact rows (rotated keys). */
+  attend(
+    queries: tf.Tensor,
+    own: { keys: tf.Tensor; values: tf.Tensor; n: number } | null,
+    rotation: StepRotation,
+  ): tf.Tensor {
+    const transient: tf.Tensor[] = []
+    const { variants, variantOf } = this.queryVariants(queries, rotation)
+    const dense = { kind: 'dense', store: 'f32' } as const
+    const keys = this.keys.segments(transient, variantOf)
+    const values = this.values.segments(transient, () => 0)
+    if (own) {
+      keys.push({ layout: dense, tensors: [own.keys], from: 0, rows: own.n, query: variantOf(this.shift) })
+      values.push({ layout: dense, tensors: [own.values], from: 0, rows: own.n })
+    }
+    const live = this.liveMask(own?.n ?? 0)
+    const { output } = pagedAttention({
+      queries: variants as tf.Tensor3D[],
+      keys,
+      values,
+      kvHeads: this.shape.heads.length,
+      keyDim: this.shape.keyDim,
+      valueDim: this.shape.valueDim,
+      scale: this.shape.attentionScale,
+      ...(live ? { live: live as tf.Tensor2D } : {}),
+      causal: true,
+    })
+    tf.dispose([...variants, ...transient])
+    return output
+  }
+
+  /** Attention of the last n rows' queries (after RoPE) to every stored row: `[lane queryHeads, rows]`. */
+  attentionOf(rotatedQueries: tf.Tensor, reduce: 'sum' | 'max'): tf.Tensor {
+    const transient: tf.Tensor[] = []
+    const live = this.liveMask(0)
+    const mass = attentionMass({
+      queries: [rotatedQueries as tf.Tensor3D],
+      keys: this.keys.segments(transient, () => 0),
+      kvHeads: this.shape.heads.length,
+      scale: this.shape.attentionScale,
+      ...(live ? { live: live as tf.Tensor2D } : {}),
+      causal: true,
+      reduce,
+    })
+    tf.dispose(transient)
+    return mass
+  }
+
+  private queryVariants(queries: tf.Tensor, rotation: StepRotation) {
+    // A row at slot (p - s) seen from the query's slot is where p would be seen from (query - shift + s).
+    const shifts = [...new Set([this.shift, ...[...this.keys.views()].map((v) => v.shift)])]
+    const variants = shifts.map((s) => rotation.rotate(queries, this.shift - s))
+    return { variants, variantOf: (shift: number) => shifts.indexOf(shift) }
+  }
+
+  /** Appends this step's rows (rotated keys) at original positions `start ...`. */
+  append(keys: tf.Tensor, values: tf.Tensor, n: number, start: number): void {
+    this.keys.append(keys, n, this.shift)
+    this.values.append(values, n, this.shift)
+    this.positions.append(start, n)
+    if (this.live) this.live = this.live.map((row) => Int32Array.from([...row, ...new Array<number>(n).fill(1)]))
+    for (const [name, column] of this.columns)
+      this.setColumn(name, tf.tidy(() => tf.concat([column, tf.zeros([column.shape[0], n])], 1)))
+  }
+
+  /** Makes sure a scorer's column exists, zeros for rows that are there already. */
+  ensureColumn(name: string): tf.Tensor2D {
+    const known = this.columns.get(name)
+    if (known) return known
+    this.setColumn(name, tf.zeros([this.shape.heads.length, this.rows]))
+    return this.columns.get(name) as tf.Tensor2D
+  }
+  setColumn(name: string, next: tf.Tensor2D): void {
+    this.account.add(bytesOf(next))
+    const old = this.columns.get(name)
+    if (old) {
+      this.account.add(-bytesOf(old))
+      old.dispose()
+    }
+    this.columns.set(name, next)
+  }
+
+  /** int32 `[heads, rows + extra]`; kept until the mask changes. */
+  private liveMask(extra: number): tf.Tensor | null {
+    this.setMask(null)
+    if (!this.live) return null
+    const rows = this.rows + extra
+    const flat = Int32Array.from(this.live.flatMap((row) => [...row, ...new Array<number>(extra).fill(1)]))
+    this.setMask(tf.tensor2d(flat, [this.live.length, rows], 'int32'))
+    return this.mask
+  }
+  private setMask(next: tf.Tensor | null): void {
+    if (next) this.account.add(bytesOf(next))
+    if (this.mask) {
+      this.account.add(-bytesOf(this.mask))
+      this.mask.dispose()
+    }
+    this.mask = next
+  }
+
+  /** Keeps rows `index` int32 `[heads or 1, n]`, ascending. Takes over the index. */
+  async keepRows(index: tf.Tensor2D, n: number): Promise<void> {
+    const heads = this.shape.heads.length
+    if (this.keys.exact && this.values.exact && !this.live) {
+      const each = index.shape[0] === heads ? index : (tf.tile(index, [heads, 1]) as tf.Tensor2D)
+      for (const [name, column] of this.columns) this.setColumn(name, gatherColumn(column, each, n))
+      this.positions.gather(each, n)
+      this.keys.gather(each, n)
+      this.values.gather(each, n)
+      tf.dispose(each === index ? [index] : [each, index])
+      return
+    }
+    const kept = await index.data()
+    const rows = this.rows
+    this.live = Array.from({ length: heads }, (_, h) => {
+      const mask = new Int32Array(rows)
+      const base = index.shape[0] === heads ? h * n : 0
+      for (let i = 0; i < n; i++) mask[kept[base + i] ?? 0] = 1
+      return mask
+    })
+    index.dispose()
+    this.reclaim()
+  }
+
+  /** Keeps row ranges, the same for every head. `renumber`: later rows move down (slot positions). */
+  keepRanges(ranges: readonly RowRange[], renumber: boolean): void {
+    const before = this.live
+    const dropped = new Uint8Array(this.rows).fill(1)
+    for (const r of ranges) dropped.fill(0, r.start, r.end)
+    const isNew = dropped.map((x, i) => (x && (!before || before.some((row) => row[i] === 1)) ? 1 : 0))
+    const fresh = runsOf(isNew)
+    if (fresh.length === 0) return
+    if (renumber)
+      for (const { start, end } of [...fresh].reverse()) {
+        this.keys.renumber(start, end, (row) => before?.[0]?.[row] !== 0)
+        this.shift += end - start
+      }
+    this.live = this.shape.heads.map((_, h) => Int32Array.from(dropped, (x, i) => (x ? 0 : (before?.[h]?.[i] ?? 1))))
+    this.reclaim()
+  }
+
+  /** Frees rows that are dead for every head, where no half block is touched. */
+  reclaim(): void {
+    const live = this.live
+    if (!live) return
+    for (const { start, end } of this.deadRanges(live).reverse()) {
+      this.keys.drop(start, end)
+      this.values.drop(start, end)
+      this.positions.drop(start, end)
+      for (const [name, column] of this.columns) this.setColumn(name, dropColumns(column, start, end))
+      this.live = (this.live ?? []).map((row) => Int32Array.from([...row.subarray(0, start), ...row.subarray(end)]))
+    }
+    if (this.live?.every((row) => row.every((x) => x === 1))) {
+      this.live = null
+      this.setMask(null)
+    }
+  }
+
+  /** Maximal ranges dead for all heads, cut so that blocks go whole or not at all. */
+  private deadRanges(live: readonly Int32Array[]): RowRange[] {
+    const rows = this.rows
+    const dead = new Uint8Array(rows)
+    for (let r = 0; r < rows; r++) dead[r] = live.every((row) => row[r] === 0) ? 1 : 0
+    // A block with one live row keeps all its rows, in both parts; repeat until neither part objects.
+    for (let changed = true; changed; ) {
+      changed = false
+      for (const part of [this.keys, this.values])
+        for (const { start, end } of part.blocks()) {
+          const all = dead.subarray(start, end).every((x) => x === 1)
+          const any = dead.subarray(start, end).some((x) => x === 1)
+          if (any && !all) {
+            dead.fill(0, start, end)
+            changed = true
+          }
+        }
+    }
+    return runsOf(dead)
+  }
+
+  seal(): void {
+    this.keys.seal()
+    this.values.seal()
+  }
+
+  get stateBytes(): number {
+    let bytes = this.positions.bytes + (this.mask ? bytesOf(this.mask) : 0)
+    for (const column of this.columns.values()) bytes += bytesOf(column)
+    return bytes
+  }
+
+  copy(account: Account): Lane {
+    const twin = new Lane(this.shape, account)
+    twin.keys.adopt(this.keys)
+    twin.values.adopt(this.values)
+    twin.positions = this.positions.copy(account)
+    twin.shift = this.shift
+    twin.live = this.live?.map((row) => row.slice()) ?? null
+    for (const [name, column] of this.columns) twin.setColumn(name, copyOf(column))
+    return twin
+  }
+
+  dispose(): void {
+    this.keys.dispose()
+    this.values.dispose()
+    this.positions.dispose()
+    this.setMask(null)
+    for (const column of this.columns.values()) {
+      this.account.add(-bytesOf(column))
+      column.dispose()
+    }
+    this.columns.clear()
+  }
+}
+
+/** Maximal ranges of ones. */
+function runsOf(flags: Uint8Array): RowRange[] {
+  const ranges: RowRange[] = []
+  for (let r = 0; r < flags.length; r++) {
+    if (!flags[r]) continue
+    const start = r
+    while (r < flags.length && flags[r]) r++
+    ranges.push({ start, end: r })
+  }
+  return ranges
+}
+
+const gatherColumn = (column: tf.Tensor2D, index: tf.Tensor2D, n: number): tf.Tensor2D =>
+  tf.tidy(() => {
+    const [heads, rows] = column.shape
+    return tf.reshape(gatherRows([tf.reshape(column, [heads, rows, 1])], [rows], index, n), [heads, n])
+  })
+
+const dropColumns = (column: tf.Tensor2D, start: number, end: number): tf.Tensor2D =>
+  tf.tidy(() => tf.concat([tf.slice(column, [0, 0], [-1, start]), tf.slice(column, [0, end], [-1, column.shape[1] - end])], 1))

@@ -1,0 +1,95 @@
+/** Answers what stages asked to see, for one lane. Attention is recomputed from stored keys only when somebody asks. */
+import * as tf from '@tensorflow/tfjs-core'
+import type { Needs, Observation, Observed } from '../contract'
+import { UnsupportedStage } from '../errors'
+import type { Account } from './page'
+import { bytesOf } from './page'
+import type { Lane } from './lane'
+
+/** How many of the last queries (after RoPE) a layer must remember for these needs. */
+export const queriesNeeded = (needs: Needs): number =>
+  Math.max(0, ...Object.values(needs).map((o) => (o.of === 'attention' ? (o.queries === 'all' ? 0 : o.queries) : o.of === 'queries' ? o.last : 0)))
+
+/** Ring of the newest queries of a layer `[queryHeads, <= size, keyDim]`, after RoPE; counted in the ledger. */
+export class QueryRing {
+  private ring: tf.Tensor3D | null = null
+  constructor(
+    readonly size: number,
+    private readonly account: Account,
+  ) {}
+  get bytes(): number {
+    return this.ring ? bytesOf(this.ring) : 0
+  }
+  push(queries: tf.Tensor3D): void {
+    const next = tf.tidy(() => {
+      const n = queries.shape[1]
+      const fresh = n > this.size ? tf.slice(queries, [0, n - this.size, 0], [-1, this.size, -1]) : queries
+      const kept = this.ring ? Math.min(this.ring.shape[1], this.size - fresh.shape[1]) : 0
+      const tail = this.ring && kept > 0 ? [tf.slice(this.ring, [0, this.ring.shape[1] - kept, 0], [-1, kept, -1])] : []
+      // concat makes storage of its own, also of a single piece
+      return tf.concat([...tail, fresh, tf.zeros([fresh.shape[0], 0, fresh.shape[2]])], 1) as tf.Tensor3D
+    })
+    this.replace(next)
+  }
+  /** The last n, borrowed inside a tidy. */
+  last(n: number): tf.Tensor3D {
+    const ring = this.ring
+    if (!ring) throw new UnsupportedStage('observation', 'no queries were seen yet.')
+    const have = ring.shape[1]
+    return have <= n ? ring : tf.slice(ring, [0, have - n, 0], [-1, n, -1])
+  }
+  get state(): tf.Tensor3D | null {
+    return this.ring
+  }
+  replace(next: tf.Tensor3D | null): void {
+    if (next) this.account.add(bytesOf(next))
+    if (this.ring) {
+      this.account.add(-bytesOf(this.ring))
+      this.ring.dispose()
+    }
+    this.ring = next
+  }
+}
+
+/** What is at hand when a stage acts. */
+export interface Sight {
+  readonly lane: Lane
+  /** First query head of the lane and how many it has. */
+  readonly queryHeads: { readonly from: number; readonly count: number }
+  /** This step's queries after RoPE `[queryHeads, n, keyDim]`. */
+  readonly stepQueries: tf.Tensor3D
+  readonly ring: QueryRing | null
+}
+
+/** Tensors named as in `needs`, owned by the caller. */
+export function observe<N extends Needs>(needs: N, sight: Sight): Observed<N> {
+  const seen: Record<string, tf.Tensor> = {}
+  for (const [name, what] of Object.entries(needs)) seen[name] = one(what, sight)
+  return seen as Observed<N>
+}
+
+function one(what: Observation, { lane, queryHeads, stepQueries, ring }: Sight): tf.Tensor {
+  const ofLane = (q: tf.Tensor3D) => tf.slice(q, [queryHeads.from, 0, 0], [queryHeads.count, -1, -1])
+  const newest = (n: number) => (stepQueries.shape[1] >= n || !ring ? lastRows(stepQueries, n) : ring.last(n))
+  switch (what.of) {
+    case 'attention': {
+      const queries = tf.tidy(() => ofLane(what.queries === 'all' ? stepQueries : newest(what.queries)))
+      const mass = lane.attentionOf(queries, what.reduce)
+      queries.dispose()
+      return mass
+    }
+    case 'queries':
+      return tf.tidy(() => ofLane(newest(what.last)))
+    case 'keys':
+      return lane.keys.read()
+    case 'values':
+      return lane.values.read()
+    case 'positions':
+      return lane.positions.tensor()
+  }
+}
+
+const lastRows = (q: tf.Tensor3D, n: number): tf.Tensor3D => {
+  const have = q.shape[1]
+  return have <= n ? q : tf.slice(q, [0, have - n, 0], [-1, n, -1])
+}

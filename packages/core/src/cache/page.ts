@@ -1,0 +1,60 @@
+/** Storage: fixed-size pages of tensors, counted, shared by forks; views name rows of a page. */
+import * as tf from '@tensorflow/tfjs-core'
+import type { AffineLayout, RowStore, Tensors } from '../contract'
+
+/** Running sum of the bytes one cache holds; pages report to it. */
+export class Account {
+  held = 0
+  peak = 0
+  add(bytes: number): void {
+    this.held += bytes
+    if (this.held > this.peak) this.peak = this.held
+  }
+}
+
+export type PageLayout = AffineLayout | { readonly kind: 'custom' } | { readonly kind: 'dense'; readonly store: RowStore }
+
+/** Tensors that are held, written and freed together. */
+export class Page {
+  /** Part stores (of this cache and its forks) that hold this page. */
+  private owners = 1
+  /** Rows written so far; a page is full when it equals capacity. */
+  used: number
+  readonly bytes: number
+
+  constructor(
+    readonly tensors: Tensors,
+    readonly capacity: number,
+    readonly layout: PageLayout,
+    /** True: rows gather one by one. False: rows live and die as a block. */
+    readonly rowWise: boolean,
+    used: number,
+  ) {
+    this.used = used
+    this.bytes = Object.values(tensors).reduce((sum, t) => sum + bytesOf(t), 0)
+  }
+  get shared(): boolean {
+    return this.owners > 1
+  }
+  get appendable(): boolean {
+    return this.rowWise && this.used < this.capacity
+  }
+  retain(): this {
+    this.owners++
+    return this
+  }
+  release(): void {
+    if (--this.owners === 0) tf.dispose(Object.values(this.tensors))
+  }
+}
+
+/** Rows `from .. from + rows` of a page. `shift`: how far their positions moved down (slot positions), 0 otherwise. */
+export interface View {
+  readonly page: Page
+  from: number
+  rows: number
+  shift: number
+}
+
+/** Bytes of a tensor as tf.memory() counts them. */
+export const bytesOf = (t: tf.Tensor): number => t.size * tf.util.bytesPerElement(t.dtype)

@@ -1,0 +1,104 @@
+/** Original positions of a lane's rows: runs while every head holds the same tokens, a tensor once heads differ. */
+import * as tf from '@tensorflow/tfjs-core'
+import { gatherRows } from '@kvloom/kernels'
+import { type Account, bytesOf } from './page'
+
+export class Positions {
+  /** int32 `[heads, rows]` for rows that were gathered; runs follow it. */
+  private gathered: tf.Tensor2D | null = null
+  private runs: { start: number; rows: number }[] = []
+
+  constructor(
+    private readonly heads: number,
+    private readonly account: Account,
+  ) {}
+
+  get bytes(): number {
+    return this.gathered ? bytesOf(this.gathered) : 0
+  }
+
+  append(start: number, rows: number): void {
+    const last = this.runs[this.runs.length - 1]
+    if (last && last.start + last.rows === start) last.rows += rows
+    else this.runs.push({ start, rows })
+  }
+
+  /** int32 `[heads, rows]`, owned by the caller. */
+  tensor(): tf.Tensor2D {
+    const flat = Int32Array.from(this.runs.flatMap((r) => Array.from({ length: r.rows }, (_, i) => r.start + i)))
+    const tail = tf.tidy(() => tf.tile(tf.tensor2d(flat, [1, flat.length], 'int32'), [this.heads, 1]))
+    if (!this.gathered) return tail
+    const all = tf.concat([this.gathered, tail], 1) as tf.Tensor2D
+    tail.dispose()
+    return all
+  }
+
+  gather(index: tf.Tensor2D, n: number): void {
+    const all = this.tensor()
+    const kept = tf.tidy(() => {
+      const rows = tf.reshape(all, [this.heads, -1, 1])
+      return tf.reshape(gatherRows([rows], [all.shape[1]], index, n), [this.heads, n]) as tf.Tensor2D
+    })
+    all.dispose()
+    this.replace(kept)
+    this.runs = []
+  }
+
+  drop(start: number, end: number): void {
+    let at = 0
+    const held = this.gathered
+    if (held) {
+      const n = held.shape[1]
+      const [a, b] = [Math.min(start, n), Math.min(end, n)]
+      if (a < b)
+        this.replace(tf.tidy(() => tf.concat([tf.slice(held, [0, 0], [-1, a]), tf.slice(held, [0, b], [-1, n - b])], 1)))
+      at = n
+    }
+    this.runs = this.runs.flatMap((r) => {
+      const [a, b] = [at, at + r.rows]
+      at = b
+      const cutFrom = Math.max(a, start)
+      const cutTo = Math.min(b, end)
+      if (cutFrom >= cutTo) return [r]
+      const parts = [
+        { start: r.start, rows: cutFrom - a },
+        { start: r.start + cutTo - a, rows: b - cutTo },
+      ]
+      return parts.filter((p) => p.rows > 0)
+    })
+  }
+
+  private replace(next: tf.Tensor2D | null): void {
+    if (next) this.account.add(bytesOf(next))
+    if (this.gathered) {
+      this.account.add(-bytesOf(this.gathered))
+      this.gathered.dispose()
+    }
+    this.gathered = next
+  }
+
+  copy(account: Account): Positions {
+    const twin = new Positions(this.heads, account)
+    if (this.gathered) twin.replace(tf.tidy(() => copyOf(this.gathered as tf.Tensor2D)))
+    twin.runs = this.runs.map((r) => ({ ...r }))
+    return twin
+  }
+
+  /** For serialisation. */
+  get state(): { readonly gathered: tf.Tensor2D | null; readonly runs: readonly { start: number; rows: number }[] } {
+    return { gathered: this.gathered, runs: this.runs }
+  }
+  restore(gathered: tf.Tensor2D | null, runs: readonly { start: number; rows: number }[]): void {
+    this.replace(gathered)
+    this.runs = runs.map((r) => ({ ...r }))
+  }
+
+  dispose(): void {
+    this.replace(null)
+    this.runs = []
+  }
+}
+
+/** A copy with storage of its own (tf.clone shares it, and the ledger counts what is held). */
+export const copyOf = <T extends tf.Tensor>(t: T): T =>
+  tf.tidy(() => tf.reshape(tf.concat([tf.reshape(t, [-1]), tf.zeros([0], t.dtype)]), t.shape)) as T

@@ -1,0 +1,163 @@
+/** Narrow helpers: the common method in about ten lines. Each returns a factory that knows its card and options. */
+import type {
+  Bound,
+  KVCompressor,
+  MethodCard,
+  Needs,
+  Observed,
+  Quantizer,
+  Pick,
+  RowStore,
+  Site,
+  Space,
+  Stage,
+  Tensors,
+  When,
+  Windows,
+} from './contract'
+import { type OptionSchema, type OptionsOf, fraction, parseOptions } from './options'
+import type { Tensor } from '@tensorflow/tfjs-core'
+
+/** A method: options in, an immutable compressor out. Docs, the command line and the registry read `card` and `options`. */
+export interface MethodFactory<S extends OptionSchema = OptionSchema> {
+  (options?: Partial<OptionsOf<S>>): KVCompressor
+  readonly card: MethodCard
+  readonly options: S
+}
+
+/** A method described fully by hand. `build` gets checked options. */
+export function defineMethod<S extends OptionSchema>(
+  card: MethodCard,
+  options: S,
+  build: (options: OptionsOf<S>) => Omit<KVCompressor, 'card'>,
+): MethodFactory<S> {
+  const factory = (given?: Partial<OptionsOf<S>>): KVCompressor =>
+    Object.freeze({ card, ...build(parseOptions(card.name, options, given)) })
+  return Object.freeze(Object.assign(factory, { card, options }))
+}
+
+type Described = Required<Record<"name", string>> & Partial<MethodCard>
+
+const cardOf = (d: Described, chunkInvariant: boolean): MethodCard => ({
+  name: d.name,
+  title: d.title ?? d.name,
+  summary: d.summary ?? '',
+  ...(d.paper ? { paper: d.paper } : {}),
+  chunkInvariant: d.chunkInvariant ?? chunkInvariant,
+})
+
+
+/** Every scorer's `keep`, unless it declares its own. */
+const KEEP = { keep: fraction({ default: 0.5, doc: 'Fraction of tokens kept, per KV head.' }) }
+
+/**
+ * A scorer: a number per token and KV head, the best `keep` stay (trunc(tokens · keep), stable top-k).
+ * `score` gets what `needs` asked for and returns `[kvHeads, tokens]`, larger = keep, or `[1, tokens]` for one set per layer.
+ * It runs inside tf.tidy: return a tensor, dispose nothing.
+ */
+export function defineScorer<const N extends Needs, S extends OptionSchema = typeof KEEP>(
+  d: Described & {
+    /** Default `promptEnd`. */
+    readonly when?: When | ((options: OptionsOf<S>) => When)
+    readonly options?: S
+    readonly needs: N | ((options: OptionsOf<S>, site: Site) => N)
+    readonly columns?: readonly string[]
+    /** Layers it acts on; default all. */
+    readonly layers?: (options: OptionsOf<S>) => readonly number[] | undefined
+    readonly tokenSets?: Space['tokenSets']
+    /** How many of `tokens` stay. Default trunc(tokens · options.keep). */
+    readonly count?: (tokens: number, options: OptionsOf<S>, site: Site) => number
+    readonly score: (
+      seen: Observed<N>,
+      options: OptionsOf<S>,
+      context: { readonly site: Site; readonly columns: Tensors },
+    ) => Tensor | { readonly scores: Tensor; readonly columns: Tensors }
+  },
+): MethodFactory<S> {
+  const schema = (d.options ?? KEEP) as S
+  return defineMethod(cardOf(d, true), schema, (options) => {
+    const keep = (options as Record<string, unknown>)['keep']
+    const layers = d.layers?.(options)
+    const stage: Stage<'score'> = {
+      kind: 'score',
+      id: d.name,
+      options: options as Stage['options'],
+      ...(layers ? { on: { layers } } : {}),
+      when: typeof d.when === 'function' ? d.when(options) : (d.when ?? 'promptEnd'),
+      accepts: (space) => ({ ...space, tokenSets: d.tokenSets ?? 'head' }),
+      bind: (site) => ({
+        needs: typeof d.needs === 'function' ? d.needs(options, site) : d.needs,
+        ...(d.columns ? { columns: d.columns } : {}),
+        count: (tokens) =>
+          d.count ? d.count(tokens, options, site) : Math.trunc(tokens * (typeof keep === 'number' ? keep : 1)),
+        score: (seen, columns) => d.score(seen as Observed<N>, options, { site, columns }),
+      }),
+    }
+    return { stages: [stage] }
+  })
+}
+
+/** A pick: which tokens stay, from positions alone (`by: 'positions'`) or over any scorer's scores. */
+export function definePick<const N extends Needs, S extends OptionSchema>(
+  d: Described & {
+    readonly when?: When | ((options: OptionsOf<S>) => When)
+    readonly options: S
+    readonly pick: (options: OptionsOf<S>, site: Site) => Pick<N>
+    readonly tokenSets?: Space['tokenSets']
+    /** Exact zones it proposes, for example its sinks; merged with a quantizer's. */
+    readonly window?: (options: OptionsOf<S>) => Windows
+  },
+): MethodFactory<S> {
+  return defineMethod(cardOf(d, false), d.options, (options) => ({
+    stages: [
+      {
+        kind: 'pick',
+        id: d.name,
+        options: options as Stage['options'],
+        when: typeof d.when === 'function' ? d.when(options) : (d.when ?? 'promptEnd'),
+        accepts: (space) => ({ ...space, tokenSets: d.tokenSets ?? 'head' }),
+        bind: (site) => d.pick(options, site) as Bound['pick'],
+      },
+    ],
+    ...(d.window ? { window: d.window(options) } : {}),
+  }))
+}
+
+/** A quantizer: one stage per part, so keys and values may differ; `window` is what it proposes. */
+export function defineQuantizer<S extends OptionSchema>(
+  d: Described & {
+    readonly options: S
+    /** Throw OptionError for options that do not fit each other. */
+    readonly check?: (options: OptionsOf<S>) => void
+    readonly window?: (options: OptionsOf<S>) => Windows
+    readonly store?: (options: OptionsOf<S>) => RowStore
+    /** Where keys are quantized. Default after RoPE. */
+    readonly rope?: 'pre' | 'post'
+    readonly randomAccess?: boolean
+    /** Throw ModelMismatch when the site's dims do not divide. */
+    readonly quantizer: (options: OptionsOf<S>, site: Site) => Quantizer
+  },
+): MethodFactory<S> {
+  return defineMethod(cardOf(d, true), d.options, (options) => {
+    d.check?.(options)
+    const stage = (part: 'keys' | 'values'): Stage<'quantize'> => ({
+      kind: 'quantize',
+      id: d.name,
+      options: options as Stage['options'],
+      when: 'seal',
+      on: { part },
+      accepts: (space) => ({
+        ...space,
+        rope: space.rope === 'none' ? 'none' : (d.rope ?? 'post'),
+        randomAccess: space.randomAccess && (d.randomAccess ?? true),
+      }),
+      bind: (site) => d.quantizer(options, site),
+    })
+    return {
+      stages: [stage('keys'), stage('values')],
+      ...(d.window ? { window: d.window(options) } : {}),
+      ...(d.store ? { store: d.store(options) } : {}),
+    }
+  })
+}
+

@@ -1,0 +1,113 @@
+/** Base of every error kvloom's core throws on purpose. `code` is stable; the message says what was given, what is allowed and what to do. */
+export class KvloomError extends Error {
+  readonly code: string
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = new.target.name
+    this.code = code
+  }
+}
+
+/** An option out of its range or of the wrong type. */
+export class OptionError extends KvloomError {
+  constructor(
+    readonly method: string,
+    readonly option: string,
+    readonly given: unknown,
+    readonly allowed: string,
+    cure = '',
+  ) {
+    super('OPTION', `${method}: option ${option} is ${show(given)}; allowed: ${allowed}.${cure ? ` ${cure}` : ''}`)
+  }
+}
+
+/** Two stages that cannot work together; names both sides and the cure. */
+export class IncompatibleStages extends KvloomError {
+  constructor(
+    readonly earlier: string,
+    readonly later: string,
+    reason: string,
+    readonly cure: string,
+  ) {
+    super('INCOMPATIBLE_STAGES', `${earlier} and ${later} cannot be composed: ${reason} ${cure}`)
+  }
+}
+
+/** A method that does not fit the model's shape (heads, dims, layers). */
+export class ModelMismatch extends KvloomError {
+  constructor(
+    readonly method: string,
+    reason: string,
+    readonly cure: string,
+  ) {
+    super('MODEL_MISMATCH', `${method} does not fit this model: ${reason} ${cure}`)
+  }
+}
+
+/** A window that its stages cannot work with. */
+export class WindowError extends KvloomError {
+  constructor(reason: string, readonly cure: string) {
+    super('WINDOW', `${reason} ${cure}`)
+  }
+}
+
+/** NaN or infinity in the keys or values handed to a cache. Nothing of that layer's step was stored. */
+export class NonFiniteError extends KvloomError {
+  constructor(
+    readonly layer: number,
+    readonly part: 'keys' | 'values' | 'queries',
+  ) {
+    super(
+      'NON_FINITE',
+      `Layer ${layer} was handed ${part} with NaN or infinity; nothing of this step was stored for it. ` +
+        'Check the model weights and the input; go on from a fork() taken before this step.',
+    )
+  }
+}
+
+/** More positions than the model's context. */
+export class ContextOverflow extends KvloomError {
+  constructor(
+    readonly asked: number,
+    readonly contextLength: number,
+  ) {
+    super(
+      'CONTEXT_OVERFLOW',
+      `${asked} positions were asked for, the model's context is ${contextLength}. ` +
+        'Shorten the prompt, or use a method that re-assigns positions (streaming-llm with positions "slot").',
+    )
+  }
+}
+
+/** A call that the cache's life cycle does not allow now. */
+export class CacheStateError extends KvloomError {
+  constructor(message: string) {
+    super('CACHE_STATE', message)
+  }
+}
+
+/** A stage asks for something this version's cache cannot run. */
+export class UnsupportedStage extends KvloomError {
+  constructor(
+    readonly stage: string,
+    reason: string,
+  ) {
+    super('UNSUPPORTED_STAGE', `Stage ${stage} cannot run in this cache: ${reason}`)
+  }
+}
+
+/** A compressor with fitted stages was opened without artifacts that fit. */
+export class NotCalibrated extends KvloomError {
+  constructor(readonly stage: string, reason: string) {
+    super('NOT_CALIBRATED', `Stage ${stage} needs calibration: ${reason} Run calibrate() on this model and these options first.`)
+  }
+}
+
+/** A serialised cache that is damaged, of another version, or of another compressor. */
+export class SerializedCacheError extends KvloomError {
+  constructor(reason: string) {
+    super('SERIALIZED_CACHE', `This serialised cache cannot be restored: ${reason}`)
+  }
+}
+
+const show = (value: unknown): string => (typeof value === 'string' ? `"${value}"` : String(JSON.stringify(value) ?? value))

@@ -1,0 +1,49 @@
+/** Rotation tables for exactly the positions of one step, so that no position is too far. Half-split pairs (j, j + dim/2). */
+import * as tf from '@tensorflow/tfjs-core'
+import { rope as rotateKernel } from '@kvloom/kernels'
+import type { Rope } from './contract'
+
+/** Rotates the rows of one step. Tables are made once per step and position shift, and shared by all layers. */
+export class StepRotation {
+  private readonly tables = new Map<number, { cos: tf.Tensor; sin: tf.Tensor; positions: tf.Tensor }>()
+
+  /** @param start original position of the first row. @param count rows of the step. */
+  constructor(
+    private readonly rope: Rope | null,
+    private readonly start: number,
+    private readonly count: number,
+  ) {}
+
+  /** `[heads, count, dim]` rotated to positions `start - shift + i`; a new tensor, also where nothing rotates. */
+  rotate(rows: tf.Tensor, shift = 0): tf.Tensor {
+    if (!this.rope) return tf.clone(rows)
+    const { cos, sin, positions } = this.table(this.rope, shift)
+    return rotateKernel(rows as tf.Tensor3D, { cos, sin }, positions)
+  }
+
+  private table(rope: Rope, shift: number) {
+    const known = this.tables.get(shift)
+    if (known) return known
+    const pairs = rope.dim / 2
+    const cos = new Float32Array(this.count * pairs)
+    const sin = new Float32Array(this.count * pairs)
+    for (let i = 0; i < this.count; i++)
+      for (let j = 0; j < pairs; j++) {
+        const angle = (this.start - shift + i) * (rope.frequencies[j] ?? 0)
+        cos[i * pairs + j] = Math.cos(angle) * rope.attentionFactor
+        sin[i * pairs + j] = Math.sin(angle) * rope.attentionFactor
+      }
+    const table = {
+      cos: tf.tensor2d(cos, [this.count, pairs]),
+      sin: tf.tensor2d(sin, [this.count, pairs]),
+      positions: tf.tensor1d(Int32Array.from({ length: this.count }, (_, i) => i), 'int32'),
+    }
+    this.tables.set(shift, table)
+    return table
+  }
+
+  dispose(): void {
+    for (const table of this.tables.values()) tf.dispose([table.cos, table.sin, table.positions])
+    this.tables.clear()
+  }
+}
