@@ -1,0 +1,219 @@
+// One view of a model for the forward pass, whatever files it came in: configuration, tensors under kvloom's names, tokenizer data.
+// Weights stay packed as they lie in the file; only the row order of GGUF's Llama queries and keys is changed.
+import fs from 'node:fs/promises'
+import { ModelFileError } from '../errors'
+import { type ByteSource, diskFolder, type FileFolder, fileSource, readJson, readText } from '../files/byte-source'
+import { dequantize } from '../files/dequantize'
+import { type GgufValue, openGguf } from '../files/gguf'
+import { openSafetensorsFolder } from '../files/safetensors'
+import { isWeightFormat, type WeightFormat, weightFormats } from '../files/tensor-types'
+import { configFromGguf, configFromHuggingFace, type ModelConfig } from './model-config'
+import { expectedShape, tensorNames } from './tensor-names'
+
+/** A weight as it lies in the file. */
+export interface WeightTensor {
+  readonly format: WeightFormat
+  /** Outermost first: `[out, in]` for a matrix. */
+  readonly shape: readonly number[]
+  /** Rows one after the other; a row of a packed format is whole blocks. `dequantize(format, data)` gives f32. */
+  readonly data: Uint8Array
+}
+
+/** What the directory says about a weight, without reading it. */
+export interface WeightInfo {
+  readonly name: string
+  readonly format: string
+  readonly shape: readonly number[]
+  readonly bytes: number
+}
+
+/** Where the tokenizer of a model is described; input of `createTokenizer`. */
+export type TokenizerFiles =
+  | { readonly kind: 'gguf'; readonly metadata: ReadonlyMap<string, GgufValue> }
+  | {
+      readonly kind: 'tokenizer.json'
+      readonly tokenizer: Readonly<Record<string, unknown>>
+      readonly config: Readonly<Record<string, unknown>>
+    }
+
+/** An opened model. Nothing needs closing. */
+export interface ModelFiles {
+  readonly kind: 'gguf' | 'safetensors'
+  readonly config: ModelConfig
+  /** Metadata of the file, without the tokenizer's lists. */
+  readonly metadata: ReadonlyMap<string, GgufValue>
+  /** Every weight the forward pass may ask for and the file has, by canonical name (`tensor-names.ts` lists them). */
+  readonly weights: ReadonlyMap<string, WeightInfo>
+  /** Reads a weight by canonical name; throws `ModelFileError('tensor-missing')`, `('bad-shape')`, `('unsupported-tensor-type')`, `('file-truncated')`. */
+  tensor(name: string): Promise<WeightTensor>
+  /** Description of the tokenizer; throws `ModelFileError('file-missing')` where the model has none. */
+  tokenizer(): Promise<TokenizerFiles>
+}
+
+/** A .gguf file or a folder: by path (Node) or as sources (anywhere). */
+export type ModelLocation = string | { readonly file: ByteSource } | { readonly folder: FileFolder }
+
+/** Opens a .gguf file, or a folder with config.json and safetensors. Checks every shape the forward pass relies on. */
+export async function openModelFiles(location: ModelLocation): Promise<ModelFiles> {
+  if (typeof location !== 'string')
+    return 'file' in location ? openGgufModel(location.file) : openFolderModel(location.folder)
+  const isFolder = await fs.stat(location).then(
+    (stat) => stat.isDirectory(),
+    () => false,
+  )
+  return isFolder ? openFolderModel(diskFolder(location)) : openGgufModel(await fileSource(location))
+}
+
+async function openGgufModel(source: ByteSource): Promise<ModelFiles> {
+  const gguf = await openGguf(source)
+  const factors = gguf.tensors.get('rope_freqs.weight')
+  const ropeFactors = factors && [...dequantize(factors.type.name, await gguf.read(factors.name))]
+  const config = configFromGguf(source.name, gguf, ropeFactors)
+  const names = tensorNames('gguf', config.layers)
+  const weights = new Map<string, WeightInfo>()
+  for (const [name, inFile] of names) {
+    const entry = gguf.tensors.get(inFile)
+    if (entry) weights.set(name, { name, format: entry.type.name, shape: entry.shape, bytes: entry.bytes })
+  }
+  checkWeights(source.name, config, weights)
+  const metadata = new Map([...gguf.metadata].filter(([, value]) => !Array.isArray(value) || value.length <= 64))
+  return {
+    kind: 'gguf',
+    config,
+    metadata,
+    weights,
+    async tensor(name) {
+      const { format, shape } = checkReadable(source.name, weights, name)
+      const data = await gguf.read(names.get(name) ?? name)
+      return { format, shape, data: config.architecture === 'llama' ? halfSplitRows(name, data, config) : data }
+    },
+    async tokenizer() {
+      return { kind: 'gguf', metadata: gguf.metadata }
+    },
+  }
+}
+
+async function openFolderModel(folder: FileFolder): Promise<ModelFiles> {
+  const configFile = await folder.open('config.json')
+  if (!configFile) {
+    throw new ModelFileError('file-missing', {
+      given: `${folder.name} without config.json`,
+      allowed: 'a .gguf file, or a folder with config.json and safetensors',
+      cure: 'Check the path.',
+    })
+  }
+  const optionalJson = async (file: string) => {
+    const source = await folder.open(file)
+    return source ? readJson(source) : undefined
+  }
+  const settings = await readJson(configFile)
+  const safetensors = await openSafetensorsFolder(folder)
+  const config = configFromHuggingFace(
+    configFile.name,
+    settings,
+    new Set(safetensors.tensors.keys()),
+    await optionalJson('generation_config.json'),
+  )
+  const names = tensorNames('hugging-face', config.layers)
+  const weights = new Map<string, WeightInfo>()
+  for (const [name, inFile] of names) {
+    const entry = safetensors.tensors.get(inFile)
+    if (entry) weights.set(name, { name, format: entry.dtype.toLowerCase(), shape: entry.shape, bytes: entry.bytes })
+  }
+  checkWeights(folder.name, config, weights)
+  return {
+    kind: 'safetensors',
+    config,
+    metadata: safetensors.metadata,
+    weights,
+    async tensor(name) {
+      const { format, shape } = checkReadable(folder.name, weights, name)
+      return { format, shape, data: await safetensors.read(names.get(name) ?? name) }
+    },
+    async tokenizer() {
+      const tokenizer = await optionalJson('tokenizer.json')
+      if (!tokenizer) {
+        throw new ModelFileError('file-missing', {
+          given: `${folder.name} without tokenizer.json`,
+          allowed: 'a folder with tokenizer.json',
+          cure: 'Add the tokenizer of the model.',
+        })
+      }
+      const tokenizerConfig = { ...(await optionalJson('tokenizer_config.json')) }
+      const template = await folder.open('chat_template.jinja')
+      if (template) tokenizerConfig['chat_template'] = await readText(template)
+      return { kind: 'tokenizer.json', tokenizer, config: tokenizerConfig }
+    },
+  }
+}
+
+function checkWeights(file: string, config: ModelConfig, weights: ReadonlyMap<string, WeightInfo>): void {
+  const needed = ['embedding', 'finalNorm', ...(config.tiedEmbeddings ? [] : ['output'])]
+  for (let layer = 0; layer < config.layers; layer++) {
+    const parts = [
+      'attentionNorm',
+      'attention.query',
+      'attention.key',
+      'attention.value',
+      'attention.output',
+      'mlpNorm',
+      'mlp.gate',
+      'mlp.up',
+      'mlp.down',
+    ]
+    needed.push(...parts.map((part) => `layers.${layer}.${part}`))
+  }
+  for (const name of needed) if (!weights.has(name)) missing(file, name)
+  for (const { name, shape } of weights.values()) {
+    const expected = expectedShape(name, config)
+    if (!expected || (shape.length === expected.length && shape.every((size, axis) => size === expected[axis])))
+      continue
+    throw new ModelFileError('bad-shape', {
+      given: `${file}, ${name} of shape [${shape.join(', ')}]`,
+      allowed: `[${expected.join(', ')}] by the model's own configuration`,
+      cure: 'The file is damaged or of another model; fetch it again.',
+    })
+  }
+}
+
+function checkReadable(
+  file: string,
+  weights: ReadonlyMap<string, WeightInfo>,
+  name: string,
+): WeightInfo & { format: WeightFormat } {
+  const info = weights.get(name) ?? missing(file, name)
+  if (isWeightFormat(info.format)) return { ...info, format: info.format }
+  throw new ModelFileError('unsupported-tensor-type', {
+    given: `${file}, ${name} of type ${info.format}`,
+    allowed: weightFormats.join(', '),
+    cure: 'Use a file of another quantization of this model.',
+  })
+}
+
+function missing(file: string, name: string): never {
+  throw new ModelFileError('tensor-missing', {
+    given: `${file} without ${name}`,
+    allowed: 'a file with every weight of its architecture',
+    cure: 'The file is incomplete; fetch it again.',
+  })
+}
+
+/**
+ * llama.cpp stores the query and key rows of Llama models for interleaved RoPE: row 2i + h of a head is row h · dim / 2 + i of the
+ * model. This puts them back. Rows move whole, so packed formats need no unpacking; a bias is a row of one value.
+ */
+function halfSplitRows(name: string, data: Uint8Array, config: ModelConfig): Uint8Array {
+  const part = /^layers\.\d+\.attention\.(query|key)(\.bias)?$/.exec(name)?.[1]
+  if (!part) return data
+  const heads = part === 'query' ? config.queryHeads : config.kvHeads
+  const half = config.keyDim / 2
+  const rowBytes = data.byteLength / (heads * config.keyDim)
+  const out = new Uint8Array(data.byteLength)
+  for (let head = 0; head < heads; head++) {
+    for (let row = 0; row < config.keyDim; row++) {
+      const from = head * config.keyDim + 2 * (row % half) + Math.floor(row / half)
+      out.set(data.subarray(from * rowBytes, (from + 1) * rowBytes), (head * config.keyDim + row) * rowBytes)
+    }
+  }
+  return out
+}
