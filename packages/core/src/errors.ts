@@ -51,16 +51,17 @@ export class WindowError extends KvloomError {
   }
 }
 
-/** NaN or infinity in the keys or values handed to a cache. Nothing of that layer's step was stored. */
+/** NaN, infinity, or numbers its store cannot hold in the keys or values handed to a cache. Nothing of that layer's step was stored. */
 export class NonFiniteError extends KvloomError {
   constructor(
     readonly layer: number,
     readonly part: 'keys' | 'values' | 'queries',
+    limit: number,
   ) {
     super(
       'NON_FINITE',
-      `Layer ${layer} was handed ${part} with NaN or infinity; nothing of this step was stored for it. ` +
-        'Check the model weights and the input; go on from a fork() taken before this step.',
+      `Layer ${layer} was handed ${part} with NaN, infinity or numbers beyond ${limit}, the most its store holds; nothing of this step was stored for it. ` +
+        'Check the model weights and the input (store "f32" holds larger numbers); go on from a fork() taken before this step.',
     )
   }
 }

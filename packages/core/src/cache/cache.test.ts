@@ -197,6 +197,12 @@ describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
     const now = inputs(1, 3, 0)
     const bad = { ...now, values: tf.fill([2, 1, 32], Number.NaN) as tf.Tensor3D }
     await expect(cache.attend(0, bad)).rejects.toThrow(NonFiniteError)
+    const halves = openCache(model, ready({ ...dense, store: 'f16' }))
+    halves.begin(new Int32Array(1), 'decode')
+    const large = { ...now, keys: tf.fill([2, 1, 32], 7e4) as tf.Tensor3D }
+    await expect(halves.attend(0, large)).rejects.toThrow(/65504/)
+    halves.dispose()
+    large.keys.dispose()
     await feed(cache, [2])
     expect(cache.tokensSeen).toBe(6)
     tf.dispose([now.queries, now.keys, now.values, bad.values])

@@ -27,6 +27,9 @@ export function openCache(model: ModelShape, ready: Ready): KVCache {
   )
 }
 
+const LARGEST_F16 = 65504
+const LARGEST_F32 = 3.4028234663852886e38
+
 /** For restoring: a cache over layers that are filled already. */
 export function cacheOf(model: ModelShape, ready: Ready, restored: RestoredCache): KVCache {
   return new Cache(model, ready, restored.layers, restored.account, restored.tokensSeen)
@@ -51,6 +54,10 @@ class Cache implements KVCache {
   }
   get tokensSeen(): number {
     return this.seen
+  }
+  /** Largest magnitude the store of exact rows can hold. */
+  private get largest(): number {
+    return this.compressor.store === 'f32' ? LARGEST_F32 : LARGEST_F16
   }
   get chunkLimit(): number {
     return Math.min(...this.layers.map((l) => l.plan.pick?.does.chunkLimit ?? Number.POSITIVE_INFINITY))
@@ -198,13 +205,13 @@ class Cache implements KVCache {
 
   private async checkFinite(layer: number, now: { queries: tf.Tensor; keys: tf.Tensor; values: tf.Tensor }): Promise<void> {
     for (const part of ['keys', 'values'] as const) {
-      const flag = hasNonFinite(now[part])
+      const flag = hasNonFinite(now[part], this.largest)
       const [bad] = await flag.data()
       flag.dispose()
       if (bad) {
         if (this.step?.done.size === 0) this.abandon()
         else this.broken = `layer ${layer} was handed NaN or infinite ${part}`
-        throw new NonFiniteError(layer, part)
+        throw new NonFiniteError(layer, part, this.largest)
       }
     }
   }

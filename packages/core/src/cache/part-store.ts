@@ -187,16 +187,23 @@ export class PartStore {
   segments(transient: tf.Tensor[], variantOf: (shift: number) => number): RowSegment[] {
     return [...this.views()].map((v) => {
       const query = variantOf(v.shift)
-      const { layout } = v.page
-      if (layout.kind === 'custom') {
-        const rows = this.decodeView(v)
-        transient.push(rows)
-        return { layout: { kind: 'dense', store: 'f32' }, tensors: [rows], from: 0, rows: v.rows, query }
-      }
-      const tensors = layout.kind === 'dense' ? [tensorOf(v.page, 'rows')] : [tensorOf(v.page, 'words'), tensorOf(v.page, 'metadata')]
-      return { layout, tensors, from: v.from, rows: v.rows, query }
+      if (v.page.layout.kind !== 'custom') return this.segmentOf(v, v.page.layout, query)
+      const rows = this.decodeView(v)
+      transient.push(rows)
+      return { layout: { kind: 'dense', store: 'f32' }, tensors: [rows], from: 0, rows: v.rows, query }
     })
   }
+
+  /** The kernels remember what they checked per segment object, so an unchanged view keeps its segment. */
+  private segmentOf(v: View, layout: RowSegment['layout'], query: number): RowSegment {
+    const known = this.known.get(v)
+    if (known && known.from === v.from && known.rows === v.rows && known.query === query) return known
+    const tensors = layout.kind === 'dense' ? [tensorOf(v.page, 'rows')] : [tensorOf(v.page, 'words'), tensorOf(v.page, 'metadata')]
+    const segment: RowSegment = { layout, tensors, from: v.from, rows: v.rows, query }
+    this.known.set(v, segment)
+    return segment
+  }
+  private readonly known = new WeakMap<View, RowSegment>()
 
   /** Keeps rows `index` int32 `[heads, n]` (ascending). Only where nothing is sealed. */
   gather(index: tf.Tensor, n: number): void {
