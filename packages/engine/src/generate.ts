@@ -1,0 +1,192 @@
+// Generation: prefill, then token after token, greedy or sampled, streamed as ids and text.
+import {
+  ContextOverflow,
+  type KVCache,
+  type KVCompressor,
+  OptionError,
+  openCache,
+  type Ready,
+  ready,
+} from '@kvloom/core'
+import type { Tensor } from '@tensorflow/tfjs-core'
+import type { Model } from './model'
+import { type PrefillOptions, prefill } from './prefill'
+import { seededRandom } from './random'
+import { checkSampling, type SamplingOptions, sample } from './sampling'
+
+/** Options of `generate`. */
+export interface GenerateOptions extends SamplingOptions, Pick<PrefillOptions, 'chunk' | 'signal'> {
+  /** At most so many new tokens, from 1. Default 128. */
+  readonly maxNewTokens?: number
+  /** Seed of the random numbers, a whole number. The same seed gives the same ids. Default 0. */
+  readonly seed?: number
+  /** Ids that end the text; they are not part of it. Default: the model's own end tokens. */
+  readonly stopIds?: readonly number[]
+  /** Turn ids into text; false for a model without tokenizer (pieces are then empty). Default true. */
+  readonly text?: boolean
+  /** Called for each token, before it is yielded. */
+  readonly onToken?: (token: GeneratedToken) => void
+  /** Called after each chunk of the prompt. */
+  readonly onPrefill?: PrefillOptions['onProgress']
+}
+
+/** One token of the stream. */
+export interface GeneratedToken {
+  /** 0 for the first new token. */
+  readonly index: number
+  readonly id: number
+  /** The text this token completes; empty while a character is incomplete. */
+  readonly text: string
+}
+
+/** How a generation went. */
+export interface Generation {
+  /** The new tokens. All but the last are in the cache. */
+  readonly ids: Int32Array
+  /** All text, an incomplete last character as U+FFFD. */
+  readonly text: string
+  /** 'length': `maxNewTokens` reached; 'stop': a stop id came; 'context': the cache takes no further position. */
+  readonly reason: 'length' | 'stop' | 'context'
+  readonly promptTokens: number
+  readonly prefillMilliseconds: number
+  /** Time of the steps after the prompt, sampling included, the consumer's own time between tokens not. */
+  readonly decodeMilliseconds: number
+}
+
+/** A cache to continue (it stays the caller's), or a compressor to open one with (freed at the end). */
+export type GenerateInto = KVCache | { readonly compressor: KVCompressor | Ready }
+
+/**
+ * Continues a prompt.
+ * @param into a cache, which may hold earlier turns; or a compressor
+ * @param promptIds token ids, at least one
+ * @returns yields each new token, returns the summary; leaving the loop early frees what is generate's own
+ * @throws OptionError at once; ContextOverflow before any work; the signal's reason; what `forward` throws
+ */
+export function generate(
+  model: Model,
+  into: GenerateInto,
+  promptIds: Int32Array,
+  options: GenerateOptions = {},
+): AsyncGenerator<GeneratedToken, Generation, void> {
+  const { maxNewTokens = 128, seed = 0, stopIds = model.config.eosIds } = options
+  check({ maxNewTokens, seed, stopIds }, options, model)
+  return run(model, into, promptIds, { ...options, maxNewTokens, seed, stopIds })
+}
+
+async function* run(
+  model: Model,
+  into: GenerateInto,
+  promptIds: Int32Array,
+  options: GenerateOptions & {
+    readonly maxNewTokens: number
+    readonly seed: number
+    readonly stopIds: readonly number[]
+  },
+): AsyncGenerator<GeneratedToken, Generation, void> {
+  const { maxNewTokens, seed, stopIds, signal, onToken } = options
+  const decoder = options.text === false ? null : model.tokenizer.stream()
+  const random = seededRandom(seed)
+  const stops = new Set(stopIds)
+  const own = 'compressor' in into && !('attend' in into) ? openOwn(model, into.compressor) : null
+  const cache = own ?? (into as KVCache)
+  const ids: number[] = []
+  let text = ''
+  let reason: Generation['reason'] = 'length'
+  let decodeMilliseconds = 0
+  try {
+    const started = performance.now()
+    let logits = await prefill(model, cache, promptIds, {
+      ...(options.chunk === undefined ? {} : { chunk: options.chunk }),
+      ...(signal ? { signal } : {}),
+      ...(options.onPrefill ? { onProgress: options.onPrefill } : {}),
+    })
+    const prefillMilliseconds = performance.now() - started
+    for (;;) {
+      const stepStarted = performance.now()
+      const id = sample(await valuesOf(logits), options, random)
+      if (stops.has(id)) {
+        reason = 'stop'
+        break
+      }
+      const token = { index: ids.length, id, text: decoder?.push(id) ?? '' }
+      ids.push(id)
+      text += token.text
+      decodeMilliseconds += performance.now() - stepStarted
+      onToken?.(token)
+      yield token
+      if (ids.length === maxNewTokens) break
+      signal?.throwIfAborted()
+      const forwardStarted = performance.now()
+      logits = await decodeStep(model, cache, id)
+      decodeMilliseconds += performance.now() - forwardStarted
+      if (!logits) {
+        reason = 'context'
+        break
+      }
+    }
+    text += decoder?.end() ?? ''
+    return {
+      ids: Int32Array.from(ids),
+      text,
+      reason,
+      promptTokens: promptIds.length,
+      prefillMilliseconds,
+      decodeMilliseconds,
+    }
+  } finally {
+    own?.dispose()
+  }
+}
+
+/** Runs a generation to its end. */
+export async function generateAll(
+  model: Model,
+  into: GenerateInto,
+  promptIds: Int32Array,
+  options: GenerateOptions = {},
+): Promise<Generation> {
+  const stream = generate(model, into, promptIds, options)
+  for (;;) {
+    const next = await stream.next()
+    if (next.done) return next.value
+  }
+}
+
+function openOwn(model: Model, compressor: KVCompressor | Ready): KVCache {
+  return openCache(model.shape, 'ready' in compressor ? compressor : ready(compressor))
+}
+
+/** Logits after one more token, or null when the cache takes no further position. */
+async function decodeStep(model: Model, cache: KVCache, id: number): Promise<Tensor | null> {
+  try {
+    return await model.forward(cache, Int32Array.of(id), 'decode')
+  } catch (error) {
+    if (error instanceof ContextOverflow) return null
+    throw error
+  }
+}
+
+/** Values of logits `[1, vocab]`, which are freed. */
+async function valuesOf(logits: Tensor | null): Promise<Float32Array> {
+  if (!logits) return new Float32Array(0)
+  try {
+    return (await logits.data()) as Float32Array
+  } finally {
+    logits.dispose()
+  }
+}
+
+function check(
+  { maxNewTokens, seed, stopIds }: { maxNewTokens: number; seed: number; stopIds: readonly number[] },
+  sampling: SamplingOptions,
+  model: Model,
+): void {
+  checkSampling(sampling)
+  if (!(Number.isInteger(maxNewTokens) && maxNewTokens >= 1))
+    throw new OptionError('generate', 'maxNewTokens', maxNewTokens, 'a whole number from 1')
+  if (!Number.isSafeInteger(seed)) throw new OptionError('generate', 'seed', seed, 'a whole number')
+  const { vocabSize } = model.config
+  if (!stopIds.every((id) => Number.isInteger(id) && id >= 0 && id < vocabSize))
+    throw new OptionError('generate', 'stopIds', stopIds, `token ids from 0 to ${vocabSize - 1}`)
+}

@@ -1,0 +1,54 @@
+export type { EngineBackend } from './backend'
+export { BackendError, engineBackends, useBackend } from './backend'
+export type { EngineErrorParts, ModelFileErrorCode, ResolveErrorCode, TokenizerErrorCode } from './errors'
+export { EngineError, ModelFileError, ResolveError, TokenizerError, UnsupportedArchitectureError } from './errors'
+export type { ByteSource, FileFolder } from './files/byte-source'
+export { blobSource, bytesSource, diskFolder, fileSource, urlFolder } from './files/byte-source'
+export { dequantize } from './files/dequantize'
+export type { GgufFile, GgufTensor, GgufValue } from './files/gguf'
+export { openGguf } from './files/gguf'
+export type {
+  LoadedTensor,
+  SafetensorsDtype,
+  SafetensorsEntry,
+  SafetensorsFile,
+  TensorValues,
+} from './files/safetensors'
+export { openSafetensors, openSafetensorsFolder, readSafetensors, tensorValues } from './files/safetensors'
+export type { TensorToWrite } from './files/safetensors-write'
+export { encodeSafetensors, writeSafetensors } from './files/safetensors-write'
+export type { GgmlType, WeightFormat } from './files/tensor-types'
+export { formatLayout, weightFormats } from './files/tensor-types'
+export type { GeneratedToken, GenerateInto, GenerateOptions, Generation } from './generate'
+export { generate, generateAll } from './generate'
+export type { WantedLogits } from './llama'
+export type { LoadModelOptions, Model } from './model'
+export { ForwardError, loadModel } from './model'
+export type { CachedModel, ModelInspection } from './models/inspect'
+export { inspectModel, listModels } from './models/inspect'
+export type { KnownModel } from './models/known-models'
+export { findKnownModel, knownModels } from './models/known-models'
+export type { Architecture, ModelConfig, RopeScaling } from './models/model-config'
+export { supportedArchitectures } from './models/model-config'
+export type { ModelFiles, ModelLocation, TokenizerFiles, WeightInfo, WeightTensor } from './models/model-files'
+export { openModelFiles } from './models/model-files'
+export type { ModelSource, ResolvedModel, ResolveOptions } from './models/resolve'
+export { defaultCacheDir, resolveModel } from './models/resolve'
+export type { ResolveProgress } from './models/store'
+export type { PrefillOptions, PrefillProgress } from './prefill'
+export { defaultChunk, prefill } from './prefill'
+export type { Random } from './random'
+export { seededRandom } from './random'
+export { ropeOf } from './rope'
+export type { Candidates, SamplingOptions } from './sampling'
+export { argmax, candidates, LogitsError, sample } from './sampling'
+export type {
+  ChatMessage,
+  DecodeOptions,
+  EncodeOptions,
+  StreamDecoder,
+  Tokenizer,
+  TokenizerFacts,
+} from './tokenizer/tokenizer'
+export { createTokenizer } from './tokenizer/tokenizer'
+export type { HeldWeight, LoadProgress } from './weights'

@@ -1,0 +1,162 @@
+// A loaded model: configuration, tokenizer, weights on a tfjs backend, and the step that a cache and a loop need.
+import type { KVCache, ModelShape, ModelWeights, Phase } from '@kvloom/core'
+import { getBackend, setBackend, type Tensor, tensor } from '@tensorflow/tfjs-core'
+import { type EngineBackend, useBackend } from './backend'
+import { EngineError } from './errors'
+import { dequantize } from './files/dequantize'
+import { llamaForward, type WantedLogits } from './llama'
+import type { ModelConfig } from './models/model-config'
+import { type ModelFiles, type ModelLocation, openModelFiles } from './models/model-files'
+import { shapeOf } from './shape'
+import { createTokenizer, type Tokenizer } from './tokenizer/tokenizer'
+import { type HeldWeight, type LlamaWeights, type LoadProgress, loadWeights } from './weights'
+
+/** A model in memory. It owns its weights; `dispose()` frees them. */
+export interface Model {
+  readonly config: ModelConfig
+  /** What caches and compressors must know of it. */
+  readonly shape: ModelShape
+  /** The backend its weights lie on. */
+  readonly backend: EngineBackend
+  /** The tokenizer; throws the `ModelFileError` or `TokenizerError` of loading where the model's files have none that is understood. */
+  readonly tokenizer: Tokenizer
+  /** Bytes of the weights in memory. */
+  readonly weightBytes: number
+  /** How each weight is held. */
+  readonly held: readonly HeldWeight[]
+  /** The original weights as f32 tensors `[out, in]`, read from the file when asked; each is the caller's. For analysing methods. */
+  readonly weights: ModelWeights
+  /**
+   * One step: `ids` `[n]` through all layers, their keys and values into `cache`.
+   * @param phase 'prompt' for a part of a prompt, 'promptEnd' for its last part, 'decode' for generated tokens
+   * @returns logits, the caller's: `[1, vocab]` for 'last' (default), `[n, vocab]` for 'all', else null
+   * @throws ForwardError, and what the cache throws (ContextOverflow before anything is stored, NonFiniteError)
+   */
+  forward(
+    cache: KVCache,
+    ids: Int32Array,
+    phase: Phase,
+    options?: { readonly logits?: WantedLogits },
+  ): Promise<Tensor | null>
+  /** Frees the weights. Calling it again does nothing. */
+  dispose(): void
+}
+
+/** Options of `loadModel`. */
+export interface LoadModelOptions {
+  /** tfjs backend to run on; becomes the current one. Default 'wasm'. */
+  readonly backend?: EngineBackend
+  /** Called after each weight. */
+  readonly onProgress?: (progress: LoadProgress) => void
+  /** Aborts between two weights with the signal's reason; nothing stays in memory. */
+  readonly signal?: AbortSignal
+}
+
+/** A step that cannot be run: no tokens, ids outside the vocabulary, a cache of another model, or a model that was disposed. */
+export class ForwardError extends EngineError<'no-tokens' | 'bad-id' | 'other-model' | 'disposed'> {
+  override readonly name = 'ForwardError'
+}
+
+/**
+ * Loads a model onto a tfjs backend, weights packed as in the file.
+ * @param location a .gguf file or a folder with config.json and safetensors, by path (Node) or as sources, or opened files
+ * @throws BackendError, ModelFileError, UnsupportedArchitectureError, or the signal's reason
+ */
+export async function loadModel(location: ModelLocation | ModelFiles, options: LoadModelOptions = {}): Promise<Model> {
+  const { backend = 'wasm', onProgress, signal } = options
+  signal?.throwIfAborted()
+  const files = typeof location === 'object' && 'config' in location ? location : await openModelFiles(location)
+  await useBackend(backend)
+  const { weights, held, fingerprint, dispose } = await loadWeights(files, { onProgress, signal })
+  const shape = shapeOf(files.config, fingerprint)
+  return new LlamaModel(files, shape, backend, weights, held, await tokenizerOf(files), dispose)
+}
+
+class LlamaModel implements Model {
+  readonly config: ModelConfig
+  readonly weightBytes: number
+  readonly weights: ModelWeights
+  private disposed = false
+
+  constructor(
+    files: ModelFiles,
+    readonly shape: ModelShape,
+    readonly backend: EngineBackend,
+    private readonly packed: LlamaWeights,
+    readonly held: readonly HeldWeight[],
+    private readonly loadedTokenizer: Tokenizer | Error,
+    private readonly freeWeights: () => void,
+  ) {
+    this.config = files.config
+    this.weightBytes = held.reduce((sum, each) => sum + each.bytes, 0)
+    this.weights = {
+      shape,
+      names: () => [...files.weights.keys()],
+      async get(name) {
+        const weight = await files.tensor(name)
+        return tensor(dequantize(weight.format, weight.data), [...weight.shape])
+      },
+    }
+  }
+
+  get tokenizer(): Tokenizer {
+    if (this.loadedTokenizer instanceof Error) throw this.loadedTokenizer
+    return this.loadedTokenizer
+  }
+
+  async forward(
+    cache: KVCache,
+    ids: Int32Array,
+    phase: Phase,
+    { logits = 'last' }: { readonly logits?: WantedLogits } = {},
+  ): Promise<Tensor | null> {
+    this.check(cache, ids)
+    if (getBackend() !== this.backend) await setBackend(this.backend)
+    return llamaForward(this.config, this.packed, cache, ids, phase, logits)
+  }
+
+  private check(cache: KVCache, ids: Int32Array): void {
+    const { vocabSize } = this.config
+    if (this.disposed)
+      throw new ForwardError('disposed', {
+        given: 'a model that was disposed',
+        allowed: 'a loaded model',
+        cure: 'Load it again.',
+      })
+    if (cache.model.fingerprint !== this.shape.fingerprint)
+      throw new ForwardError('other-model', {
+        given: `a cache of ${cache.model.name} (${cache.model.fingerprint})`,
+        allowed: `a cache of ${this.shape.name} (${this.shape.fingerprint})`,
+        cure: "Open the cache with this model's `shape`.",
+      })
+    if (ids.length === 0)
+      throw new ForwardError('no-tokens', {
+        given: 'a step of no tokens',
+        allowed: 'at least one token',
+        cure: 'Begin a prompt with the start token if there is nothing else.',
+      })
+    const wrong = ids.find((id) => id < 0 || id >= vocabSize)
+    if (wrong !== undefined)
+      throw new ForwardError('bad-id', {
+        given: `token id ${wrong}`,
+        allowed: `0 to ${vocabSize - 1}`,
+        cure: 'Check that the tokenizer belongs to this model.',
+      })
+  }
+
+  dispose(): void {
+    if (this.disposed) return
+    this.disposed = true
+    this.freeWeights()
+  }
+}
+
+/** The tokenizer, or why there is none: models can be run on ids alone. */
+async function tokenizerOf(files: ModelFiles): Promise<Tokenizer | Error> {
+  try {
+    return createTokenizer(await files.tokenizer())
+  } catch (error) {
+    if (error instanceof EngineError) return error
+    throw error
+  }
+}

@@ -1,0 +1,71 @@
+// Feeds a prompt to a cache, chunk by chunk.
+import { ContextOverflow, type KVCache, OptionError } from '@kvloom/core'
+import type { Tensor } from '@tensorflow/tfjs-core'
+import type { WantedLogits } from './llama'
+import type { Model } from './model'
+
+/** Tokens per step where nothing else is said: longer chunks gain little speed and hold more activations. */
+export const defaultChunk = 128
+
+/** What prefill reports after each chunk. */
+export interface PrefillProgress {
+  /** Tokens done, of `totalTokens`. */
+  readonly tokens: number
+  readonly totalTokens: number
+}
+
+/** Options of `prefill`. */
+export interface PrefillOptions {
+  /** Tokens per step, from 1; never more than the cache takes at once. Default 128. */
+  readonly chunk?: number
+  /** Is this the end of the prompt, where stages with `when: 'promptEnd'` act? Default true. */
+  readonly endsPrompt?: boolean
+  /** 'last' (default), 'none', or a visitor of all rows, whose `from` counts from the first of `ids`. */
+  readonly logits?: Exclude<WantedLogits, 'all'>
+  readonly onProgress?: (progress: PrefillProgress) => void
+  /** Aborts between two chunks with the signal's reason; the cache then holds the chunks done. */
+  readonly signal?: AbortSignal
+}
+
+/**
+ * Runs a prompt (or a part of one) into the cache.
+ * @param ids token ids, at least one
+ * @returns logits of the last token `[1, vocab]`, the caller's, for 'last'; else null
+ * @throws ContextOverflow before any work when the cache would hold more positions than the model's context; OptionError; what `forward` throws
+ */
+export async function prefill(
+  model: Model,
+  cache: KVCache,
+  ids: Int32Array,
+  options: PrefillOptions = {},
+): Promise<Tensor | null> {
+  const { chunk = defaultChunk, endsPrompt = true, logits = 'last', onProgress, signal } = options
+  if (!(Number.isInteger(chunk) && chunk >= 1))
+    throw new OptionError('prefill', 'chunk', chunk, 'a whole number from 1')
+  if (ids.length === 0) throw new OptionError('prefill', 'ids', [], 'at least one token')
+  checkContext(model, cache, ids.length)
+  const step = Math.min(chunk, cache.chunkLimit)
+  for (let from = 0; ; from += step) {
+    signal?.throwIfAborted()
+    const end = Math.min(from + step, ids.length)
+    const last = end === ids.length
+    const wanted = last || logits !== 'last' ? shifted(logits, from) : 'none'
+    const result = await model.forward(cache, ids.subarray(from, end), last && endsPrompt ? 'promptEnd' : 'prompt', {
+      logits: wanted,
+    })
+    onProgress?.({ tokens: end, totalTokens: ids.length })
+    if (last) return result
+  }
+}
+
+/** Only stages that make room by dropping what is old can take more than the context; with them the cache itself watches. */
+function checkContext(model: Model, cache: KVCache, incoming: number): void {
+  if (cache.compressor.stages.some((stage) => stage.kind === 'pick' && stage.when === 'room')) return
+  const positions = cache.tokensSeen + incoming
+  if (positions > model.shape.contextLength) throw new ContextOverflow(positions, model.shape.contextLength)
+}
+
+function shifted(logits: Exclude<WantedLogits, 'all'>, by: number): WantedLogits {
+  if (typeof logits === 'string') return logits
+  return { ...logits, visit: (from, rows) => logits.visit(by + from, rows) }
+}

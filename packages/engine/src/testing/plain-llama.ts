@@ -1,0 +1,135 @@
+// A witness for tests: the forward pass once more, in plain float64 loops over arrays, written from the models' papers and configs and
+// sharing no code with the engine. Whole prompt at once, no cache.
+import type { ModelConfig } from '../models/model-config'
+
+type Rows = Float64Array[]
+type Weights = ReadonlyMap<string, Float32Array>
+
+/** Logits `[n][vocab]`, and per layer keys after RoPE and values, `[kvHeads * n][dim]` head by head. */
+export interface PlainResult {
+  readonly logits: Rows
+  readonly keys: readonly Rows[]
+  readonly values: readonly Rows[]
+}
+
+export function plainLlama(config: ModelConfig, weights: Weights, ids: readonly number[]): PlainResult {
+  const { hiddenSize, queryHeads, kvHeads, keyDim, valueDim, rmsEpsilon } = config
+  const weight = (name: string): Float32Array => {
+    const found = weights.get(name)
+    if (!found) throw new Error(`no ${name}`)
+    return found
+  }
+  const linear = (rows: Rows, name: string): Rows => {
+    const w = weight(name)
+    const bias = weights.get(`${name}.bias`)
+    return rows.map((x) => {
+      const y = new Float64Array(w.length / x.length)
+      for (let o = 0; o < y.length; o++) {
+        let sum = bias ? bias[o]! : 0
+        for (let i = 0; i < x.length; i++) sum += w[o * x.length + i]! * x[i]!
+        y[o] = sum
+      }
+      return y
+    })
+  }
+  const norm = (x: Float64Array, w: Float32Array): Float64Array => {
+    const scale = 1 / Math.sqrt(x.reduce((sum, v) => sum + v * v, 0) / x.length + rmsEpsilon)
+    return x.map((v, i) => v * scale * w[i]!)
+  }
+  const heads = (rows: Rows, count: number, normName: string): Rows => {
+    const dim = rows[0]!.length / count
+    const w = weights.get(normName)
+    const all: Rows = []
+    for (let h = 0; h < count; h++)
+      for (const row of rows) {
+        const head = row.slice(h * dim, (h + 1) * dim)
+        all.push(w ? norm(head, w) : head)
+      }
+    return all
+  }
+  const n = ids.length
+  const angles = plainFrequencies(config)
+  const rotate = (rows: Rows): Rows =>
+    rows.map((x, index) => {
+      const y = x.slice()
+      const half = angles.frequencies.length
+      for (let j = 0; j < half; j++) {
+        const angle = (index % n) * angles.frequencies[j]!
+        const [c, s] = [Math.cos(angle) * angles.factor, Math.sin(angle) * angles.factor]
+        y[j] = x[j]! * c - x[j + half]! * s
+        y[j + half] = x[j + half]! * c + x[j]! * s
+      }
+      return y
+    })
+
+  let x: Rows = ids.map((id) => Float64Array.from(weight('embedding').subarray(id * hiddenSize, (id + 1) * hiddenSize)))
+  const allKeys: Rows[] = []
+  const allValues: Rows[] = []
+  for (let l = 0; l < config.layers; l++) {
+    const layer = `layers.${l}`
+    const normed = x.map((row) => norm(row, weight(`${layer}.attentionNorm`)))
+    const q = rotate(heads(linear(normed, `${layer}.attention.query`), queryHeads, `${layer}.attention.queryNorm`))
+    const k = rotate(heads(linear(normed, `${layer}.attention.key`), kvHeads, `${layer}.attention.keyNorm`))
+    const v = heads(linear(normed, `${layer}.attention.value`), kvHeads, '')
+    allKeys.push(k)
+    allValues.push(v)
+    const attended: Rows = ids.map(() => new Float64Array(queryHeads * valueDim))
+    for (let h = 0; h < queryHeads; h++) {
+      const shared = Math.floor(h / (queryHeads / kvHeads)) * n
+      for (let t = 0; t < n; t++) {
+        const scores = Array.from({ length: t + 1 }, (_, s) => dot(q[h * n + t]!, k[shared + s]!) / Math.sqrt(keyDim))
+        const top = Math.max(...scores)
+        const total = scores.reduce((sum, s) => sum + Math.exp(s - top), 0)
+        scores.forEach((s, at) => {
+          const p = Math.exp(s - top) / total
+          for (let d = 0; d < valueDim; d++) attended[t]![h * valueDim + d]! += p * v[shared + at]![d]!
+        })
+      }
+    }
+    x = plus(x, linear(attended, `${layer}.attention.output`))
+    const inner = x.map((row) => norm(row, weight(`${layer}.mlpNorm`)))
+    const gate = linear(inner, `${layer}.mlp.gate`)
+    const up = linear(inner, `${layer}.mlp.up`)
+    const product = gate.map((row, t) => row.map((g, i) => (g / (1 + Math.exp(-g))) * up[t]![i]!))
+    x = plus(x, linear(product, `${layer}.mlp.down`))
+  }
+  const last = x.map((row) => norm(row, weight('finalNorm')))
+  const logits = linear(last, config.tiedEmbeddings ? 'embedding' : 'output')
+  return { logits, keys: allKeys, values: allValues }
+}
+
+const dot = (a: Float64Array, b: Float64Array): number => a.reduce((sum, v, i) => sum + v * b[i]!, 0)
+const plus = (a: Rows, b: Rows): Rows => a.map((row, t) => row.map((v, i) => v + b[t]![i]!))
+
+/** Frequencies without any rounding. */
+function plainFrequencies({ rope }: ModelConfig): { frequencies: number[]; factor: number } {
+  const { dim, theta, scaling } = rope
+  const frequencies = Array.from({ length: dim / 2 }, (_, j) => theta ** ((-2 * j) / dim))
+  switch (scaling.kind) {
+    case 'none':
+      return { frequencies, factor: 1 }
+    case 'linear':
+      return { frequencies: frequencies.map((f) => f / scaling.factor), factor: 1 }
+    case 'factors':
+      return { frequencies: frequencies.map((f, j) => f / scaling.factors[j]!), factor: 1 }
+    case 'llama3': {
+      const { factor, lowFrequencyFactor: low, highFrequencyFactor: high, originalContextLength: context } = scaling
+      const blended = frequencies.map((f) => {
+        const turns = (context * f) / (2 * Math.PI)
+        const share = Math.min(1, Math.max(0, (turns - low) / (high - low)))
+        return (1 - share) * (f / factor) + share * f
+      })
+      return { frequencies: blended, factor: 1 }
+    }
+    case 'yarn': {
+      const { factor, originalContextLength: context, betaFast, betaSlow } = scaling
+      const pair = (turns: number) => (dim * Math.log(context / (turns * 2 * Math.PI))) / (2 * Math.log(theta))
+      const [from, to] = [Math.max(0, Math.floor(pair(betaFast))), Math.min(dim - 1, Math.ceil(pair(betaSlow)))]
+      const mixed = frequencies.map((f, j) => {
+        const ramp = Math.min(1, Math.max(0, (j - from) / (to - from)))
+        return (f / factor) * ramp + f * (1 - ramp)
+      })
+      return { frequencies: mixed, factor: scaling.attentionFactor ?? 0.1 * Math.log(factor) + 1 }
+    }
+  }
+}
