@@ -1,14 +1,15 @@
 import { defineConfig, type Options } from 'tsup'
 
-/** The one tsup configuration of every package: ESM, declarations, source maps, nothing bundled in. */
+/**
+ * The one tsup configuration of every package: ESM and source maps, nothing bundled in. `tsup` writes the JavaScript;
+ * `tsup --dts-only` the declarations, which take longer and which running programs do not need.
+ */
 export const preset = (overrides: Options = {}) =>
   defineConfig({
     entry: ['src/index.ts'],
     format: ['esm'],
     target: 'es2022',
-    dts: true,
     sourcemap: true,
-    clean: true,
-    treeshake: true,
+    clean: ['!**/*.d.ts'],
     ...overrides,
   })

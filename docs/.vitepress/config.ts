@@ -1,0 +1,44 @@
+import { existsSync, readdirSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { defineConfig } from 'vitepress'
+
+const docs = join(dirname(fileURLToPath(import.meta.url)), '..')
+
+/** Links to every page of a folder; the first line of a page, `# Title`, stays in the page. */
+function pagesOf(folder: string) {
+  const path = join(docs, folder)
+  if (!existsSync(path)) return []
+  return readdirSync(path)
+    .filter((name) => name.endsWith('.md') && name !== 'index.md' && name !== 'template.md')
+    .sort()
+    .map((name) => ({ text: name.replace(/\.md$/, ''), link: `/${folder}/${name.replace(/\.md$/, '')}` }))
+}
+
+export default defineConfig({
+  title: 'kvloom',
+  description: 'Composable KV-cache compressors for TypeScript: import, mix, measure.',
+  cleanUrls: true,
+  // The reference is made by typedoc and not in the repository; a link into it is no mistake.
+  ignoreDeadLinks: [/^\/reference\//, /^\.?\.?\/.*reference\//],
+  themeConfig: {
+    search: { provider: 'local' },
+    nav: [
+      { text: 'Guide', link: '/guide/getting-started' },
+      { text: 'Methods', link: '/methods' },
+      { text: 'Reference', link: '/reference/' },
+      { text: 'Decisions', link: '/decisions/' },
+    ],
+    sidebar: [
+      {
+        text: 'Guide',
+        items: [
+          { text: 'Getting started', link: '/guide/getting-started' },
+          { text: 'Composing', link: '/guide/composing' },
+        ],
+      },
+      { text: 'Methods', items: [{ text: 'All methods', link: '/methods' }, ...pagesOf('methods')] },
+      { text: 'Decisions', items: [{ text: 'Index', link: '/decisions/' }, ...pagesOf('decisions')] },
+    ],
+  },
+})

@@ -1,0 +1,107 @@
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+
+const check = join(dirname(fileURLToPath(import.meta.url)), 'check.mjs')
+let tree: string
+
+const LEGAL = [
+  ['core', 'kernels'],
+  ['eviction/first', 'core'],
+  ['eviction/first', 'math'],
+  ['engine', 'core'],
+  ['engine', 'kernels'],
+  ['eval', 'engine'],
+  ['conformance', 'core'],
+  ['cli', 'eviction/first'],
+  ['kvloom', 'quantizers/third'],
+  ['recipes/mix', 'quantizers/third'],
+] as const
+
+const ILLEGAL = [
+  ['kernels', 'core', 'kernels-knows-only-itself'],
+  ['core', 'engine', 'core-knows-only-kernels-math'],
+  ['core', 'eviction/first', 'core-knows-only-kernels-math'],
+  ['engine', 'eviction/first', 'engine-knows-only-'],
+  ['eval', 'quantizers/third', 'eval-knows-only-'],
+  ['conformance', 'engine', 'conformance-knows-only-'],
+  ['eviction/first', 'eviction/second', 'method-knows-core-kernels-math'],
+  ['eviction/first', 'quantizers/third', 'method-knows-core-kernels-math'],
+  ['eviction/first', 'engine', 'method-knows-core-kernels-math'],
+  ['eviction/first', 'conformance', 'method-knows-core-kernels-math'],
+  ['recipes/mix', 'engine', 'recipe-knows-methods'],
+  ['kvloom', 'cli', 'kvloom-does-not-know-the-command-line'],
+] as const
+
+beforeEach(() => {
+  tree = realpathSync(mkdtempSync(join(tmpdir(), 'kvloom-boundaries-')))
+  for (const folder of ['kernels', 'math', 'core', 'engine', 'eval', 'conformance', 'cli', 'kvloom']) addPackage(folder)
+  for (const folder of ['eviction/first', 'eviction/second', 'quantizers/third', 'recipes/mix']) addPackage(folder)
+})
+afterEach(() => rmSync(tree, { recursive: true, force: true }))
+
+describe('the rule for the direction of dependencies', () => {
+  it('lets every layer import what is below it', () => {
+    for (const [from, to] of LEGAL) addImport(from, to)
+    write('packages/eviction/first/src/first.test.ts', "import '@kvloom/conformance'\n")
+    expect(run()).toMatchObject({ exitCode: 0 })
+  })
+
+  it('refuses every import upwards or sideways, and names the rule', () => {
+    for (const [from, to] of ILLEGAL) addImport(from, to)
+    const { exitCode, output } = run()
+    expect(exitCode).toBe(1)
+    for (const [from, to, rule] of ILLEGAL) {
+      const line = new RegExp(`${rule}[^\\n]*: ${fileOf(from, to)} → packages/${to}/src/index.ts`)
+      expect(output, `${from} imports ${to}`).toMatch(line)
+    }
+  })
+
+  it('also sees imports of types only', () => {
+    write('packages/core/src/types.ts', "export type { name } from '@kvloom/engine'\n")
+    expect(run().output).toContain('core-knows-only-kernels-math')
+  })
+
+  it('refuses a path into the folder of another package, and an import that leads nowhere', () => {
+    write('packages/core/src/path.ts', "export { name } from '../../kernels/src/index'\n")
+    write('packages/core/src/nowhere.ts', "export { name } from '@kvloom/nowhere'\n")
+    const { output } = run()
+    expect(output).toContain('package-by-name-not-by-path')
+    expect(output).toContain('resolvable')
+  })
+})
+
+const fileOf = (from: string, to: string) => `packages/${from}/src/knows-${to.replace('/', '-')}.ts`
+const nameOf = (folder: string) => `@kvloom/${folder.split('/').at(-1)}`
+
+function addPackage(folder: string) {
+  const exports = { '.': { 'kvloom-source': './src/index.ts', import: './dist/index.js' } }
+  const manifest = JSON.stringify({ name: nameOf(folder), version: '0.0.0', type: 'module', exports })
+  write(`packages/${folder}/package.json`, manifest)
+  write(`packages/${folder}/src/index.ts`, `export const name = '${folder}'\n`)
+  // As in the real tree, a package is reached through a link in node_modules.
+  const link = join(tree, 'node_modules', nameOf(folder))
+  mkdirSync(dirname(link), { recursive: true })
+  symlinkSync(join(tree, 'packages', folder), link, 'junction')
+}
+
+function addImport(from: string, to: string) {
+  write(fileOf(from, to), `export { name } from '${nameOf(to)}'\n`)
+}
+
+function write(path: string, text: string) {
+  const file = join(tree, path)
+  mkdirSync(dirname(file), { recursive: true })
+  writeFileSync(file, text)
+}
+
+function run(): { exitCode: number; output: string } {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [check, tree], {
+    encoding: 'utf8',
+    env: { ...process.env, NO_COLOR: '1' },
+  })
+  return { exitCode: status ?? 1, output: stdout + stderr }
+}

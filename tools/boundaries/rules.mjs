@@ -1,0 +1,132 @@
+// Who may import whom, as rules for dependency-cruiser. Paths are relative to the root of the workspace.
+//
+//   kernels, math <- core <- methods;  engine and eval know core, not the methods;  cli, apps, kvloom know all.
+
+const CATEGORIES = ['quantizers', 'predictors', 'eviction', 'recall', 'low-rank', 'sequence', 'cross-layer', 'recipes']
+const METHODS = `packages/(?:${CATEGORIES.join('|')})`
+
+/** What each package may import besides itself, npm packages and Node. */
+const ALLOWED = {
+  kernels: [],
+  math: [],
+  'tiny-model': [],
+  core: ['kernels', 'math'],
+  engine: ['core', 'kernels', 'math', 'tiny-model'],
+  eval: ['core', 'engine', 'kernels', 'math'],
+  conformance: ['core', 'kernels', 'math'],
+}
+
+const METHOD_MAY_IMPORT = ['core', 'kernels', 'math']
+const TEST_OF_METHOD_MAY_ALSO_IMPORT = ['conformance', 'tiny-model']
+
+const OWN_CODE = '^(?:packages|apps|examples|docs|tools)/'
+const packagesNamed = (names) => `^packages/(?:${names.join('|')})/`
+const TEST_FILE = '\\.test\\.ts$'
+const NO_NPM = '(?:^|/)node_modules/'
+
+const layerRules = Object.entries(ALLOWED).map(([name, allowed]) => ({
+  name: `${name}-knows-only-${allowed.length === 0 ? 'itself' : allowed.join('-')}`,
+  comment: `packages/${name} may import ${allowed.length === 0 ? 'no other package' : `only ${allowed.join(', ')}`}.`,
+  severity: 'error',
+  from: { path: `^packages/${name}/` },
+  to: { path: OWN_CODE, pathNot: [packagesNamed([name, ...allowed]), '^tools/presets/', NO_NPM] },
+}))
+
+const methodRule = (name, comment, from, allowed) => ({
+  name,
+  comment,
+  severity: 'error',
+  from,
+  to: {
+    path: OWN_CODE,
+    // `$1/$2` is the importing method itself.
+    pathNot: ['^packages/$1/$2/', packagesNamed(allowed), '^tools/presets/', NO_NPM],
+  },
+})
+
+const methodOf = (categories) => `^packages/(${categories.join('|')})/([^/]+)/`
+const PLAIN = CATEGORIES.filter((category) => category !== 'recipes')
+
+const byName = (name, from, itself) => ({
+  name,
+  comment: 'Another package is imported by its name (@kvloom/core), never by a path into its folder.',
+  severity: 'error',
+  from: { path: from },
+  to: { path: '^packages/', dependencyTypes: ['local'], pathNot: itself },
+})
+
+/** @type {import('dependency-cruiser').IConfiguration} */
+export const configuration = {
+  forbidden: [
+    ...layerRules,
+    methodRule(
+      'method-knows-core-kernels-math',
+      'A method never imports another method, the engine or anything above; only a recipe (packages/recipes) mixes methods.',
+      { path: methodOf(PLAIN), pathNot: TEST_FILE },
+      METHOD_MAY_IMPORT,
+    ),
+    methodRule(
+      'test-of-method-knows-also-conformance',
+      'The tests of a method may import the conformance suite and the tiny model besides.',
+      { path: `${methodOf(PLAIN)}.*${TEST_FILE}` },
+      [...METHOD_MAY_IMPORT, ...TEST_OF_METHOD_MAY_ALSO_IMPORT],
+    ),
+    {
+      name: 'recipe-knows-methods',
+      comment: 'A recipe may import methods, core, kernels and math; not the engine or anything above.',
+      severity: 'error',
+      from: { path: methodOf(['recipes']) },
+      to: {
+        path: OWN_CODE,
+        pathNot: [
+          `^${METHODS}/`,
+          packagesNamed([...METHOD_MAY_IMPORT, ...TEST_OF_METHOD_MAY_ALSO_IMPORT]),
+          '^tools/presets/',
+          NO_NPM,
+        ],
+      },
+    },
+    {
+      name: 'nothing-below-knows-apps-or-tools',
+      comment: 'Packages are published; apps, examples, docs and tools are not.',
+      severity: 'error',
+      from: { path: '^packages/', pathNot: TEST_FILE },
+      to: { path: '^(?:apps|examples|docs|tools)/', pathNot: ['^tools/presets/', NO_NPM] },
+    },
+    {
+      name: 'kvloom-does-not-know-the-command-line',
+      comment: 'kvloom re-exports libraries; a program that imports it must not load the command line.',
+      severity: 'error',
+      from: { path: '^packages/kvloom/' },
+      to: { path: '^packages/cli/' },
+    },
+    byName('method-by-name-not-by-path', methodOf(CATEGORIES), '^packages/$1/$2/'),
+    byName('package-by-name-not-by-path', `^packages/(?!(?:${CATEGORIES.join('|')})/)([^/]+)/`, '^packages/$1/'),
+    {
+      name: 'no-circles',
+      comment: 'Two files that need each other cannot be read one after the other.',
+      severity: 'error',
+      from: {},
+      to: { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } },
+    },
+    {
+      name: 'resolvable',
+      comment: 'What is imported must exist and stand in the package.json of the importing package.',
+      severity: 'error',
+      from: { path: '^(?:packages|apps)/' },
+      to: { couldNotResolve: true },
+    },
+  ],
+  options: {
+    doNotFollow: { path: 'node_modules' },
+    exclude: { path: '(?:^|/)(?:dist|fixtures|\\.vitepress)/|\\.generated\\.ts$|^packages/kernels/assembly/' },
+    tsPreCompilationDeps: true,
+    combinedDependencies: false,
+    preserveSymlinks: false,
+    enhancedResolveOptions: {
+      exportsFields: ['exports'],
+      conditionNames: ['kvloom-source', 'import', 'node', 'default', 'types'],
+      extensions: ['.ts', '.mts', '.mjs', '.js', '.json'],
+    },
+  },
+}

@@ -1,0 +1,129 @@
+import { spawnSync } from 'node:child_process'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { KINDS } from './templates.mjs'
+
+const here = dirname(fileURLToPath(import.meta.url))
+const root = join(here, '..', '..')
+let workspace: string
+
+// A small workspace beside the real one, with links to the real core; npm packages are found by walking up.
+beforeAll(() => {
+  mkdirSync(join(root, '.turbo'), { recursive: true })
+  workspace = mkdtempSync(join(root, '.turbo', 'new-method-'))
+  for (const name of ['cli', 'kvloom'])
+    write(`packages/${name}/package.json`, JSON.stringify({ name, dependencies: {} }, null, 2))
+  write('packages/cli/src/registry.ts', readFileSync(join(root, 'packages/cli/src/registry.ts'), 'utf8'))
+  cpSync(join(root, 'tsconfig.base.json'), join(workspace, 'tsconfig.base.json'))
+  cpSync(join(root, 'tools', 'presets'), join(workspace, 'tools', 'presets'), { recursive: true })
+  const biome = JSON.parse(readFileSync(join(root, 'biome.json'), 'utf8'))
+  biome.files.includes = biome.files.includes.filter((pattern: string) => pattern !== '!**/.turbo')
+  write('biome.json', JSON.stringify(biome))
+  link('@kvloom/core', join(root, 'packages', 'core'))
+  link('@tensorflow/tfjs-core', join(root, 'packages', 'core', 'node_modules', '@tensorflow', 'tfjs-core'))
+  const cpu = join(root, 'packages', 'kernels', 'node_modules', '@tensorflow', 'tfjs-backend-cpu')
+  link('@tensorflow/tfjs-backend-cpu', cpu)
+  for (const kind of KINDS)
+    expect(generate('--kind', kind, '--name', `my-${kind}`)).toMatchObject({ status: 0, stderr: '' })
+})
+afterAll(() => rmSync(workspace, { recursive: true, force: true }))
+
+describe('npm run new-method', () => {
+  it('makes a package of the standard shape', () => {
+    for (const file of ['index.ts', 'options.ts', 'my-eviction.ts', 'my-eviction.test.ts']) {
+      expect(existsSync(join(workspace, 'packages/eviction/my-eviction/src', file)), file).toBe(true)
+    }
+    const manifest = JSON.parse(readFileSync(join(workspace, 'packages/eviction/my-eviction/package.json'), 'utf8'))
+    const sibling = JSON.parse(readFileSync(join(root, 'packages/eviction/snapkv/package.json'), 'utf8'))
+    expect(manifest.exports).toEqual(sibling.exports)
+    expect(manifest.scripts).toEqual(sibling.scripts)
+  })
+
+  it('enters it in the command line and in kvloom', () => {
+    const cli = JSON.parse(readFileSync(join(workspace, 'packages/cli/package.json'), 'utf8'))
+    expect(cli.dependencies['@kvloom/my-eviction']).toBe('workspace:^')
+    const registry = readFileSync(join(workspace, 'packages/cli/src/registry.ts'), 'utf8')
+    expect(registry).toContain("import { myEviction } from '@kvloom/my-eviction'")
+    expect(registry).toMatch(/methods: readonly Method\[\] = \[[^\]]*myEviction/)
+    expect(readFileSync(join(workspace, 'packages/kvloom/src/index.ts'), 'utf8')).toContain(
+      "export { myEviction } from '@kvloom/my-eviction'",
+    )
+  })
+
+  it('makes code of every kind that type-checks', () => {
+    write(
+      'tsconfig.json',
+      JSON.stringify({
+        extends: './tsconfig.base.json',
+        compilerOptions: {
+          noEmit: true,
+          customConditions: ['kvloom-source'],
+          typeRoots: [join(root, 'node_modules', '@types')],
+        },
+        include: KINDS.map((kind) => `packages/${kind}/*/src`),
+      }),
+    )
+    const { stdout } = node('typescript/bin/tsc', ['-p', workspace])
+    // What is wrong in the real packages is not this test's business.
+    const own = stdout.split('\n').filter((line) => line.startsWith('packages/'))
+    expect(own).toEqual([])
+  })
+
+  it('makes tests of every kind that pass', () => {
+    write(
+      'vitest.config.mjs',
+      `export default {
+        resolve: { conditions: ['kvloom-source'] },
+        ssr: { resolve: { conditions: ['kvloom-source'], externalConditions: ['node', 'import'] } },
+        test: { include: ['packages/**/*.test.ts'] },
+      }`,
+    )
+    const { status, stdout, stderr } = node('vitest/vitest.mjs', ['run', '--root', workspace])
+    expect(stdout + stderr).toContain(`${KINDS.length} passed`)
+    expect(status).toBe(0)
+  })
+
+  it('makes code that the linter and formatter accept', () => {
+    const { status, stderr } = node('@biomejs/biome/bin/biome', ['check', '--error-on-warnings', 'packages'])
+    expect(status, stderr).toBe(0)
+  })
+
+  it.each([
+    [['--kind', 'evictions', '--name', 'x'], "--kind is 'evictions'"],
+    [['--kind', 'eviction', '--name', 'My Method'], "--name is 'My Method'"],
+    [['--kind', 'recall', '--name', 'my-eviction'], 'there is already a package @kvloom/my-eviction'],
+    [['--kind', 'recall'], "--name is ''"],
+  ])('refuses %j', (args, message) => {
+    const { status, stderr } = generate(...args)
+    expect(stderr).toContain(message)
+    expect(status).toBe(1)
+  })
+})
+
+function generate(...args: string[]) {
+  const script = [join(here, 'run.mjs'), '--root', workspace, '--no-install', ...args]
+  return spawnSync(process.execPath, script, { encoding: 'utf8', input: '' })
+}
+
+function node(script: string, args: string[]) {
+  const env = { ...process.env, NO_COLOR: '1' }
+  return spawnSync(process.execPath, [join(root, 'node_modules', script), ...args], {
+    encoding: 'utf8',
+    cwd: workspace,
+    env,
+  })
+}
+
+function link(name: string, target: string) {
+  const path = join(workspace, 'node_modules', name)
+  mkdirSync(dirname(path), { recursive: true })
+  symlinkSync(target, path, 'junction')
+}
+
+function write(path: string, text: string) {
+  const file = join(workspace, path)
+  mkdirSync(dirname(file), { recursive: true })
+  writeFileSync(file, text)
+}

@@ -1,0 +1,263 @@
+// What differs between kinds of methods: options, the algorithm and its first tests.
+
+const header = ({ title }) => `/**
+ * ${title}: what it does, in two sentences.
+ *
+ * Paper: title, link, section. What differs from it and why.
+ */`
+
+/** An option-free method built from one stage per part (or one for both). */
+const byStage = (kind, { stage, imports = '', doc, parts }) => ({
+  options: ({
+    title,
+  }) => `/** Options of ${title}: none yet. Declare each with \`integer\`, \`fraction\`, \`oneOf\` of @kvloom/core. */
+export const options = {}
+`,
+  source: (method) => `${header(method)}
+import { type Bound, type Stage, defineMethod } from '@kvloom/core'
+${imports}import { options } from './options'
+
+/** ${doc} */
+export const ${method.camel} = defineMethod(
+  { name: '${method.name}', title: '${method.title}', summary: 'One line that says what it does.', chunkInvariant: true },
+  options,
+  (chosen) => {
+    const stage = (${parts ? "part: 'keys' | 'values'" : ''}): Stage<'${kind}'> => ({
+      kind: '${kind}',
+      id: '${method.name}',
+      options: chosen,
+      when: '${stage.when}',
+${parts ? '      on: { part },\n' : ''}      accepts: (space) => space,
+      bind: (): Bound['${kind}'] => (${stage.bound}),
+    })
+    return { stages: [${parts ? "stage('keys'), stage('values')" : 'stage()'}] }
+  },
+)
+`,
+  test: (method) => `import { OptionError } from '@kvloom/core'
+import { describe, expect, it } from 'vitest'
+import { ${method.camel} } from './${method.name}'
+
+describe('${method.name}', () => {
+  it('is a method with one name', () => {
+    expect(${method.camel}.card.name).toBe('${method.name}')
+    expect(${method.camel}().stages.every(({ kind, id }) => kind === '${kind}' && id === '${method.name}')).toBe(true)
+  })
+
+  it('refuses an option it does not have', () => {
+    const given: Record<string, unknown> = { unknown: 1 }
+    expect(() => ${method.camel}(given)).toThrow(OptionError)
+  })
+})
+`,
+})
+
+const SITE = `const model: ModelShape = {
+  name: 'test',
+  layers: 1,
+  queryHeads: 4,
+  kvHeads: 2,
+  keyDim: 8,
+  valueDim: 8,
+  contextLength: 128,
+  rope: null,
+  attentionScale: 1 / Math.sqrt(8),
+  fingerprint: 'test',
+}
+const site: Site = { layer: 0, part: 'keys', model, heads: 2, dim: 8 }
+`
+
+const eviction = {
+  options: ({ title }) => `import { fraction } from '@kvloom/core'
+
+/** Options of ${title}. */
+export const options = {
+  keep: fraction({ default: 0.5, doc: "Fraction of the prompt's tokens kept, per KV head." }),
+}
+`,
+  source: (method) => `${header(method)}
+import { defineScorer } from '@kvloom/core'
+import { sqrt, square, sum } from '@tensorflow/tfjs-core'
+import { options } from './options'
+
+/** Keeps the tokens of largest score at the end of the prompt. */
+export const ${method.camel} = defineScorer({
+  name: '${method.name}',
+  title: '${method.title}',
+  summary: 'One line that says what it does.',
+  options,
+  needs: { keys: { of: 'keys' } },
+  // Put the paper's score here: keys [kvHeads, tokens, keyDim] to scores [kvHeads, tokens], larger = keep.
+  score: ({ keys }) => sqrt(sum(square(keys), -1)),
+})
+`,
+  test: (method) => `import { type ModelShape, OptionError, type Site } from '@kvloom/core'
+import '@tensorflow/tfjs-backend-cpu'
+import { type Tensor, ready, setBackend, tensor3d } from '@tensorflow/tfjs-core'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { ${method.camel} } from './${method.name}'
+
+${SITE}
+beforeAll(async () => {
+  await setBackend('cpu')
+  await ready()
+})
+
+const scorerOf = (keep: number) => {
+  const [stage] = ${method.camel}({ keep }).stages
+  if (stage?.kind !== 'score') throw new Error('${method.name} has no score stage')
+  return stage.bind(site)
+}
+
+describe('${method.name}', () => {
+  it('keeps the fraction it was asked for', () => {
+    expect(scorerOf(0.25).count(100)).toBe(25)
+    expect(scorerOf(1).count(100)).toBe(100)
+  })
+
+  it('gives every KV head and token a number', async () => {
+    // [kvHeads = 1, tokens = 2, keyDim = 2]
+    const keys = tensor3d([[[3, 4], [0, 1]]])
+    const scores = scorerOf(0.5).score({ keys }, {}) as Tensor
+    expect(scores.shape).toEqual([1, 2])
+    expect([...(await scores.data())]).toEqual([5, 1])
+  })
+
+  it('refuses a fraction above 1', () => {
+    expect(() => ${method.camel}({ keep: 1.5 })).toThrow(OptionError)
+  })
+})
+`,
+}
+
+const quantizers = {
+  options: ({ title }) => `import { integer } from '@kvloom/core'
+
+/** Options of ${title}. */
+export const options = {
+  recent: integer({ default: 32, min: 0, doc: 'Newest tokens that stay exact.' }),
+}
+`,
+  source: (method) => `${header(method)}
+import { defineQuantizer } from '@kvloom/core'
+import { clone } from '@tensorflow/tfjs-core'
+import { options } from './options'
+
+/** Stores sealed rows as they are, until the paper's encoding stands here. */
+export const ${method.camel} = defineQuantizer({
+  name: '${method.name}',
+  title: '${method.title}',
+  summary: 'One line that says what it does.',
+  options,
+  window: ({ recent }) => ({
+    sinks: 0,
+    keys: { recent, block: 1, drain: 'blocks' },
+    values: { recent, block: 1, drain: 'blocks' },
+  }),
+  quantizer: () => ({
+    layout: { kind: 'custom' },
+    rowsPerGroup: 1,
+    theoreticalBitsPerValue: 32,
+    // Pack here, with the kernels of @kvloom/kernels: rows [heads, tokens, dim] f32 to named tensors, which are what is held.
+    encode: (rows) => ({ rows: clone(rows) }),
+    decode: ({ rows }) => {
+      if (!rows) throw new TypeError('${method.name}: the block holds no tensor named rows')
+      return clone(rows)
+    },
+  }),
+})
+`,
+  test: (method) => `import { type ModelShape, OptionError, type Site } from '@kvloom/core'
+import '@tensorflow/tfjs-backend-cpu'
+import { randomNormal, ready, setBackend } from '@tensorflow/tfjs-core'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { ${method.camel} } from './${method.name}'
+
+/** Largest error of a value after encode and decode. */
+const TOLERANCE = 0
+
+${SITE}
+beforeAll(async () => {
+  await setBackend('cpu')
+  await ready()
+})
+
+describe('${method.name}', () => {
+  it('gives back rows within its tolerance', async () => {
+    const [stage] = ${method.camel}().stages
+    if (stage?.kind !== 'quantize') throw new Error('${method.name} has no quantize stage')
+    const quantizer = stage.bind(site)
+    // [heads, tokens, dim]
+    const rows = randomNormal([2, 4, 8], 0, 1, 'float32', 1)
+    const decoded = quantizer.decode(quantizer.encode(rows), 4)
+    expect(decoded.shape).toEqual(rows.shape)
+    const [given, got] = [await rows.data(), await decoded.data()]
+    const error = Math.max(...Array.from(given, (value, i) => Math.abs(value - Number(got[i]))))
+    expect(error).toBeLessThanOrEqual(TOLERANCE)
+  })
+
+  it('proposes the window of its options', () => {
+    expect(${method.camel}({ recent: 64 }).window?.keys.recent).toBe(64)
+  })
+
+  it('refuses half a token', () => {
+    expect(() => ${method.camel}({ recent: 0.5 })).toThrow(OptionError)
+  })
+})
+`,
+}
+
+/** By folder under packages/. */
+export const stageTemplates = {
+  quantizers,
+  eviction,
+  predictors: byStage('predict', {
+    parts: true,
+    doc: 'Predicts nothing (zeros) from the layer before, until the fitted predictor stands here.',
+    imports: "import { type Tensor, zerosLike } from '@tensorflow/tfjs-core'\n",
+    stage: {
+      when: 'seal',
+      bound: '{ sources: [{ back: 1, part }], predict: ([before]) => zerosLike(before as Tensor) }',
+    },
+  }),
+  recall: byStage('recall', {
+    parts: false,
+    doc: 'Recalls the oldest rows, until the index of the paper stands here.',
+    imports: "import { range, reshape, tile } from '@tensorflow/tfjs-core'\n",
+    stage: {
+      when: 'read',
+      bound: `{
+        tier: 'device',
+        index: () => ({}),
+        // int32 [queryHeads, budget]
+        select: (queries, _index, budget) => tile(reshape(range(0, budget, 1, 'int32'), [1, budget]), [queries.shape[0] ?? 1, 1]),
+      }`,
+    },
+  }),
+  'low-rank': byStage('transform', {
+    parts: true,
+    doc: 'Stores rows as they are, until the projection stands here.',
+    imports: "import { clone } from '@tensorflow/tfjs-core'\n",
+    stage: {
+      when: 'seal',
+      bound: `{
+        fitted: 'model',
+        needs: {},
+        // rows [heads, tokens, dim] = tokenScale * (main . up) + bias
+        encode: (rows) => ({ main: clone(rows), side: {} }),
+        decoder: () => ({}),
+      }`,
+    },
+  }),
+  sequence: byStage('resample', {
+    parts: false,
+    doc: 'Replaces every row by itself, until the map along the sequence stands here.',
+    imports: "import { clone } from '@tensorflow/tfjs-core'\n",
+    stage: { when: 'room', bound: '{ from: 1, to: 1, apply: (rows) => clone(rows) }' },
+  }),
+  'cross-layer': byStage('model', {
+    parts: false,
+    doc: 'Every layer reads its own cache, until the choice of the paper stands here.',
+    stage: { when: 'load', bound: '{ sourceLayer: (layer) => layer }' },
+  }),
+}

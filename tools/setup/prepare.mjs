@@ -1,0 +1,154 @@
+// Installs and builds what is stale. Two stamps make the usual case quick: one over the manifests, one over the sources.
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, statSync, writeSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { explain, runNpx, SetupError } from './child.mjs'
+import {
+  filesUnder,
+  hashOfContents,
+  hashOfTimes,
+  packageFolders,
+  pinnedPnpm,
+  readStamp,
+  root,
+  writeStamp,
+} from './workspace.mjs'
+
+const LOCK = join(root, '.turbo', 'setup.lock')
+const LOCK_STALE_MS = 30 * 60_000
+const LOCK_POLL_MS = 300
+
+/**
+ * Makes the workspace ready to run, or with `types` also to be checked and published (declarations take longer to build).
+ * Silent when there is nothing to do.
+ */
+export async function prepare({ types = false } = {}) {
+  const tasks = types ? ['build', 'types'] : ['build']
+  if (isInstalled() && tasks.every(isFresh)) return
+  await withLock(async () => {
+    if (!isInstalled()) await install()
+    if (!tasks.every(isFresh)) await build(tasks)
+  })
+}
+
+function installHash() {
+  const manifests = packageFolders().map((folder) => join(folder, 'package.json'))
+  const files = [
+    join(root, 'package.json'),
+    join(root, 'pnpm-workspace.yaml'),
+    join(root, 'pnpm-lock.yaml'),
+    ...manifests,
+  ]
+  return `${process.platform}-${process.arch}-${hashOfContents(files)}`
+}
+
+function isInstalled() {
+  return readStamp('install')?.hash === installHash()
+}
+
+async function install() {
+  say('installing the dependencies (once)')
+  const args = [pinnedPnpm(), 'install', '--frozen-lockfile', '--config.confirm-modules-purge=false']
+  await step('the installation', args)
+  writeStamp('install', { hash: installHash() })
+}
+
+/** Everything a build reads; tests and generated files are not part of it. */
+function buildInputs() {
+  const folders = packageFolders()
+  const own = ['package.json', 'tsup.config.ts', 'tsconfig.json']
+  const files = folders.flatMap((folder) => [
+    ...own.map((name) => join(folder, name)).filter((path) => existsSync(path)),
+    ...filesUnder(join(folder, 'src')),
+    ...filesUnder(join(folder, 'assembly')),
+  ])
+  const shared = [
+    ...filesUnder(join(root, 'tools', 'presets')),
+    join(root, 'tsconfig.base.json'),
+    join(root, 'turbo.json'),
+  ]
+  return [...files, ...shared].filter((path) => !path.endsWith('.test.ts') && !path.endsWith('.generated.ts'))
+}
+
+/** What a task of turbo.json writes. */
+function outputsOf(task) {
+  return packageFolders().flatMap((folder) => {
+    const built = filesUnder(join(folder, 'dist'))
+    if (task === 'types') return built.filter((path) => path.endsWith('.d.ts'))
+    const generated = filesUnder(join(folder, 'src')).filter((path) => path.endsWith('.generated.ts'))
+    return [...built.filter((path) => !path.endsWith('.d.ts')), ...generated]
+  })
+}
+
+function isFresh(task) {
+  const stamp = readStamp(task)
+  return stamp?.inputs === hashOfTimes(buildInputs()) && stamp.outputs === hashOfTimes(outputsOf(task))
+}
+
+async function build(tasks) {
+  say('building what changed')
+  const inputs = hashOfTimes(buildInputs())
+  const concurrency = `--concurrency=${Math.max(2, availableParallelism())}`
+  // Through pnpm, because turbo looks for it on the path.
+  const turbo = ['turbo', 'run', ...tasks, '--filter=./packages/**', '--output-logs=errors-only', concurrency]
+  await step('the build', [pinnedPnpm(), 'exec', ...turbo])
+  for (const task of tasks) writeStamp(task, { inputs, outputs: hashOfTimes(outputsOf(task)) })
+}
+
+async function step(name, npxArgs) {
+  let output = ''
+  const env = { TURBO_TELEMETRY_DISABLED: '1', TURBO_NO_UPDATE_NOTIFIER: '1', DO_NOT_TRACK: '1' }
+  const capture = (tail) => {
+    output = tail
+  }
+  const exitCode = await runNpx(npxArgs, { env, capture })
+  if (exitCode !== 0) throw new SetupError(explain(name, exitCode, output), exitCode)
+}
+
+/** Two commands started at once in one folder do not build over each other. */
+async function withLock(work) {
+  let told = false
+  while (!takeLock()) {
+    if (!told) say('waiting for another set-up in this folder')
+    told = true
+    await sleep(LOCK_POLL_MS)
+  }
+  const release = () => rmSync(LOCK, { force: true })
+  process.once('exit', release)
+  try {
+    await work()
+  } finally {
+    process.off('exit', release)
+    release()
+  }
+}
+
+function takeLock() {
+  mkdirSync(join(root, '.turbo'), { recursive: true })
+  try {
+    const file = openSync(LOCK, 'wx')
+    writeSync(file, String(process.pid))
+    closeSync(file)
+    return true
+  } catch (error) {
+    if (error.code !== 'EEXIST') throw new SetupError(explain('the set-up', 1, String(error)))
+  }
+  if (isStale()) rmSync(LOCK, { force: true })
+  return false
+}
+
+function isStale() {
+  try {
+    if (Date.now() - statSync(LOCK).mtimeMs > LOCK_STALE_MS) return true
+    const holder = Number(readFileSync(LOCK, 'utf8'))
+    if (holder > 0) process.kill(holder, 0)
+    return false
+  } catch (error) {
+    return error.code === 'ESRCH'
+  }
+}
+
+function say(message) {
+  process.stderr.write(`kvloom: ${message} ...\n`)
+}
