@@ -1,0 +1,56 @@
+/** Compares kept sets: exact where the cut is unique, else any choice among the tied tokens is right. */
+import type { NdArray } from './array'
+import { type TensorResult, wrong } from './compare'
+
+/** Tokens whose scores are so close to the cut are tied (the convention of the golden eviction data). */
+export const TIE = { abs: 2e-7, rel: 2e-6 }
+
+/**
+ * Compares the kept positions `[heads, kept]`, or `[kept]` for one set of all heads.
+ * @param scores `[heads, tokens]`, larger = keep: where given, a token may differ if its score ties with the cut.
+ * @param tie distance below which scores tie; default `TIE`.
+ */
+export function compareKept(
+  name: string,
+  actual: NdArray,
+  expected: NdArray,
+  scores?: NdArray,
+  tie: { readonly abs: number; readonly rel: number } = TIE,
+): TensorResult {
+  if (actual.shape.join() !== expected.shape.join())
+    return wrong(name, `shape [${actual.shape.join(', ')}], expected [${expected.shape.join(', ')}]`)
+  const kept = expected.shape.at(-1) ?? 0
+  const heads = kept === 0 ? 0 : expected.data.length / kept
+  const tokens = scores?.shape.at(-1) ?? 0
+  let [misses, where, tied] = [0, '', 0]
+  for (let head = 0; head < heads; head++) {
+    const [have, want] = [rowOf(actual, head, kept), rowOf(expected, head, kept)]
+    const [haveSet, wantSet] = [new Set(have), new Set(want)]
+    if (haveSet.size !== kept) return wrong(name, `head ${head} keeps a token twice`)
+    if (have.some((token, i) => i > 0 && token <= (have[i - 1] ?? -1)))
+      return wrong(name, `head ${head} is not in the order of the text`)
+    const different = [...have.filter((t) => !wantSet.has(t)), ...want.filter((t) => !haveSet.has(t))]
+    if (different.length === 0) continue
+    const scoreOf = (token: number) => scores?.data[head * tokens + token] ?? Number.NaN
+    const cut = Math.min(...want.map(scoreOf))
+    for (const token of different) {
+      // Without scores the comparison below is with NaN: no tie.
+      if (Math.abs(scoreOf(token) - cut) <= tie.abs + tie.rel * Math.abs(cut)) tied++
+      else {
+        misses++
+        where ||= `head ${head}, token ${token}`
+      }
+    }
+  }
+  return {
+    name,
+    error: misses,
+    tolerance: 0,
+    where: where || (tied ? `${tied / 2} tied` : 'all'),
+    passed: misses === 0,
+  }
+}
+
+const rowOf = ({ data }: NdArray, head: number, width: number): number[] => [
+  ...data.subarray(head * width, (head + 1) * width),
+]

@@ -1,0 +1,8 @@
+export type { CreateMethod, GoldenMethods } from './golden/adapters/types'
+export type { TensorResult } from './golden/compare'
+export { GoldenError } from './golden/errors'
+export { formatGolden, summarizeGolden } from './golden/format'
+export { type GoldenOptions, type GoldenResult, runGolden } from './golden/run'
+export { type SuiteOptions, type TestRunner, testCompressor } from './suite/compressor'
+export { type GoldenTestOptions, testGolden } from './suite/golden'
+export { SHAPES, syntheticModel } from './suite/shapes'

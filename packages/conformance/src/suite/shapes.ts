@@ -1,0 +1,75 @@
+/** Small synthetic models and their seeded rows. */
+import type { ModelShape } from '@kvloom/core'
+import { type Tensor, tensor3d } from '@tensorflow/tfjs-core'
+
+interface Dims {
+  readonly queryHeads: number
+  readonly kvHeads: number
+  readonly keyDim: number
+  readonly valueDim: number
+}
+
+/** A model of two layers with rotary positions. */
+export function syntheticModel({ queryHeads, kvHeads, keyDim, valueDim }: Dims): ModelShape {
+  return {
+    name: `${queryHeads}q ${kvHeads}kv, dims ${keyDim}/${valueDim}`,
+    layers: 2,
+    queryHeads,
+    kvHeads,
+    keyDim,
+    valueDim,
+    contextLength: 4096,
+    rope: {
+      dim: keyDim,
+      frequencies: Float64Array.from({ length: keyDim / 2 }, (_, j) => 10000 ** ((-2 * j) / keyDim)),
+      attentionFactor: 1,
+    },
+    attentionScale: 1 / Math.sqrt(keyDim),
+    fingerprint: `synthetic-${queryHeads}-${kvHeads}-${keyDim}-${valueDim}`,
+  }
+}
+
+/** Grouped queries, head dims 32, 64 and 80, and keys wider than values. */
+export const SHAPES: readonly ModelShape[] = [
+  syntheticModel({ queryHeads: 4, kvHeads: 2, keyDim: 32, valueDim: 32 }),
+  syntheticModel({ queryHeads: 2, kvHeads: 2, keyDim: 64, valueDim: 32 }),
+  syntheticModel({ queryHeads: 3, kvHeads: 1, keyDim: 80, valueDim: 80 }),
+]
+
+/** Queries, keys and values of one layer, before RoPE; the caller disposes. */
+export interface StepRows {
+  readonly queries: Tensor
+  readonly keys: Tensor
+  readonly values: Tensor
+}
+
+/** Rows of tokens `from ... from + count` of the sequence named by `seed`: the same however they are cut. */
+export function rowsAt(model: ModelShape, layer: number, from: number, count: number, seed: number): StepRows {
+  const rows = (part: number, heads: number, dim: number): Tensor => {
+    const data = new Float32Array(heads * count * dim)
+    for (let head = 0; head < heads; head++)
+      for (let i = 0; i < count; i++) {
+        const random = seeded(((((seed * 31 + layer) * 31 + part) * 31 + head) * 4099 + from + i) >>> 0)
+        // Some tokens matter more than others: their rows are larger.
+        const size = part === 1 ? 0.5 + 2 * random() : 1
+        for (let c = 0; c < dim; c++) data[(head * count + i) * dim + c] = size * (2 * random() - 1)
+      }
+    return tensor3d(data, [heads, count, dim])
+  }
+  return {
+    queries: rows(0, model.queryHeads, model.keyDim),
+    keys: rows(1, model.kvHeads, model.keyDim),
+    values: rows(2, model.kvHeads, model.valueDim),
+  }
+}
+
+/** mulberry32: numbers in [0, 1). */
+function seeded(seed: number): () => number {
+  let state = seed
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296
+  }
+}

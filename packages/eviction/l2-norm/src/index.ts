@@ -1,0 +1,3 @@
+export { attentionLoss } from './attention-loss'
+export { l2Norm } from './l2-norm'
+export { l2NormOptions } from './options'

@@ -1,0 +1,2 @@
+export { snapkvOptions } from './options'
+export { snapkv } from './snapkv'

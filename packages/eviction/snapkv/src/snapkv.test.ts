@@ -1,0 +1,65 @@
+import { testCompressor, testGolden } from '@kvloom/conformance'
+import { OptionError, type Site, stagesOn } from '@kvloom/core'
+import { registerKernels } from '@kvloom/kernels'
+import { setBackend, tensor2d } from '@tensorflow/tfjs-core'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { snapkv } from './snapkv'
+
+const runner = { describe, it, expect }
+testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { snapkv } })
+testCompressor(runner, { name: 'snapkv', make: () => snapkv({ keep: 0.4, window: 12 }) })
+
+const site: Site = {
+  layer: 0,
+  part: 'keys',
+  model: {
+    name: 'test',
+    layers: 1,
+    queryHeads: 2,
+    kvHeads: 1,
+    keyDim: 2,
+    valueDim: 2,
+    contextLength: 100,
+    rope: null,
+    attentionScale: 1,
+    fingerprint: 'test',
+  },
+  heads: 1,
+  dim: 2,
+}
+const scorer = (options: Parameters<typeof snapkv>[0]) => {
+  const [stage] = stagesOn(snapkv(options), 'score', 0)
+  if (!stage) throw new Error('no scorer')
+  return stage.bind(site)
+}
+
+describe('snapkv', () => {
+  beforeAll(async () => {
+    await registerKernels('wasm')
+    await setBackend('wasm')
+  })
+
+  it('pools over neighbours, zeros beyond the ends included, averages heads and keeps the window', async () => {
+    const attention = tensor2d([
+      [0.3, 0.6, 0, 0.9, 1, 1],
+      [0.9, 0, 0.6, 0.3, 1, 1],
+    ])
+    const scores = scorer({ window: 2, kernel: 3 }).score({ attention }, {})
+    if ('scores' in scores) throw new Error('no columns are declared')
+    // Per token (0.6, 0.3, 0.3, 0.6) over two heads and two queries: 0.3, 0.15, 0.15, 0.3.
+    const expected = [0.45 / 3, 0.6 / 3, 0.6 / 3, 0.45 / 3, 1.2, 1.2]
+    const got = await scores.data()
+    for (const [i, score] of expected.entries()) expect(got[i]).toBeCloseTo(score, 6)
+  })
+
+  it('leaves prompts alone that are no longer than the window', () => {
+    expect(scorer({ window: 64, keep: 0.5 }).count(64)).toBe(64)
+    expect(scorer({ window: 64, keep: 0.5 }).count(65)).toBe(32)
+  })
+
+  it('refuses options out of range', () => {
+    expect(() => snapkv({ kernel: 4 })).toThrow(OptionError)
+    expect(() => snapkv({ window: 0 })).toThrow(OptionError)
+    expect(() => snapkv({ keep: 1.5 })).toThrow(OptionError)
+  })
+})

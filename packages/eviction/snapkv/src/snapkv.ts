@@ -1,0 +1,66 @@
+/**
+ * SnapKV: what the last queries of a prompt attend to is what the answer will need. Their attention to every earlier token
+ * is averaged, smoothed along the tokens so that neighbours of an important token stay too, and the best tokens are kept
+ * beside the window itself.
+ *
+ * Y. Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation" (arXiv 2404.14469), section 4. What differs:
+ * scores are averaged over a KV head's query heads, so a GQA cache stays as small as it was (the authors repeat it to every
+ * query head first), the amount is a fraction of the prompt, and pooling averages; all three as NVIDIA/kvpress does it.
+ */
+import { defineScorer, OptionError } from '@kvloom/core'
+import {
+  add,
+  addN,
+  concat,
+  div,
+  fill,
+  max,
+  mean,
+  mul,
+  pad,
+  reshape,
+  slice,
+  type Tensor,
+  zeros,
+} from '@tensorflow/tfjs-core'
+import { snapkvOptions } from './options'
+
+/** Keeps the tokens that the last `window` prompt queries attend to most, and those queries' own tokens. */
+export const snapkv = defineScorer({
+  name: 'snapkv',
+  title: 'SnapKV',
+  summary: 'Keeps what the last queries of the prompt attend to.',
+  paper: {
+    title: 'SnapKV: LLM Knows What You are Looking for Before Generation',
+    link: 'https://arxiv.org/abs/2404.14469',
+  },
+  options: snapkvOptions,
+  when({ kernel }) {
+    if (kernel % 2 === 0) throw new OptionError('snapkv', 'kernel', kernel, 'an odd number from 1')
+    return 'promptEnd'
+  },
+  needs: ({ window }) => ({ attention: { of: 'attention', queries: window, reduce: 'sum' } }),
+  count: (tokens, { keep, window }) => (tokens <= window ? tokens : Math.trunc(tokens * keep)),
+  score({ attention }, { window, kernel }, { site }) {
+    const [queryHeads = 0, tokens = 0] = attention.shape
+    if (tokens <= window) return zeros([site.model.kvHeads, tokens]) // all stay, see count
+    const past = tokens - window
+    const votes = div(slice(attention, [0, 0], [queryHeads, past]), window) // [queryHeads, past]
+    const pooled = averagePool(votes, kernel)
+    const perGroup = reshape(pooled, [site.model.kvHeads, queryHeads / site.model.kvHeads, past])
+    const scores = mean(perGroup, 1) // [kvHeads, past]
+    const above = add(max(scores), 1) // the window stays: better than every other token of the layer
+    return concat([scores, mul(fill([site.model.kvHeads, window], 1), above)], 1) // [kvHeads, tokens]
+  },
+})
+
+/** Mean over `kernel` neighbours of each column of `[rows, columns]`; beyond the ends are zeros, and they count. */
+function averagePool(x: Tensor, kernel: number): Tensor {
+  const [rows = 0, columns = 0] = x.shape
+  const side = (kernel - 1) / 2
+  const padded = pad(x, [
+    [0, 0],
+    [side, side],
+  ])
+  return div(addN(Array.from({ length: kernel }, (_, shift) => slice(padded, [0, shift], [rows, columns]))), kernel)
+}

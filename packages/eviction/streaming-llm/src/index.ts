@@ -1,0 +1,2 @@
+export { streamingLlmOptions } from './options'
+export { streamingLlm } from './streaming-llm'

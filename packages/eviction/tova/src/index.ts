@@ -1,0 +1,2 @@
+export { tovaOptions } from './options'
+export { tova } from './tova'

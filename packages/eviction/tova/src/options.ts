@@ -1,0 +1,14 @@
+import { fraction, integer } from '@kvloom/core'
+
+/** Options of `tova()`. */
+export const tovaOptions = {
+  cache: integer({
+    default: 0,
+    min: 0,
+    doc: 'The authors’ form: most tokens a layer holds after every append. 0: evict once, by `keep`.',
+  }),
+  keep: fraction({
+    default: 0.5,
+    doc: 'Evicting once: fraction of the prompt that stays; the newest token always does. Not beside `cache`.',
+  }),
+}

@@ -1,0 +1,47 @@
+/**
+ * TOVA: a transformer is a multi-state RNN; when its state is full, the token that the newest query attends to least is
+ * dropped. The attention is averaged over all heads, so a layer holds one set of tokens.
+ *
+ * M. Oren, M. Hassid, N. Yarden, Y. Adi, R. Schwartz, "Transformers are Multi-State RNNs" (arXiv 2401.06104), section 3.2.
+ * What differs: besides the authors' form (`cache`: a fixed size, after the prompt and after every step, nothing is
+ * protected) there is the one of NVIDIA/kvpress (`keep`: once, at the end of the prompt, the newest token stays).
+ */
+import { defineScorer, OptionError } from '@kvloom/core'
+import { add, concat, max, mean, reshape, slice, type Tensor } from '@tensorflow/tfjs-core'
+import { tovaOptions } from './options'
+
+/** Keeps the tokens that the newest query attends to most: `cache` of them at any time, or `keep · tokens` once. */
+export const tova = defineScorer({
+  name: 'tova',
+  title: 'TOVA',
+  summary: 'Drops the tokens that the newest query attends to least; one set per layer.',
+  paper: { title: 'Transformers are Multi-State RNNs', link: 'https://arxiv.org/abs/2401.06104' },
+  chunkInvariant: false,
+  options: tovaOptions,
+  when({ cache, keep }) {
+    if (cache > 0 && keep !== tovaOptions.keep.default)
+      throw new OptionError(
+        'tova',
+        'keep',
+        keep,
+        'left out beside cache',
+        'Give a fixed cache or a fraction, not both.',
+      )
+    return cache > 0 ? 'step' : 'promptEnd'
+  },
+  tokenSets: 'layer',
+  needs: { attention: { of: 'attention', queries: 1, reduce: 'sum' } },
+  count: (tokens, { cache, keep }) => (cache > 0 ? Math.min(tokens, cache) : Math.trunc(tokens * keep)),
+  score({ attention }, { cache }) {
+    const scores = mean(attention, 0, true) // [1, tokens]
+    return cache > 0 ? scores : withNewest(scores)
+  },
+})
+
+/** The newest token's score becomes better than all others: `max + 1`. */
+function withNewest(scores: Tensor): Tensor {
+  const [, tokens = 0] = scores.shape
+  if (tokens === 1) return scores
+  const others = slice(scores, [0, 0], [1, tokens - 1])
+  return concat([others, reshape(add(max(others), 1), [1, 1])], 1)
+}

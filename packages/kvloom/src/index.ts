@@ -1,0 +1,11 @@
+/** Everything in one import: the contract, the methods, the engine and the evaluation; kernels under their own name. */
+export * from '@kvloom/core'
+export * from '@kvloom/engine'
+export * from '@kvloom/eval'
+export * as kernels from '@kvloom/kernels'
+export * from '@kvloom/kivi'
+export * from '@kvloom/l2-norm'
+export * from '@kvloom/none'
+export * from '@kvloom/snapkv'
+export * from '@kvloom/streaming-llm'
+export * from '@kvloom/tova'

@@ -1,0 +1,2 @@
+export { kivi } from './kivi'
+export { kiviOptions } from './options'

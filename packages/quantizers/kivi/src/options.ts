@@ -1,0 +1,30 @@
+import { integer, type OptionSpec, oneOf } from '@kvloom/core'
+
+/** Bits of one part: a whole number, or 0 for "as `bits` says". */
+const partBits = (part: string): OptionSpec<number> => ({
+  default: 0,
+  doc: `Bits of a ${part} code, where it differs from bits; 0: as bits.`,
+  allowed: 'a whole number from 1 to 8, or 0 for "as bits"',
+  valid: (v): v is number => typeof v === 'number' && Number.isInteger(v) && v >= 0 && v <= 8,
+})
+
+/** Options of `kivi()`. */
+export const kiviOptions = {
+  bits: integer({ default: 2, min: 1, max: 8, doc: 'Bits of a code. The paper has 2 and 4.' }),
+  keyBits: partBits('key'),
+  valueBits: partBits('value'),
+  group: integer({
+    default: 32,
+    min: 1,
+    doc: 'Numbers that share a scale and a minimum: tokens of a key channel, channels of a value. Divides the head dims.',
+  }),
+  residual: integer({
+    default: 128,
+    min: 1,
+    doc: 'Exact rows: keys wait until so many can be sealed together, values keep so many newest. A multiple of group.',
+  }),
+  metadata: oneOf(['f16', 'f32'], {
+    default: 'f16',
+    doc: 'How scale and minimum are stored; codes are computed from what is stored.',
+  }),
+}

@@ -1,0 +1,2 @@
+export { none } from './none'
+export { noneOptions } from './options'
