@@ -1,6 +1,14 @@
 // Decode attention over 4,096 cached tokens, SmolLM2 geometry, all 30 layers, one thread: own kernels against tfjs ops.
-import { type AffineLayout, type RowSegment, affineEncode, allocateRows, pagedAttention, writeRows } from '@kvloom/kernels'
+
 import { useBackend } from '@kvloom/engine'
+import {
+  type AffineLayout,
+  affineEncode,
+  allocateRows,
+  pagedAttention,
+  type RowSegment,
+  writeRows,
+} from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { type Candidate, interleave, keep } from './harness'
 
@@ -14,7 +22,8 @@ const pageRows = 64
 
 await useBackend('wasm')
 const scale = 1 / Math.sqrt(dim)
-const random = (seed: number, ...shape: [number, number, number]): tf.Tensor3D => tf.randomNormal(shape, 0, 1, 'float32', seed)
+const random = (seed: number, ...shape: [number, number, number]): tf.Tensor3D =>
+  tf.randomNormal(shape, 0, 1, 'float32', seed)
 
 /** Dense pages of every layer, as the cache lays them out. */
 const densePages = (store: 'f32' | 'f16', rows: tf.Tensor3D): RowSegment[] =>
@@ -47,7 +56,16 @@ const own = (name: string, build: (rows: tf.Tensor3D, part: 'keys' | 'values') =
       let last: tf.Tensor | null = null
       for (const { keys, values } of segments) {
         last?.dispose()
-        last = pagedAttention({ queries: [query], keys, values, kvHeads, keyDim: dim, valueDim: dim, scale, causal: true }).output
+        last = pagedAttention({
+          queries: [query],
+          keys,
+          values,
+          kvHeads,
+          keyDim: dim,
+          valueDim: dim,
+          scale,
+          causal: true,
+        }).output
       }
       await last?.data()
       last?.dispose()
@@ -80,7 +98,13 @@ const kivi = (bits: number) =>
       : affinePages({ kind: 'affine', bits, group: 32, along: 'channels', metadata: 'f16' }, rows, 32),
   )
 
-const candidates = [own('dense f32', (rows) => densePages('f32', rows)), own('dense f16', (rows) => densePages('f16', rows)), kivi(2), kivi(4), plain]
+const candidates = [
+  own('dense f32', (rows) => densePages('f32', rows)),
+  own('dense f16', (rows) => densePages('f16', rows)),
+  kivi(2),
+  kivi(4),
+  plain,
+]
 const timings = await interleave(candidates, rounds)
 await keep(`attention-${tokens}`, {
   what: `Decode attention of one token over ${tokens} cached tokens, ${layers} layers, ${queryHeads} query and ${kvHeads} KV heads of ${dim}, wasm, one thread; milliseconds for all layers.`,

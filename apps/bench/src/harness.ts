@@ -65,7 +65,10 @@ export const machine = () => ({
 })
 
 /** Writes `results/NAME.json` and prints the table. */
-export async function keep(name: string, result: Record<string, unknown> & { readonly timings: readonly Timing[] }): Promise<void> {
+export async function keep(
+  name: string,
+  result: Record<string, unknown> & { readonly timings: readonly Timing[] },
+): Promise<void> {
   const folder = new URL('../results/', import.meta.url)
   await mkdir(folder, { recursive: true })
   const file = fileURLToPath(new URL(`${name}.json`, folder))

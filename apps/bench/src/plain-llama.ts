@@ -69,7 +69,11 @@ export async function plainLlama(model: Model): Promise<PlainLlama> {
         const next: typeof cache = []
         for (const [l, w] of layers.entries()) {
           const x = norm(hidden, w.attentionNorm)
-          const q = rotate(tf.reshape(tf.matMul(x as tf.Tensor2D, w.query), [shape.queryHeads, 1, shape.keyDim]), cos, sin)
+          const q = rotate(
+            tf.reshape(tf.matMul(x as tf.Tensor2D, w.query), [shape.queryHeads, 1, shape.keyDim]),
+            cos,
+            sin,
+          )
           const k = rotate(tf.reshape(tf.matMul(x as tf.Tensor2D, w.key), [shape.kvHeads, 1, shape.keyDim]), cos, sin)
           const v = tf.reshape(tf.matMul(x as tf.Tensor2D, w.value), [shape.kvHeads, 1, shape.valueDim])
           const held = cache[l]

@@ -27,8 +27,19 @@ interface Row {
 }
 interface Expected {
   readonly source: string
-  readonly P: { readonly tokens: number; readonly chunk: number; readonly scoreFrom: number; readonly idsSha256: string; readonly rows: readonly Row[] }
-  readonly E: { readonly tokens: number; readonly promptTokens: number; readonly idsSha256: string; readonly rows: readonly (Row & { readonly keep: number })[] }
+  readonly P: {
+    readonly tokens: number
+    readonly chunk: number
+    readonly scoreFrom: number
+    readonly idsSha256: string
+    readonly rows: readonly Row[]
+  }
+  readonly E: {
+    readonly tokens: number
+    readonly promptTokens: number
+    readonly idsSha256: string
+    readonly rows: readonly (Row & { readonly keep: number })[]
+  }
 }
 
 const here = (path: string) => new URL(`../${path}`, import.meta.url)
@@ -55,7 +66,9 @@ const model = await loadModel(path, { backend: 'wasm' })
 
 async function run(plan: Plan, sha256: string, compositions: readonly Composition[]): Promise<Report> {
   const ids = model.tokenizer.encodeFirst(text, plan.tokens, { bos: false })
-  const digest = createHash('sha256').update(new Uint8Array(ids.buffer, ids.byteOffset, plan.tokens * 4)).digest('hex')
+  const digest = createHash('sha256')
+    .update(new Uint8Array(ids.buffer, ids.byteOffset, plan.tokens * 4))
+    .digest('hex')
   if (digest !== sha256) throw new Error(`the token ids differ from the reference's (sha256 ${digest})`)
   return compare({
     model,
@@ -111,13 +124,13 @@ if (only !== 'E') {
   const { rows, idsSha256, ...o } = expected.P
   const named = rows.map((row) => ({ name: row.composition, compressor: quantizers[row.name] ?? none() }))
   const report = await run(protocolP(o), idsSha256, named)
-  rows.forEach((row, i) => lines.push(line('P', row, report, i)))
+  lines.push(...rows.map((row, i) => line('P', row, report, i)))
 }
 if (only !== 'P') {
   const { rows, idsSha256, ...o } = expected.E
   const named = rows.map((row) => ({ name: row.composition, compressor: evictions[row.name]?.(row.keep) ?? none() }))
   const report = await run(protocolE(o), idsSha256, named)
-  rows.forEach((row, i) => lines.push(line('E', row, report, i)))
+  lines.push(...rows.map((row, i) => line('E', row, report, i)))
 }
 model.dispose()
 process.stderr.write('\n')
@@ -135,7 +148,10 @@ const table = (protocol: 'P' | 'E') => [
 ]
 if (!only) {
   const { cpu, node } = machine()
-  await writeFile(here('results/reference.json'), `${JSON.stringify({ schemaVersion: 1, machine: machine(), lines }, null, 2)}\n`)
+  await writeFile(
+    here('results/reference.json'),
+    `${JSON.stringify({ schemaVersion: 1, machine: machine(), lines }, null, 2)}\n`,
+  )
   const page = [
     '# Reference numbers',
     '',
@@ -160,6 +176,11 @@ if (!only) {
   ]
   await writeFile(new URL('../../../docs/reference-numbers.md', import.meta.url), page.join('\n'))
 }
-process.stdout.write(`${['P', 'E'].filter((p) => only === undefined || p === only).flatMap((p) => table(p as 'P' | 'E')).join('\n')}\n`)
+process.stdout.write(
+  `${['P', 'E']
+    .filter((p) => only === undefined || p === only)
+    .flatMap((p) => table(p as 'P' | 'E'))
+    .join('\n')}\n`,
+)
 const outside = lines.filter((l) => !l.within)
 if (outside.length > 0) process.exitCode = 1

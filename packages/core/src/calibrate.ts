@@ -1,7 +1,8 @@
 /** Only a compressor whose artifacts fit opens a cache. Data-free compressors are ready at once. */
+
+import { compose } from './compose'
 import type { Artifact, KVCompressor, Ready } from './contract'
 import { NotCalibrated } from './errors'
-import { compose } from './compose'
 
 /**
  * Pairs a compressor with the artifacts of its fitted stages.
@@ -10,6 +11,7 @@ import { compose } from './compose'
 export function ready(compressor: KVCompressor, artifacts: readonly Artifact[] = []): Ready {
   const whole = compose(compressor)
   for (const stage of whole.stages)
-    if (stage.fit && !artifacts.some((a) => a.stage === stage.id)) throw new NotCalibrated(stage.id, 'no artifact was given.')
+    if (stage.fit && !artifacts.some((a) => a.stage === stage.id))
+      throw new NotCalibrated(stage.id, 'no artifact was given.')
   return Object.freeze({ compressor: whole, artifacts, ready: true })
 }

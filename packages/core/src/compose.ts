@@ -1,5 +1,16 @@
 /** compose(): flatten, order by kind, fold the space through every stage. An illegal mix is refused here, in one sentence. */
-import type { AnyStage, KVCompressor, Kind, MethodCard, Part, RowStore, Space, Stage, Window, Windows } from './contract'
+import type {
+  AnyStage,
+  Kind,
+  KVCompressor,
+  MethodCard,
+  Part,
+  RowStore,
+  Space,
+  Stage,
+  Window,
+  Windows,
+} from './contract'
 import { KINDS } from './contract'
 import { IncompatibleStages, OptionError, WindowError } from './errors'
 
@@ -18,7 +29,8 @@ const WHOLE: readonly Kind[] = ['model', 'score', 'budget', 'pick', 'resample', 
  */
 export function compose(...parts: readonly KVCompressor[]): KVCompressor {
   const [first] = parts
-  if (!first) throw new OptionError('compose', 'parts', [], 'at least one compressor', 'Use none() for an uncompressed cache.')
+  if (!first)
+    throw new OptionError('compose', 'parts', [], 'at least one compressor', 'Use none() for an uncompressed cache.')
   if (parts.length === 1) return checked(first)
   const stages = KINDS.flatMap((kind) => parts.flatMap((p) => p.stages.filter((s) => s.kind === kind)))
   const store = singleStore(parts)
@@ -53,7 +65,8 @@ export function window(
     ['keys.block', change.keys?.block],
     ['values.block', change.values?.block],
   ] as const)
-    if (value !== undefined && (!Number.isInteger(value) || value < 1)) throw new OptionError('window', name, value, 'a whole number from 1')
+    if (value !== undefined && (!Number.isInteger(value) || value < 1))
+      throw new OptionError('window', name, value, 'a whole number from 1')
   return checked({
     ...compressor,
     window: {
@@ -72,7 +85,12 @@ export function split(o: { readonly keys: KVCompressor; readonly values: KVCompr
       .filter((s) => s.on?.part === undefined || s.on.part === part)
       .map((s) => {
         if (WHOLE.includes(s.kind))
-          throw new IncompatibleStages('split', s.id, `${s.id} (${s.kind}) decides over keys and values together.`, 'Compose it outside: compose(split(...), eviction).')
+          throw new IncompatibleStages(
+            'split',
+            s.id,
+            `${s.id} (${s.kind}) decides over keys and values together.`,
+            'Compose it outside: compose(split(...), eviction).',
+          )
         return { ...s, on: { ...s.on, part } } as AnyStage
       })
   const stages = [...restrict(o.keys, 'keys'), ...restrict(o.values, 'values')]
@@ -89,8 +107,10 @@ export function split(o: { readonly keys: KVCompressor; readonly values: KVCompr
 
 /** Restricts a compressor to some layers; the others stay uncompressed unless another part covers them. */
 export function onLayers(layers: readonly number[], compressor: KVCompressor): KVCompressor {
-  if (layers.some((l) => !Number.isInteger(l) || l < 0)) throw new OptionError('onLayers', 'layers', layers, 'layer numbers from 0')
-  const keep = (s: AnyStage): readonly number[] => (s.on?.layers ? s.on.layers.filter((l) => layers.includes(l)) : layers)
+  if (layers.some((l) => !Number.isInteger(l) || l < 0))
+    throw new OptionError('onLayers', 'layers', layers, 'layer numbers from 0')
+  const keep = (s: AnyStage): readonly number[] =>
+    s.on?.layers ? s.on.layers.filter((l) => layers.includes(l)) : layers
   return checked({
     ...compressor,
     card: { ...compressor.card, name: `${compressor.card.name}@layers[${layers.join(',')}]` },
@@ -109,7 +129,10 @@ export function protectLayers(layers: readonly number[], total: number, compress
 /** The stages of one kind that act on a layer (and part). */
 export function stagesOn<K extends Kind>(c: KVCompressor, kind: K, layer: number, part?: Part): readonly Stage<K>[] {
   return c.stages.filter(
-    (s) => s.kind === kind && (s.on?.layers?.includes(layer) ?? true) && (part === undefined || (s.on?.part ?? part) === part),
+    (s) =>
+      s.kind === kind &&
+      (s.on?.layers?.includes(layer) ?? true) &&
+      (part === undefined || (s.on?.part ?? part) === part),
   ) as unknown as readonly Stage<K>[]
 }
 
@@ -131,7 +154,12 @@ export function foldSpace(stages: readonly AnyStage[], part: Part): Space {
     if ((stage.on?.part ?? part) !== part) continue
     const next = stage.accepts(space, earlier)
     if (next.rope !== space.rope && space.rope !== 'none' && !space.pairsIntact)
-      throw new IncompatibleStages(earlier, stage.id, `${stage.id} takes ${next.rope}-RoPE rows, but ${earlier} broke the rotary pairs.`, 'Use a variant that works on the same side of RoPE.')
+      throw new IncompatibleStages(
+        earlier,
+        stage.id,
+        `${stage.id} takes ${next.rope}-RoPE rows, but ${earlier} broke the rotary pairs.`,
+        'Use a variant that works on the same side of RoPE.',
+      )
     space = next
     earlier = stage.id
   }
@@ -143,7 +171,12 @@ function checked(c: KVCompressor): KVCompressor {
   const scorer = c.stages.find((s) => s.kind === 'score')
   for (const s of c.stages)
     if (s.kind === 'budget' && !scorer)
-      throw new IncompatibleStages('none', s.id, `${s.id} shares out a budget by scores, and nothing scores.`, 'Add a scorer, for example snapkv().')
+      throw new IncompatibleStages(
+        'none',
+        s.id,
+        `${s.id} shares out a budget by scores, and nothing scores.`,
+        'Add a scorer, for example snapkv().',
+      )
   foldSpace(c.stages, 'keys')
   foldSpace(c.stages, 'values')
   if (c.window) for (const part of ['keys', 'values'] as const) checkWindow(part, c.window[part])
@@ -153,7 +186,8 @@ function checked(c: KVCompressor): KVCompressor {
 function checkWindow(part: Part, w: Window): void {
   if (w.recent !== Number.POSITIVE_INFINITY && (!Number.isInteger(w.recent) || w.recent < 0))
     throw new WindowError(`The ${part} window keeps ${w.recent} recent rows.`, 'Give a whole number from 0.')
-  if (!Number.isInteger(w.block) || w.block < 1) throw new WindowError(`The ${part} window seals blocks of ${w.block} rows.`, 'Give a whole number from 1.')
+  if (!Number.isInteger(w.block) || w.block < 1)
+    throw new WindowError(`The ${part} window seals blocks of ${w.block} rows.`, 'Give a whole number from 1.')
 }
 
 function refuseTwins(stages: readonly AnyStage[]): void {
@@ -197,7 +231,12 @@ function singleStore(parts: readonly KVCompressor[]): RowStore | undefined {
   const [a, ...rest] = parts.filter((p) => p.store !== undefined)
   const b = rest.find((p) => p.store !== a?.store)
   if (a && b)
-    throw new IncompatibleStages(a.card.name, b.card.name, 'they store exact rows differently.', "Say which: window({ store: 'f16' }, ...) around one of them.")
+    throw new IncompatibleStages(
+      a.card.name,
+      b.card.name,
+      'they store exact rows differently.',
+      "Say which: window({ store: 'f16' }, ...) around one of them.",
+    )
   return a?.store
 }
 
@@ -210,7 +249,12 @@ function mergeWindows(parts: readonly KVCompressor[]): Windows | undefined {
     const differs = (g: (typeof given)[number]) => JSON.stringify(g.window[part]) !== JSON.stringify(a?.window[part])
     const b = rest.find(differs)
     if (a && b)
-      throw new IncompatibleStages(a.name, b.name, `they propose different windows for ${part}.`, 'Say which: window({ keys, values, sinks }, ...) around one of them.')
+      throw new IncompatibleStages(
+        a.name,
+        b.name,
+        `they propose different windows for ${part}.`,
+        'Say which: window({ keys, values, sinks }, ...) around one of them.',
+      )
     return a?.window[part] ?? UNBOUNDED
   }
   return { sinks: Math.max(...given.map((g) => g.window.sinks)), keys: one('keys'), values: one('values') }

@@ -11,10 +11,23 @@ export type Tensors = Readonly<Record<string, Tensor>>
 export type Part = 'keys' | 'values'
 
 /** The kinds of stage, in the order of a token's life. */
-export const KINDS = ['model', 'score', 'budget', 'pick', 'resample', 'transform', 'predict', 'quantize', 'recall'] as const
+export const KINDS = [
+  'model',
+  'score',
+  'budget',
+  'pick',
+  'resample',
+  'transform',
+  'predict',
+  'quantize',
+  'recall',
+] as const
 export type Kind = (typeof KINDS)[number]
 
-/** When a stage acts: at load, before an append, after each decoded step, at the end of the prompt, at sealing, at reading, or every n tokens. */
+/**
+ * When a stage acts: at load; before an append (`room`); after every append, each chunk of a prompt and its end included (`step`); once at the
+ * end of the prompt (`promptEnd`); at sealing; at reading; or whenever a multiple of n tokens is reached, and at the end of the prompt.
+ */
 export type When = 'load' | 'room' | 'step' | 'promptEnd' | 'seal' | 'read' | { readonly everyTokens: number }
 
 /** Identity of a method: what docs, tables and reports print. */
@@ -122,7 +135,10 @@ export interface Bound {
   readonly pick: Pick
   readonly resample: { readonly from: number; readonly to: number; apply(rows: Tensor): Tensor }
   readonly transform: Transform
-  readonly predict: { readonly sources: readonly { readonly back: 0 | 1; readonly part: Part }[]; predict(sources: readonly Tensor[]): Tensor }
+  readonly predict: {
+    readonly sources: readonly { readonly back: 0 | 1; readonly part: Part }[]
+    predict(sources: readonly Tensor[]): Tensor
+  }
   readonly quantize: Quantizer
   readonly recall: Recall
 }
@@ -187,6 +203,8 @@ export interface Quantizer {
   readonly layout: AffineLayout | { readonly kind: 'custom' }
   /** 1: every stored tensor is `[heads, rows, width]` and rows gather; more: rows of a block are sealed, masked and freed together. */
   readonly rowsPerGroup: number
+  /** Largest magnitude its metadata can hold; rows beyond it are refused when they are appended. Default: any finite number. */
+  readonly largest?: number
   /** Formula, for the report; bytes are facts of the ledger. */
   readonly theoreticalBitsPerValue: number
   /** `[heads, n, dim]` f32 to named tensors; n is a multiple of rowsPerGroup. Names in `metadata` count as metadata. */

@@ -1,12 +1,14 @@
 /** Narrow helpers: the common method in about ten lines. Each returns a factory that knows its card and options. */
+
+import type { Tensor } from '@tensorflow/tfjs-core'
 import type {
   Bound,
   KVCompressor,
   MethodCard,
   Needs,
   Observed,
-  Quantizer,
   Pick,
+  Quantizer,
   RowStore,
   Site,
   Space,
@@ -15,8 +17,7 @@ import type {
   When,
   Windows,
 } from './contract'
-import { type OptionSchema, type OptionsOf, fraction, parseOptions } from './options'
-import type { Tensor } from '@tensorflow/tfjs-core'
+import { fraction, type OptionSchema, type OptionsOf, parseOptions } from './options'
 
 /** A method: options in, an immutable compressor out. Docs, the command line and the registry read `card` and `options`. */
 export interface MethodFactory<S extends OptionSchema = OptionSchema> {
@@ -36,7 +37,7 @@ export function defineMethod<S extends OptionSchema>(
   return Object.freeze(Object.assign(factory, { card, options }))
 }
 
-type Described = Required<Record<"name", string>> & Partial<MethodCard>
+type Described = Required<Record<'name', string>> & Partial<MethodCard>
 
 const cardOf = (d: Described, chunkInvariant: boolean): MethodCard => ({
   name: d.name,
@@ -45,7 +46,6 @@ const cardOf = (d: Described, chunkInvariant: boolean): MethodCard => ({
   ...(d.paper ? { paper: d.paper } : {}),
   chunkInvariant: d.chunkInvariant ?? chunkInvariant,
 })
-
 
 /** Every scorer's `keep`, unless it declares its own. */
 const KEEP = { keep: fraction({ default: 0.5, doc: 'Fraction of tokens kept, per KV head.' }) }
@@ -60,6 +60,8 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
     /** Default `promptEnd`. */
     readonly when?: When | ((options: OptionsOf<S>) => When)
     readonly options?: S
+    /** Throw OptionError for options that do not fit each other. */
+    readonly check?: (options: OptionsOf<S>) => void
     readonly needs: N | ((options: OptionsOf<S>, site: Site) => N)
     readonly columns?: readonly string[]
     /** Layers it acts on; default all. */
@@ -76,6 +78,7 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
 ): MethodFactory<S> {
   const schema = (d.options ?? KEEP) as S
   return defineMethod(cardOf(d, true), schema, (options) => {
+    d.check?.(options)
     const keep = (options as Record<string, unknown>)['keep']
     const layers = d.layers?.(options)
     const stage: Stage<'score'> = {
@@ -102,25 +105,30 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
   d: Described & {
     readonly when?: When | ((options: OptionsOf<S>) => When)
     readonly options: S
+    /** Throw OptionError for options that do not fit each other. */
+    readonly check?: (options: OptionsOf<S>) => void
     readonly pick: (options: OptionsOf<S>, site: Site) => Pick<N>
     readonly tokenSets?: Space['tokenSets']
     /** Exact zones it proposes, for example its sinks; merged with a quantizer's. */
     readonly window?: (options: OptionsOf<S>) => Windows
   },
 ): MethodFactory<S> {
-  return defineMethod(cardOf(d, false), d.options, (options) => ({
-    stages: [
-      {
-        kind: 'pick',
-        id: d.name,
-        options: options as Stage['options'],
-        when: typeof d.when === 'function' ? d.when(options) : (d.when ?? 'promptEnd'),
-        accepts: (space) => ({ ...space, tokenSets: d.tokenSets ?? 'head' }),
-        bind: (site) => d.pick(options, site) as Bound['pick'],
-      },
-    ],
-    ...(d.window ? { window: d.window(options) } : {}),
-  }))
+  return defineMethod(cardOf(d, false), d.options, (options) => {
+    d.check?.(options)
+    return {
+      stages: [
+        {
+          kind: 'pick',
+          id: d.name,
+          options: options as Stage['options'],
+          when: typeof d.when === 'function' ? d.when(options) : (d.when ?? 'promptEnd'),
+          accepts: (space) => ({ ...space, tokenSets: d.tokenSets ?? 'head' }),
+          bind: (site) => d.pick(options, site) as Bound['pick'],
+        },
+      ],
+      ...(d.window ? { window: d.window(options) } : {}),
+    }
+  })
 }
 
 /** A quantizer: one stage per part, so keys and values may differ; `window` is what it proposes. */
@@ -160,4 +168,3 @@ export function defineQuantizer<S extends OptionSchema>(
     }
   })
 }
-

@@ -46,7 +46,10 @@ export class ModelMismatch extends KvloomError {
 
 /** A window that its stages cannot work with. */
 export class WindowError extends KvloomError {
-  constructor(reason: string, readonly cure: string) {
+  constructor(
+    reason: string,
+    readonly cure: string,
+  ) {
     super('WINDOW', `${reason} ${cure}`)
   }
 }
@@ -99,8 +102,14 @@ export class UnsupportedStage extends KvloomError {
 
 /** A compressor with fitted stages was opened without artifacts that fit. */
 export class NotCalibrated extends KvloomError {
-  constructor(readonly stage: string, reason: string) {
-    super('NOT_CALIBRATED', `Stage ${stage} needs calibration: ${reason} Run calibrate() on this model and these options first.`)
+  constructor(
+    readonly stage: string,
+    reason: string,
+  ) {
+    super(
+      'NOT_CALIBRATED',
+      `Stage ${stage} needs calibration: ${reason} Run calibrate() on this model and these options first.`,
+    )
   }
 }
 
@@ -111,4 +120,5 @@ export class SerializedCacheError extends KvloomError {
   }
 }
 
-const show = (value: unknown): string => (typeof value === 'string' ? `"${value}"` : String(JSON.stringify(value) ?? value))
+const show = (value: unknown): string =>
+  typeof value === 'string' ? `"${value}"` : String(JSON.stringify(value) ?? value)

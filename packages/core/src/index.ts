@@ -1,8 +1,7 @@
-export { ready } from './calibrate'
-export { compose, foldSpace, NO_SEALING, onLayers, protectLayers, split, stagesOn, window } from './compose'
 export { openCache } from './cache/cache'
 export { restoreCache } from './cache/restore'
-export { KINDS } from './contract'
+export { ready } from './calibrate'
+export { compose, foldSpace, NO_SEALING, onLayers, protectLayers, split, stagesOn, window } from './compose'
 export type {
   AffineLayout,
   AnyStage,
@@ -46,8 +45,9 @@ export type {
   Window,
   Windows,
 } from './contract'
-export { defineMethod, definePick, defineQuantizer, defineScorer } from './define'
+export { KINDS } from './contract'
 export type { MethodFactory } from './define'
+export { defineMethod, definePick, defineQuantizer, defineScorer } from './define'
 export {
   CacheStateError,
   ContextOverflow,
@@ -61,5 +61,5 @@ export {
   UnsupportedStage,
   WindowError,
 } from './errors'
-export { fraction, integer, layerList, oneOf, parseOptions } from './options'
 export type { OptionSchema, OptionSpec, OptionsOf } from './options'
+export { fraction, integer, layerList, oneOf, parseOptions } from './options'

@@ -10,7 +10,9 @@ export interface OptionSpec<T> {
   readonly valid: (value: unknown) => value is T
 }
 export type OptionSchema = Readonly<Record<string, OptionSpec<unknown>>>
-export type OptionsOf<S extends OptionSchema> = { readonly [K in keyof S]: S[K] extends OptionSpec<infer T> ? T : never }
+export type OptionsOf<S extends OptionSchema> = {
+  readonly [K in keyof S]: S[K] extends OptionSpec<infer T> ? T : never
+}
 
 const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value)
 
@@ -46,14 +48,24 @@ export const layerList = (o: { default: readonly number[]; doc: string }): Optio
   default: o.default,
   doc: o.doc,
   allowed: 'a list of layer numbers from 0',
-  valid: (v): v is readonly number[] => Array.isArray(v) && v.every((n) => isNumber(n) && Number.isInteger(n) && n >= 0),
+  valid: (v): v is readonly number[] =>
+    Array.isArray(v) && v.every((n) => isNumber(n) && Number.isInteger(n) && n >= 0),
 })
 
 /** Fills defaults and checks every option. @throws OptionError naming method, option, what was given and what is allowed. */
-export function parseOptions<S extends OptionSchema>(method: string, schema: S, given: Partial<OptionsOf<S>> = {}): OptionsOf<S> {
+export function parseOptions<S extends OptionSchema>(
+  method: string,
+  schema: S,
+  given: Partial<OptionsOf<S>> = {},
+): OptionsOf<S> {
   for (const name of Object.keys(given))
     if (!(name in schema))
-      throw new OptionError(method, name, (given as Record<string, unknown>)[name], `one of the options ${Object.keys(schema).join(', ') || '(none)'}`)
+      throw new OptionError(
+        method,
+        name,
+        (given as Record<string, unknown>)[name],
+        `one of the options ${Object.keys(schema).join(', ') || '(none)'}`,
+      )
   const parsed: Record<string, unknown> = {}
   for (const [name, spec] of Object.entries(schema)) {
     const value = (given as Record<string, unknown>)[name] ?? spec.default

@@ -1,6 +1,7 @@
 /** Rotation tables for exactly the positions of one step, so that no position is too far. Half-split pairs (j, j + dim/2). */
-import * as tf from '@tensorflow/tfjs-core'
+
 import { rope as rotateKernel } from '@kvloom/kernels'
+import * as tf from '@tensorflow/tfjs-core'
 import type { Rope } from './contract'
 
 /** Rotates the rows of one step. Tables are made once per step and position shift, and shared by all layers. */
@@ -36,7 +37,10 @@ export class StepRotation {
     const table = {
       cos: tf.tensor2d(cos, [this.count, pairs]),
       sin: tf.tensor2d(sin, [this.count, pairs]),
-      positions: tf.tensor1d(Int32Array.from({ length: this.count }, (_, i) => i), 'int32'),
+      positions: tf.tensor1d(
+        Int32Array.from({ length: this.count }, (_, i) => i),
+        'int32',
+      ),
     }
     this.tables.set(shift, table)
     return table

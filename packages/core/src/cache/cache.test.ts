@@ -1,5 +1,5 @@
-import * as tf from '@tensorflow/tfjs-core'
 import { affineDecode, affineEncode, registerKernels } from '@kvloom/kernels'
+import * as tf from '@tensorflow/tfjs-core'
 import '@tensorflow/tfjs-backend-cpu'
 import '@tensorflow/tfjs-backend-wasm'
 import { beforeAll, describe, expect, it } from 'vitest'
@@ -7,7 +7,14 @@ import { ready } from '../calibrate'
 import { compose, window } from '../compose'
 import type { KVCache, KVCompressor, ModelShape, Phase } from '../contract'
 import { definePick, defineQuantizer, defineScorer } from '../define'
-import { CacheStateError, ContextOverflow, IncompatibleStages, NonFiniteError, SerializedCacheError, WindowError } from '../errors'
+import {
+  CacheStateError,
+  ContextOverflow,
+  IncompatibleStages,
+  NonFiniteError,
+  SerializedCacheError,
+  WindowError,
+} from '../errors'
 import { fraction, integer } from '../options'
 import { openCache } from './cache'
 import { restoreCache } from './restore'
@@ -24,27 +31,52 @@ const model: ModelShape = {
   attentionScale: 1 / Math.sqrt(32),
   fingerprint: 'synthetic',
 }
-const dense: KVCompressor = { card: { name: 'dense', title: 'dense', summary: '', chunkInvariant: true }, stages: [], store: 'f32' }
+const dense: KVCompressor = {
+  card: { name: 'dense', title: 'dense', summary: '', chunkInvariant: true },
+  stages: [],
+  store: 'f32',
+}
 
 /** A quantizer of both shapes: keys in blocks along tokens, values row by row. */
 const blocks = defineQuantizer({
   name: 'blocks',
-  options: { block: integer({ default: 32, min: 32, doc: '' }), bits: integer({ default: 4, min: 1, max: 8, doc: '' }) },
+  options: {
+    block: integer({ default: 32, min: 32, doc: '' }),
+    bits: integer({ default: 4, min: 1, max: 8, doc: '' }),
+  },
   store: () => 'f32',
-  window: ({ block }) => ({ sinks: 0, keys: { recent: 0, block, drain: 'blocks' }, values: { recent: block, block: 1, drain: 'blocks' } }),
+  window: ({ block }) => ({
+    sinks: 0,
+    keys: { recent: 0, block, drain: 'blocks' },
+    values: { recent: block, block: 1, drain: 'blocks' },
+  }),
   quantizer: ({ bits }, site) => {
-    const layout = { kind: 'affine', bits, group: 32, along: site.part === 'keys' ? 'tokens' : 'channels', metadata: 'f16' } as const
+    const layout = {
+      kind: 'affine',
+      bits,
+      group: 32,
+      along: site.part === 'keys' ? 'tokens' : 'channels',
+      metadata: 'f16',
+    } as const
     return {
       layout,
       rowsPerGroup: site.part === 'keys' ? 32 : 1,
       theoreticalBitsPerValue: bits + 1,
       encode: (rows) => ({ ...affineEncode(rows as tf.Tensor3D, layout) }),
       decode: (block, rows) =>
-        affineDecode({ words: block['words'] as tf.Tensor, metadata: block['metadata'] as tf.Tensor }, layout, { heads: site.heads, rows, dim: site.dim }),
+        affineDecode({ words: block['words'] as tf.Tensor, metadata: block['metadata'] as tf.Tensor }, layout, {
+          heads: site.heads,
+          rows,
+          dim: site.dim,
+        }),
     }
   },
 })
-const norms = defineScorer({ name: 'norms', needs: { keys: { of: 'keys' } }, score: ({ keys }) => tf.neg(tf.norm(keys, 2, -1)) })
+const norms = defineScorer({
+  name: 'norms',
+  needs: { keys: { of: 'keys' } },
+  score: ({ keys }) => tf.neg(tf.norm(keys, 2, -1)),
+})
 const lastAttention = defineScorer({
   name: 'last',
   when: 'step',
@@ -56,8 +88,16 @@ const lastAttention = defineScorer({
 const recentOnly = definePick({
   name: 'recent',
   when: 'room',
-  options: { sinks: integer({ default: 4, min: 0, doc: '' }), recent: integer({ default: 28, min: 1, doc: '' }), keep: fraction({ default: 1, doc: '' }) },
-  window: ({ sinks }) => ({ sinks, keys: { recent: Infinity, block: 1, drain: 'blocks' }, values: { recent: Infinity, block: 1, drain: 'blocks' } }),
+  options: {
+    sinks: integer({ default: 4, min: 0, doc: '' }),
+    recent: integer({ default: 28, min: 1, doc: '' }),
+    keep: fraction({ default: 1, doc: '' }),
+  },
+  window: ({ sinks }) => ({
+    sinks,
+    keys: { recent: Infinity, block: 1, drain: 'blocks' },
+    values: { recent: Infinity, block: 1, drain: 'blocks' },
+  }),
   pick: ({ sinks, recent }) => ({
     needs: {},
     by: 'positions',
@@ -71,7 +111,8 @@ const recentOnly = definePick({
   }),
 })
 
-const random = (shape: [number, number, number], seed: number): tf.Tensor3D => tf.randomNormal(shape, 0, 1, 'float32', seed)
+const random = (shape: [number, number, number], seed: number): tf.Tensor3D =>
+  tf.randomNormal(shape, 0, 1, 'float32', seed)
 const inputs = (n: number, seed: number, layer: number) => ({
   queries: random([model.queryHeads, n, 32], seed * 100 + layer * 10 + 1),
   keys: random([model.kvHeads, n, 32], seed * 100 + layer * 10 + 2),
@@ -79,7 +120,12 @@ const inputs = (n: number, seed: number, layer: number) => ({
 })
 
 /** Feeds chunks; returns the last output of layer 0. */
-async function feed(cache: KVCache, chunks: readonly number[], phase: (i: number) => Phase = () => 'decode', seed = 1): Promise<Float32Array> {
+async function feed(
+  cache: KVCache,
+  chunks: readonly number[],
+  phase: (i: number) => Phase = () => 'decode',
+  seed = 1,
+): Promise<Float32Array> {
   let last: Float32Array = new Float32Array()
   for (const [i, n] of chunks.entries()) {
     cache.begin(new Int32Array(n), phase(i))
@@ -108,7 +154,7 @@ describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
     expect([...(positions[0] ?? [])]).toEqual(Array.from({ length: 13 }, (_, i) => i))
     const queries = random([4, 1, 32], 77)
     const out = await cache.read(0, queries)
-    const rotated = plainRotate(await queries.array() as number[][][], 12)
+    const rotated = plainRotate((await queries.array()) as number[][][], 12)
     const k = (await keys.array()) as number[][][]
     const v = (await values.array()) as number[][][]
     const got = (await out.array()) as number[][][]
@@ -166,7 +212,8 @@ describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
     const file = Buffer.concat(parts)
     const flipped = Buffer.from(file)
     flipped[file.length >> 1] = (flipped[file.length >> 1] ?? 0) ^ 1
-    for (const bad of [file.subarray(0, 10), file.subarray(0, file.length - 5), flipped]) expect(() => restoreCache(model, ready(blocks()), bad)).toThrow(SerializedCacheError)
+    for (const bad of [file.subarray(0, 10), file.subarray(0, file.length - 5), flipped])
+      expect(() => restoreCache(model, ready(blocks()), bad)).toThrow(SerializedCacheError)
     expect(() => restoreCache(model, ready(dense), file)).toThrow(/another compressor/)
     cache.dispose()
   })
@@ -176,7 +223,14 @@ describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
     const ragged: KVCompressor = {
       card: { ...dense.card, name: 'ragged' },
       stages: [
-        { kind: 'budget', id: 'ragged', options: null, when: 'promptEnd', accepts: (s) => s, bind: () => ({ ragged: true, counts: (scores) => scores.map((_, h) => 5 + h * 3) }) },
+        {
+          kind: 'budget',
+          id: 'ragged',
+          options: null,
+          when: 'promptEnd',
+          accepts: (s) => s,
+          bind: () => ({ ragged: true, counts: (scores) => scores.map((_, h) => 5 + h * 3) }),
+        },
       ],
     }
     const cache = openCache(model, ready(compose(norms(), ragged, blocks())))

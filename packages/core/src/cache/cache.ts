@@ -1,14 +1,15 @@
 /** openCache(): one sequence's cache, the life cycle begin / attend / commit / fork over its layers. */
-import * as tf from '@tensorflow/tfjs-core'
+
 import { hasNonFinite } from '@kvloom/kernels'
+import * as tf from '@tensorflow/tfjs-core'
 import type { ByteLedger, KVCache, KVCompressor, LaneView, LayerCensus, ModelShape, Phase, Ready } from '../contract'
 import { CacheStateError, ContextOverflow, ModelMismatch, NonFiniteError } from '../errors'
 import { StepRotation } from '../rope'
-import { LayerCache, type Step, planLayer } from './layer'
+import type { RestoredCache } from './file-format'
+import { LayerCache, planLayer, type Step } from './layer'
 import { censusOf, ledgerOf } from './ledger'
 import { Account, bytesOf } from './page'
-import { ZONES, type PartStore } from './part-store'
-import type { RestoredCache } from './file-format'
+import { type PartStore, ZONES } from './part-store'
 import { serializeCache } from './serialize'
 
 /**
@@ -26,9 +27,6 @@ export function openCache(model: ModelShape, ready: Ready): KVCache {
     0,
   )
 }
-
-const LARGEST_F16 = 65504
-const LARGEST_F32 = 3.4028234663852886e38
 
 /** For restoring: a cache over layers that are filled already. */
 export function cacheOf(model: ModelShape, ready: Ready, restored: RestoredCache): KVCache {
@@ -55,20 +53,19 @@ class Cache implements KVCache {
   get tokensSeen(): number {
     return this.seen
   }
-  /** Largest magnitude the store of exact rows can hold. */
-  private get largest(): number {
-    return this.compressor.store === 'f32' ? LARGEST_F32 : LARGEST_F16
-  }
   get chunkLimit(): number {
     return Math.min(...this.layers.map((l) => l.plan.pick?.does.chunkLimit ?? Number.POSITIVE_INFINITY))
   }
 
   begin(tokens: Int32Array, phase: Phase): void {
     this.usable()
-    if (this.step) throw new CacheStateError('begin() was called before commit() ended the last step. Call commit() first.')
+    if (this.step)
+      throw new CacheStateError('begin() was called before commit() ended the last step. Call commit() first.')
     if (tokens.length === 0) throw new CacheStateError('begin() was given no tokens. Give at least one.')
     if (tokens.length > this.chunkLimit)
-      throw new CacheStateError(`begin() was given ${tokens.length} tokens, this compressor takes at most ${this.chunkLimit} at once (chunkLimit). Use smaller chunks.`)
+      throw new CacheStateError(
+        `begin() was given ${tokens.length} tokens, this compressor takes at most ${this.chunkLimit} at once (chunkLimit). Use smaller chunks.`,
+      )
     for (const layer of this.layers) this.checkContext(layer, tokens.length)
     for (const layer of this.layers) layer.room(tokens.length)
     this.step = {
@@ -83,7 +80,9 @@ class Cache implements KVCache {
   private checkContext(layer: LayerCache, incoming: number): void {
     const { pick } = layer.plan
     const renumbers = pick?.does.positions === 'slot' && pick.when === 'room'
-    const positions = renumbers ? Math.min(...layer.lanes.map((lane) => pick.does.count(lane.liveRows, incoming))) + incoming : this.seen + incoming
+    const positions = renumbers
+      ? Math.min(...layer.lanes.map((lane) => pick.does.count(lane.liveRows, incoming))) + incoming
+      : this.seen + incoming
     if (positions > this.model.contextLength) throw new ContextOverflow(positions, this.model.contextLength)
   }
 
@@ -135,11 +134,21 @@ class Cache implements KVCache {
     this.usable()
     if (this.step) throw new CacheStateError('fork() was called inside a step. Call commit() first.')
     const account = new Account()
-    return new Cache(this.model, this.ready, this.layers.map((l) => l.copy(account)), account, this.seen)
+    return new Cache(
+      this.model,
+      this.ready,
+      this.layers.map((l) => l.copy(account)),
+      account,
+      this.seen,
+    )
   }
 
   bytes(): ByteLedger {
-    return ledgerOf(this.layers, this.account, this.ready.artifacts.flatMap((a) => Object.values(a.tensors)).reduce((n, t) => n + bytesOf(t), 0))
+    return ledgerOf(
+      this.layers,
+      this.account,
+      this.ready.artifacts.flatMap((a) => Object.values(a.tensors)).reduce((n, t) => n + bytesOf(t), 0),
+    )
   }
 
   census(layer: number): LayerCensus {
@@ -153,16 +162,29 @@ class Cache implements KVCache {
     const flat = (await tensor.data()) as Int32Array
     const rows = held.rows
     tensor.dispose()
-    const positions = held.shape.heads.map((_, h) => flat.slice(h * rows, (h + 1) * rows).map((p, i) => (held.live?.[h]?.[i] === 0 ? -1 : p)))
+    const positions = held.shape.heads.map((_, h) =>
+      flat.slice(h * rows, (h + 1) * rows).map((p, i) => (held.live?.[h]?.[i] === 0 ? -1 : p)),
+    )
     return { keys: held.keys.read(), values: held.values.read(), positions }
   }
 
   segments(layer: number): readonly LaneView[] {
     const views = (part: PartStore) =>
       ZONES.flatMap((zone) =>
-        part.zones[zone].map((v) => ({ zone, tensors: v.page.tensors, from: v.from, rows: v.rows, capacity: v.page.capacity, layout: v.page.layout })),
+        part.zones[zone].map((v) => ({
+          zone,
+          tensors: v.page.tensors,
+          from: v.from,
+          rows: v.rows,
+          capacity: v.page.capacity,
+          layout: v.page.layout,
+        })),
       )
-    return this.layerAt(layer).lanes.map((lane) => ({ heads: lane.shape.heads, keys: views(lane.keys), values: views(lane.values) }))
+    return this.layerAt(layer).lanes.map((lane) => ({
+      heads: lane.shape.heads,
+      keys: views(lane.keys),
+      values: views(lane.values),
+    }))
   }
 
   serialize(): AsyncIterable<Uint8Array> {
@@ -192,7 +214,10 @@ class Cache implements KVCache {
 
   private usable(): void {
     if (this.disposed) throw new CacheStateError('This cache was disposed. Open a new one.')
-    if (this.broken) throw new CacheStateError(`This cache stopped in the middle of a step (${this.broken}). What is stored can be read by materialize(); go on from a fork() taken before.`)
+    if (this.broken)
+      throw new CacheStateError(
+        `This cache stopped in the middle of a step (${this.broken}). What is stored can be read by materialize(); go on from a fork() taken before.`,
+      )
   }
 
   private checkShapes(layer: number, n: number, now: { queries: tf.Tensor; keys: tf.Tensor; values: tf.Tensor }): void {
@@ -200,20 +225,27 @@ class Cache implements KVCache {
     const expected = { queries: [queryHeads, n, keyDim], keys: [kvHeads, n, keyDim], values: [kvHeads, n, valueDim] }
     for (const part of ['queries', 'keys', 'values'] as const)
       if (!tf.util.arraysEqual(now[part].shape, expected[part]))
-        throw new ModelMismatch('attend()', `layer ${layer} was handed ${part} of shape [${now[part].shape.join(', ')}].`, `Give [${expected[part].join(', ')}].`)
+        throw new ModelMismatch(
+          'attend()',
+          `layer ${layer} was handed ${part} of shape [${now[part].shape.join(', ')}].`,
+          `Give [${expected[part].join(', ')}].`,
+        )
   }
 
-  private async checkFinite(layer: number, now: { queries: tf.Tensor; keys: tf.Tensor; values: tf.Tensor }): Promise<void> {
+  private async checkFinite(
+    layer: number,
+    now: { queries: tf.Tensor; keys: tf.Tensor; values: tf.Tensor },
+  ): Promise<void> {
     for (const part of ['keys', 'values'] as const) {
-      const flag = hasNonFinite(now[part], this.largest)
+      const limit = this.layerAt(layer).plan.largest[part]
+      const flag = hasNonFinite(now[part], limit)
       const [bad] = await flag.data()
       flag.dispose()
       if (bad) {
         if (this.step?.done.size === 0) this.abandon()
         else this.broken = `layer ${layer} was handed NaN or infinite ${part}`
-        throw new NonFiniteError(layer, part, this.largest)
+        throw new NonFiniteError(layer, part, limit)
       }
     }
   }
 }
-

@@ -18,8 +18,19 @@ export interface TensorRecord {
   readonly dtype: 'float32' | 'int32'
 }
 export interface PartRecord {
-  readonly pages: readonly { readonly tensors: Readonly<Record<string, TensorRecord>>; readonly capacity: number; readonly used: number; readonly sealed: boolean }[]
-  readonly views: readonly { readonly zone: Zone; readonly page: number; readonly from: number; readonly rows: number; readonly shift: number }[]
+  readonly pages: readonly {
+    readonly tensors: Readonly<Record<string, TensorRecord>>
+    readonly capacity: number
+    readonly used: number
+    readonly sealed: boolean
+  }[]
+  readonly views: readonly {
+    readonly zone: Zone
+    readonly page: number
+    readonly from: number
+    readonly rows: number
+    readonly shift: number
+  }[]
 }
 export interface LaneRecord {
   readonly keys: PartRecord
@@ -59,6 +70,8 @@ export const fingerprintOf = ({ compressor, artifacts }: Ready): string =>
     ),
   )
 
-const windowJson = (w: Ready['compressor']['window']) => (w ? JSON.parse(JSON.stringify(w, (_, v) => (v === Number.POSITIVE_INFINITY ? 'all' : v))) : null)
+const windowJson = (w: Ready['compressor']['window']) =>
+  w ? JSON.parse(JSON.stringify(w, (_, v) => (v === Number.POSITIVE_INFINITY ? 'all' : v))) : null
 
-export const modelKey = (m: ModelShape): string => [m.fingerprint, m.layers, m.queryHeads, m.kvHeads, m.keyDim, m.valueDim].join('/')
+export const modelKey = (m: ModelShape): string =>
+  [m.fingerprint, m.layers, m.queryHeads, m.kvHeads, m.keyDim, m.valueDim].join('/')

@@ -1,11 +1,12 @@
 /** A lane: KV heads that are stored together and hold equally many rows. One per layer, or one per head when ragged. */
-import * as tf from '@tensorflow/tfjs-core'
+
 import { attentionMass, gatherRows, pagedAttention } from '@kvloom/kernels'
+import * as tf from '@tensorflow/tfjs-core'
 import type { Quantizer, RowRange, RowStore, Windows } from '../contract'
 import type { StepRotation } from '../rope'
 import { type Account, bytesOf } from './page'
 import { PartStore } from './part-store'
-import { Positions, copyOf } from './positions'
+import { copyOf, Positions } from './positions'
 
 export interface LaneShape {
   /** KV heads of the model in this lane, ascending and adjacent. */
@@ -115,7 +116,10 @@ export class Lane {
     this.positions.append(start, n)
     if (this.live) this.live = this.live.map((row) => Int32Array.from([...row, ...new Array<number>(n).fill(1)]))
     for (const [name, column] of this.columns)
-      this.setColumn(name, tf.tidy(() => tf.concat([column, tf.zeros([column.shape[0], n])], 1)))
+      this.setColumn(
+        name,
+        tf.tidy(() => tf.concat([column, tf.zeros([column.shape[0], n])], 1)),
+      )
   }
 
   /** Makes sure a scorer's column exists, zeros for rows that are there already. */
@@ -286,4 +290,6 @@ const gatherColumn = (column: tf.Tensor2D, index: tf.Tensor2D, n: number): tf.Te
   })
 
 const dropColumns = (column: tf.Tensor2D, start: number, end: number): tf.Tensor2D =>
-  tf.tidy(() => tf.concat([tf.slice(column, [0, 0], [-1, start]), tf.slice(column, [0, end], [-1, column.shape[1] - end])], 1))
+  tf.tidy(() =>
+    tf.concat([tf.slice(column, [0, 0], [-1, start]), tf.slice(column, [0, end], [-1, column.shape[1] - end])], 1),
+  )

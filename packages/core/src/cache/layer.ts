@@ -1,12 +1,30 @@
 /** One layer's cache: its lanes, and the stages that act on it after an append: score, budget, pick, seal. */
-import * as tf from '@tensorflow/tfjs-core'
+
 import { selectTop } from '@kvloom/kernels'
-import { foldSpace, stagesOn, NO_SEALING } from '../compose'
-import type { Artifact, Bound, BudgetStage, KVCompressor, Kind, ModelShape, Part, Phase, Pick, Ready, RowRange, Scorer, Site, Stage, When } from '../contract'
+import * as tf from '@tensorflow/tfjs-core'
+import { foldSpace, NO_SEALING, stagesOn } from '../compose'
+import type {
+  Artifact,
+  Bound,
+  BudgetStage,
+  Kind,
+  KVCompressor,
+  ModelShape,
+  Part,
+  Phase,
+  Pick,
+  Quantizer,
+  Ready,
+  RowRange,
+  Scorer,
+  Site,
+  Stage,
+  When,
+} from '../contract'
 import { IncompatibleStages, ModelMismatch, UnsupportedStage, WindowError } from '../errors'
 import type { StepRotation } from '../rope'
 import { Lane, type LaneShape } from './lane'
-import { type Sight, QueryRing, observe, queriesNeeded } from './observe'
+import { observe, QueryRing, queriesNeeded, type Sight } from './observe'
 import type { Account } from './page'
 
 interface Acting<T> {
@@ -22,6 +40,8 @@ export interface LayerPlan {
   readonly budget: BudgetStage | null
   readonly pick: Acting<Pick> | null
   readonly lanes: readonly LaneShape[]
+  /** Largest magnitude that store and metadata of each part can hold. */
+  readonly largest: Readonly<Record<Part, number>>
   /** Queries to remember from chunk to chunk. */
   readonly ring: number
 }
@@ -32,8 +52,18 @@ const RUNS: readonly Kind[] = ['score', 'budget', 'pick', 'quantize']
 /** Binds a compressor's stages to a layer. @throws ModelMismatch, IncompatibleStages, UnsupportedStage, WindowError */
 export function planLayer(model: ModelShape, { compressor, artifacts }: Ready, layer: number): LayerPlan {
   for (const stage of compressor.stages)
-    if (!RUNS.includes(stage.kind)) throw new UnsupportedStage(stage.id, `stages of kind "${stage.kind}" are described by the contract, but this cache runs only ${RUNS.join(', ')}.`)
-  const site = (part: Part): Site => ({ layer, part, model, heads: model.kvHeads, dim: part === 'keys' ? model.keyDim : model.valueDim })
+    if (!RUNS.includes(stage.kind))
+      throw new UnsupportedStage(
+        stage.id,
+        `stages of kind "${stage.kind}" are described by the contract, but this cache runs only ${RUNS.join(', ')}.`,
+      )
+  const site = (part: Part): Site => ({
+    layer,
+    part,
+    model,
+    heads: model.kvHeads,
+    dim: part === 'keys' ? model.keyDim : model.valueDim,
+  })
   const one = <K extends Kind>(kind: K, part: Part): { stage: Stage<K>; bound: Bound[K] } | null => {
     const [stage] = stagesOn(compressor, kind, layer, part)
     return stage ? { stage, bound: stage.bind(site(part), artifactOf(artifacts, stage.id)) } : null
@@ -44,17 +74,36 @@ export function planLayer(model: ModelShape, { compressor, artifacts }: Ready, l
   const keyQuantizer = one('quantize', 'keys')
   const valueQuantizer = one('quantize', 'values')
   if (pick && scorer && pick.bound.by === 'positions')
-    throw new IncompatibleStages(scorer.stage.id, pick.stage.id, `${pick.stage.id} picks by position and would ignore the scores of ${scorer.stage.id}.`, 'Keep one of them, or give them different layers with onLayers().')
+    throw new IncompatibleStages(
+      scorer.stage.id,
+      pick.stage.id,
+      `${pick.stage.id} picks by position and would ignore the scores of ${scorer.stage.id}.`,
+      'Keep one of them, or give them different layers with onLayers().',
+    )
   if (pick && !scorer && pick.bound.by === 'scores')
-    throw new IncompatibleStages('none', pick.stage.id, `${pick.stage.id} picks by score, and nothing scores.`, 'Add a scorer, for example snapkv().')
-  for (const q of [keyQuantizer, valueQuantizer]) if (q) checkWindow(compressor, q.stage.id, q.bound.rowsPerGroup, q === keyQuantizer ? 'keys' : 'values')
+    throw new IncompatibleStages(
+      'none',
+      pick.stage.id,
+      `${pick.stage.id} picks by score, and nothing scores.`,
+      'Add a scorer, for example snapkv().',
+    )
+  for (const q of [keyQuantizer, valueQuantizer])
+    if (q) checkWindow(compressor, q.stage.id, q.bound.rowsPerGroup, q === keyQuantizer ? 'keys' : 'values')
   for (const part of ['keys', 'values'] as const) {
-    const space = foldSpace(compressor.stages.filter((s) => s.on?.layers?.includes(layer) ?? true), part)
+    const space = foldSpace(
+      compressor.stages.filter((s) => s.on?.layers?.includes(layer) ?? true),
+      part,
+    )
     if (part === 'keys' && keyQuantizer && space.rope === 'pre' && model.rope)
       throw new UnsupportedStage(keyQuantizer.stage.id, 'it stores keys before RoPE, and this cache stores them after.')
   }
   const group = model.queryHeads / model.kvHeads
-  if (!Number.isInteger(group)) throw new ModelMismatch('the cache', `${model.queryHeads} query heads over ${model.kvHeads} KV heads.`, 'Query heads must be a multiple of KV heads.')
+  if (!Number.isInteger(group))
+    throw new ModelMismatch(
+      'the cache',
+      `${model.queryHeads} query heads over ${model.kvHeads} KV heads.`,
+      'Query heads must be a multiple of KV heads.',
+    )
   const windows = compressor.window ?? NO_SEALING
   const lane = (heads: readonly number[]): LaneShape => ({
     heads,
@@ -74,19 +123,33 @@ export function planLayer(model: ModelShape, { compressor, artifacts }: Ready, l
     budget: budget?.bound ?? null,
     pick: pick ? { id: pick.stage.id, when: pick.stage.when, does: pick.bound } : null,
     lanes: budget?.bound.ragged ? all.map((h) => lane([h])) : [lane(all)],
+    largest: { keys: largest(compressor, keyQuantizer?.bound), values: largest(compressor, valueQuantizer?.bound) },
     ring: Math.max(queriesNeeded(scorer?.bound.needs ?? {}), queriesNeeded(pick?.bound.needs ?? {})),
   }
 }
 
-const artifactOf = (artifacts: readonly Artifact[], id: string): Artifact | undefined => artifacts.find((a) => a.stage === id)
+const LARGEST_F16 = 65504
+const LARGEST_F32 = 3.4028234663852886e38
+
+const largest = (c: KVCompressor, quantizer: Quantizer | undefined): number =>
+  Math.min(c.store === 'f32' ? LARGEST_F32 : LARGEST_F16, quantizer?.largest ?? LARGEST_F32)
+
+const artifactOf = (artifacts: readonly Artifact[], id: string): Artifact | undefined =>
+  artifacts.find((a) => a.stage === id)
 
 function checkWindow(c: KVCompressor, id: string, rowsPerGroup: number, part: Part): void {
   const w = (c.window ?? NO_SEALING)[part]
   if (w.recent === Number.POSITIVE_INFINITY) return
   if (w.block < rowsPerGroup)
-    throw new WindowError(`The ${part} window seals blocks of ${w.block} rows, smaller than the ${rowsPerGroup} rows that ${id} quantizes together.`, `Use window({ ${part}: { block: ${rowsPerGroup} } }, ...) or a multiple.`)
+    throw new WindowError(
+      `The ${part} window seals blocks of ${w.block} rows, smaller than the ${rowsPerGroup} rows that ${id} quantizes together.`,
+      `Use window({ ${part}: { block: ${rowsPerGroup} } }, ...) or a multiple.`,
+    )
   if (w.drain === 'blocks' && w.block % rowsPerGroup !== 0)
-    throw new WindowError(`The ${part} window seals blocks of ${w.block} rows, no multiple of the ${rowsPerGroup} rows that ${id} quantizes together.`, `Use a block of ${Math.ceil(w.block / rowsPerGroup) * rowsPerGroup} rows.`)
+    throw new WindowError(
+      `The ${part} window seals blocks of ${w.block} rows, no multiple of the ${rowsPerGroup} rows that ${id} quantizes together.`,
+      `Use a block of ${Math.ceil(w.block / rowsPerGroup) * rowsPerGroup} rows.`,
+    )
 }
 
 /** This step's tensors and place in the sequence. */
@@ -104,7 +167,7 @@ export class LayerCache {
 
   constructor(
     readonly plan: LayerPlan,
-    private readonly account: Account,
+    account: Account,
   ) {
     this.lanes = plan.lanes.map((shape) => new Lane(shape, account))
     this.ring = plan.ring > 0 ? new QueryRing(plan.ring, account) : null
@@ -119,18 +182,27 @@ export class LayerCache {
       const count = pick.does.count(tokens, incoming)
       if (count >= tokens) continue
       const kept = pick.does.keep(tokens, count, null, {})
-      if (!isRanges(kept)) throw new UnsupportedStage(pick.id, 'a pick that makes room before an append must return row ranges.')
+      if (!isRanges(kept))
+        throw new UnsupportedStage(pick.id, 'a pick that makes room before an append must return row ranges.')
       lane.keepRanges(liveToStored(lane, kept), pick.does.positions === 'slot')
     }
   }
 
   /** Attention of queries (before RoPE) over what is stored and this step's own rows; `[queryHeads, n, valueDim]`. */
-  attend(queries: tf.Tensor, own: { keys: tf.Tensor; values: tf.Tensor; n: number } | null, rotation: StepRotation): tf.Tensor {
+  attend(
+    queries: tf.Tensor,
+    own: { keys: tf.Tensor; values: tf.Tensor; n: number } | null,
+    rotation: StepRotation,
+  ): tf.Tensor {
     const [only] = this.lanes
     if (this.lanes.length === 1 && only) return only.attend(queries, own, rotation)
     const outputs = this.lanes.map((lane) => {
       const q = laneSlice(queries, this.queryHeads(lane))
-      const mine = own && { keys: laneSlice(own.keys, kvHeads(lane)), values: laneSlice(own.values, kvHeads(lane)), n: own.n }
+      const mine = own && {
+        keys: laneSlice(own.keys, kvHeads(lane)),
+        values: laneSlice(own.values, kvHeads(lane)),
+        n: own.n,
+      }
       const out = lane.attend(q, mine, rotation)
       tf.dispose(mine ? [q, mine.keys, mine.values] : [q])
       return out
@@ -178,9 +250,12 @@ export class LayerCache {
       for (const lane of this.lanes) await this.pickRows(lane, null, pick.does.count(lane.liveRows, 0), seen)
       return
     }
+    const dropsNothing = this.lanes.every((lane) => score.does.count(lane.liveRows) >= lane.liveRows)
+    if (dropsNothing && !this.plan.budget && !score.does.columns) return
     const scores = this.lanes.map((lane) => this.scoresOf(lane, score.does, seen))
     const counts = await this.counts(scores, score.does)
-    for (const [i, lane] of this.lanes.entries()) await this.pickRows(lane, scores[i] ?? null, counts[i] ?? lane.liveRows, seen)
+    for (const [i, lane] of this.lanes.entries())
+      await this.pickRows(lane, scores[i] ?? null, counts[i] ?? lane.liveRows, seen)
     tf.dispose(scores)
   }
 
@@ -192,7 +267,10 @@ export class LayerCache {
       const out = scorer.score(observed, columns)
       const scores = 'scores' in out ? out.scores : out
       const next = 'scores' in out ? out.columns : {}
-      return { scores: live(lane, scores as tf.Tensor2D), next: Object.fromEntries(Object.entries(next).map(([k, t]) => [k, tf.clone(t)])) }
+      return {
+        scores: live(lane, scores as tf.Tensor2D),
+        next: Object.fromEntries(Object.entries(next).map(([k, t]) => [k, tf.clone(t)])),
+      }
     })
     for (const [name, column] of Object.entries(result.next)) lane.setColumn(name, column as tf.Tensor2D)
     tf.dispose(Object.values(observed))
@@ -268,7 +346,7 @@ function liveToStored(lane: Lane, ranges: readonly RowRange[]): RowRange[] {
   const row = lane.live?.[0]
   if (!row) return [...ranges]
   const stored: number[] = []
-  row.forEach((x, i) => x === 1 && stored.push(i))
+  for (const [i, x] of row.entries()) if (x === 1) stored.push(i)
   return ranges
     .filter((r) => r.end > r.start)
     .map((r) => ({ start: stored[r.start] ?? row.length, end: (stored[r.end - 1] ?? row.length - 1) + 1 }))

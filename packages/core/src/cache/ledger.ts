@@ -1,7 +1,7 @@
 /** The byte ledger: what the pages and tensors of a cache hold, by kind. */
 import type { ByteLedger, LayerCensus } from '../contract'
 import type { LayerCache } from './layer'
-import { type Account, type Page, bytesOf } from './page'
+import { type Account, bytesOf, type Page } from './page'
 import type { PartStore } from './part-store'
 
 /** Sums every page and tensor held. `perModel`: bytes of artifacts, shared by all caches of the model. */

@@ -2,13 +2,18 @@
 import * as tf from '@tensorflow/tfjs-core'
 import type { Needs, Observation, Observed } from '../contract'
 import { UnsupportedStage } from '../errors'
+import type { Lane } from './lane'
 import type { Account } from './page'
 import { bytesOf } from './page'
-import type { Lane } from './lane'
 
 /** How many of the last queries (after RoPE) a layer must remember for these needs. */
 export const queriesNeeded = (needs: Needs): number =>
-  Math.max(0, ...Object.values(needs).map((o) => (o.of === 'attention' ? (o.queries === 'all' ? 0 : o.queries) : o.of === 'queries' ? o.last : 0)))
+  Math.max(
+    0,
+    ...Object.values(needs).map((o) =>
+      o.of === 'attention' ? (o.queries === 'all' ? 0 : o.queries) : o.of === 'queries' ? o.last : 0,
+    ),
+  )
 
 /** Ring of the newest queries of a layer `[queryHeads, <= size, keyDim]`, after RoPE; counted in the ledger. */
 export class QueryRing {

@@ -12,7 +12,10 @@ export class Account {
   }
 }
 
-export type PageLayout = AffineLayout | { readonly kind: 'custom' } | { readonly kind: 'dense'; readonly store: RowStore }
+export type PageLayout =
+  | AffineLayout
+  | { readonly kind: 'custom' }
+  | { readonly kind: 'dense'; readonly store: RowStore }
 
 /** Tensors that are held, written and freed together. */
 export class Page {

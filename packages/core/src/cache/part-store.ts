@@ -1,6 +1,7 @@
 /** The rows of one part (keys or values) of one lane: sinks, then sealed blocks, then the exact recent window. */
+
+import { allocateRows, copyRows, gatherRows, type RowSegment, readRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import { type RowSegment, allocateRows, copyRows, gatherRows, readRows, writeRows } from '@kvloom/kernels'
 import type { Quantizer, RowRange, RowStore, Tensors, Window } from '../contract'
 import { UnsupportedStage } from '../errors'
 import { type Account, Page, type View } from './page'
@@ -60,7 +61,12 @@ export class PartStore {
     const views = this.zones[zone]
     while (count > 0) {
       let last = views[views.length - 1]
-      if (!last || !last.page.appendable || last.page.shared || last.from + last.rows !== last.page.used || last.shift !== shift) {
+      if (
+        !last?.page.appendable ||
+        last.page.shared ||
+        last.from + last.rows !== last.page.used ||
+        last.shift !== shift
+      ) {
         const capacity = zone === 'sink' ? Math.max(1, this.sinks) : this.windowPageRows
         last = { page: this.densePage(capacity), from: 0, rows: 0, shift }
         views.push(last)
@@ -77,7 +83,13 @@ export class PartStore {
 
   private densePage(capacity: number): Page {
     return this.hold(
-      new Page({ rows: allocateRows(this.store, this.heads, capacity, this.dim) }, capacity, { kind: 'dense', store: this.store }, true, 0),
+      new Page(
+        { rows: allocateRows(this.store, this.heads, capacity, this.dim) },
+        capacity,
+        { kind: 'dense', store: this.store },
+        true,
+        0,
+      ),
     )
   }
 
@@ -93,7 +105,11 @@ export class PartStore {
     const unit = quantizer.rowsPerGroup > 1 ? (drain === 'all' ? count : block) : count
     for (let done = 0; done < count; done += unit) {
       const rows = this.readExact('window', 0, unit)
-      this.storeSealed(tf.tidy(() => quantizer.encode(rows)), unit, quantizer)
+      this.storeSealed(
+        tf.tidy(() => quantizer.encode(rows)),
+        unit,
+        quantizer,
+      )
       tf.dispose(rows)
       this.dropFront(unit)
     }
@@ -111,9 +127,19 @@ export class PartStore {
     while (from < count) {
       const views = this.zones.sealed
       let last = views[views.length - 1]
-      if (!last || !last.page.appendable || last.page.shared || last.from + last.rows !== last.page.used || last.shift !== shift) {
+      if (
+        !last?.page.appendable ||
+        last.page.shared ||
+        last.from + last.rows !== last.page.used ||
+        last.shift !== shift
+      ) {
         const tensors = mapTensors(block, (t) => emptyLike(t, SEALED_PAGE_ROWS))
-        last = { page: this.hold(new Page(tensors, SEALED_PAGE_ROWS, quantizer.layout, true, 0)), from: 0, rows: 0, shift }
+        last = {
+          page: this.hold(new Page(tensors, SEALED_PAGE_ROWS, quantizer.layout, true, 0)),
+          from: 0,
+          rows: 0,
+          shift,
+        }
         views.push(last)
       }
       const page = last.page
@@ -177,7 +203,8 @@ export class PartStore {
   }
 
   private decodeView(v: View): tf.Tensor3D {
-    if (v.page.layout.kind === 'dense') return readRows(tensorOf(v.page, 'rows'), this.store, this.dim, v.from, v.rows) as tf.Tensor3D
+    if (v.page.layout.kind === 'dense')
+      return readRows(tensorOf(v.page, 'rows'), this.store, this.dim, v.from, v.rows) as tf.Tensor3D
     if (!this.quantizer) throw new Error('a sealed page without a quantizer')
     const all = this.quantizer.decode(v.page.tensors, v.page.capacity)
     return tf.slice(all, [0, v.from, 0], [-1, v.rows, -1]) as tf.Tensor3D
@@ -198,7 +225,8 @@ export class PartStore {
   private segmentOf(v: View, layout: RowSegment['layout'], query: number): RowSegment {
     const known = this.known.get(v)
     if (known && known.from === v.from && known.rows === v.rows && known.query === query) return known
-    const tensors = layout.kind === 'dense' ? [tensorOf(v.page, 'rows')] : [tensorOf(v.page, 'words'), tensorOf(v.page, 'metadata')]
+    const tensors =
+      layout.kind === 'dense' ? [tensorOf(v.page, 'rows')] : [tensorOf(v.page, 'words'), tensorOf(v.page, 'metadata')]
     const segment: RowSegment = { layout, tensors, from: v.from, rows: v.rows, query }
     this.known.set(v, segment)
     return segment
@@ -335,7 +363,8 @@ export class PartStore {
 const mapTensors = (tensors: Tensors, change: (t: tf.Tensor) => tf.Tensor): Tensors =>
   Object.fromEntries(Object.entries(tensors).map(([name, t]) => [name, change(t)]))
 
-const emptyLike = (t: tf.Tensor, rows: number): tf.Tensor => tf.zeros([t.shape[0] ?? 0, rows, ...t.shape.slice(2)], t.dtype)
+const emptyLike = (t: tf.Tensor, rows: number): tf.Tensor =>
+  tf.zeros([t.shape[0] ?? 0, rows, ...t.shape.slice(2)], t.dtype)
 
 /** `[heads, rows, ...]` with everything behind the rows flattened; shares the data. */
 const as3d = (t: tf.Tensor): tf.Tensor3D => tf.reshape(t, [t.shape[0] ?? 0, t.shape[1] ?? 0, -1])

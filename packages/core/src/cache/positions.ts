@@ -1,6 +1,7 @@
 /** Original positions of a lane's rows: runs while every head holds the same tokens, a tensor once heads differ. */
-import * as tf from '@tensorflow/tfjs-core'
+
 import { gatherRows } from '@kvloom/kernels'
+import * as tf from '@tensorflow/tfjs-core'
 import { type Account, bytesOf } from './page'
 
 export class Positions {
@@ -51,7 +52,9 @@ export class Positions {
       const n = held.shape[1]
       const [a, b] = [Math.min(start, n), Math.min(end, n)]
       if (a < b)
-        this.replace(tf.tidy(() => tf.concat([tf.slice(held, [0, 0], [-1, a]), tf.slice(held, [0, b], [-1, n - b])], 1)))
+        this.replace(
+          tf.tidy(() => tf.concat([tf.slice(held, [0, 0], [-1, a]), tf.slice(held, [0, b], [-1, n - b])], 1)),
+        )
       at = n
     }
     this.runs = this.runs.flatMap((r) => {

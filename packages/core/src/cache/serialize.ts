@@ -2,12 +2,26 @@
 import { sha256 } from '@noble/hashes/sha2.js'
 import type * as tf from '@tensorflow/tfjs-core'
 import type { ModelShape, Ready, Tensors } from '../contract'
-import { type Header, type LaneRecord, MAGIC, type PartRecord, type TensorRecord, VERSION, fingerprintOf, modelKey } from './file-format'
+import {
+  fingerprintOf,
+  type Header,
+  type LaneRecord,
+  MAGIC,
+  modelKey,
+  type PartRecord,
+  type TensorRecord,
+  VERSION,
+} from './file-format'
 import type { Lane } from './lane'
 import type { LayerCache } from './layer'
 import { type PartStore, ZONES } from './part-store'
 
-export async function* serializeCache(model: ModelShape, ready: Ready, layers: readonly LayerCache[], tokensSeen: number): AsyncIterable<Uint8Array> {
+export async function* serializeCache(
+  model: ModelShape,
+  ready: Ready,
+  layers: readonly LayerCache[],
+  tokensSeen: number,
+): AsyncIterable<Uint8Array> {
   const tensors: tf.Tensor[] = []
   const record = (t: tf.Tensor): TensorRecord => {
     tensors.push(t)
@@ -17,8 +31,21 @@ export async function* serializeCache(model: ModelShape, ready: Ready, layers: r
   const part = (store: PartStore): PartRecord => {
     const pages = [...store.pages()]
     return {
-      pages: pages.map((p) => ({ tensors: recordAll(p.tensors), capacity: p.capacity, used: p.used, sealed: p.layout.kind !== 'dense' })),
-      views: ZONES.flatMap((zone) => store.zones[zone].map((v) => ({ zone, page: pages.indexOf(v.page), from: v.from, rows: v.rows, shift: v.shift }))),
+      pages: pages.map((p) => ({
+        tensors: recordAll(p.tensors),
+        capacity: p.capacity,
+        used: p.used,
+        sealed: p.layout.kind !== 'dense',
+      })),
+      views: ZONES.flatMap((zone) =>
+        store.zones[zone].map((v) => ({
+          zone,
+          page: pages.indexOf(v.page),
+          from: v.from,
+          rows: v.rows,
+          shift: v.shift,
+        })),
+      ),
     }
   }
   const laneRecord = (lane: Lane): LaneRecord => ({

@@ -16,6 +16,9 @@ import { kiviOptions } from './options'
 
 type Options = OptionsOf<typeof kiviOptions>
 
+/** Largest f16: minima must stay within; so must scales, which at 1 bit are the whole range of a group. */
+const LARGEST_HALF = 65504
+
 /** Keys per channel, values per token, `bits` bits, after RoPE; the newest `residual` values and 0 … `residual` - 1 keys exact. */
 export const kivi = defineQuantizer({
   name: 'kivi',
@@ -49,6 +52,7 @@ export const kivi = defineQuantizer({
     return {
       layout,
       rowsPerGroup: layout.along === 'tokens' ? layout.group : 1,
+      ...(layout.metadata === 'f16' ? { largest: layout.bits === 1 ? LARGEST_HALF / 2 : LARGEST_HALF } : {}),
       theoreticalBitsPerValue: layout.bits + (2 * metadataBits) / layout.group,
       encode: (rows) => ({ ...affineEncode(rows, layout) }),
       decode: ({ words, metadata }, rows) => {

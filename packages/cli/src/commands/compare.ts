@@ -1,0 +1,180 @@
+/** `kvloom compare`: a model, a text, compositions; a table, a JSON file and an HTML page. */
+import { readFile } from 'node:fs/promises'
+import { basename, join, relative } from 'node:path'
+import { findKnownModel, type Model, type ResolvedModel } from '@kvloom/engine'
+import {
+  type Composition,
+  compare,
+  goldenTrials,
+  type PasskeyTrial,
+  type Plan,
+  passkeyFormSchema,
+  protocolE,
+  protocolP,
+  type Report,
+  renderHtml,
+  renderTable,
+  trialsByForm,
+  writeAtomic,
+} from '@kvloom/eval'
+import { EXIT, UsageError } from '../errors'
+import { bundledFile, DEFAULT_MODEL, openModel } from '../models'
+import { interruptible } from '../terminal/interrupt'
+import { progressLine } from '../terminal/progress'
+import { chooseCompositions } from './compositions'
+
+export interface CompareFlags {
+  readonly model?: string
+  readonly backend: string
+  readonly cacheDir?: string
+  readonly offline?: boolean
+  readonly text?: string
+  readonly tokens?: number
+  readonly protocol: string
+  readonly chunk?: number
+  readonly promptTokens?: number
+  readonly scoreFrom?: number
+  readonly decodeTokens: number
+  readonly passkey?: number
+  readonly passkeyTokens?: number
+  readonly compressor: readonly string[]
+  readonly config?: string
+  readonly out: string
+  readonly seed: number
+}
+
+/** Sizes that keep a comparison of nine rows within minutes on two cores; the tiny model reads bytes, so it gets more tokens. */
+const SIZES = {
+  tiny: { tokens: { P: 1024, E: 960 }, passkeyTrials: 5, passkeyTokens: 1000 },
+  real: { tokens: { P: 768, E: 768 }, passkeyTrials: 3, passkeyTokens: 300 },
+} as const
+
+/** @returns the exit code. */
+export async function compareCommand(flags: CompareFlags): Promise<number> {
+  const compositions = await chooseCompositions(flags)
+  return interruptible(async (signal) => {
+    const { model, resolved } = await openModel(flags, signal)
+    try {
+      const sizes = resolved.source === 'tiny' ? SIZES.tiny : SIZES.real
+      const protocol = protocolOf(flags.protocol, compositions)
+      const { text, name } = await textOf(flags)
+      const tokens = flags.tokens ?? sizes.tokens[protocol]
+      const ids = model.tokenizer.encodeFirst(text, tokens + flags.decodeTokens, { special: false })
+      const plan = planOf(protocol, Math.min(tokens, flags.tokens === undefined ? ids.length : tokens), flags)
+      const passkeyTrials = await trialsOf(model, resolved.source === 'tiny', flags, sizes)
+      const file = join(flags.out, 'report.json')
+      const page = join(flags.out, 'report.html')
+      const line = progressLine()
+      const report = await compare({
+        model,
+        modelName: nameOf(flags, resolved, model),
+        backend: model.backend,
+        ids,
+        textName: name,
+        plan,
+        compositions,
+        decodeTokens: flags.decodeTokens,
+        passkeyTrials,
+        seed: flags.seed,
+        file,
+        signal,
+        onProgress: ({ name: row, index, count, fraction, secondsLeft }) =>
+          line.show({ fraction, label: `${index + 1}/${count} ${row}`, secondsLeft }),
+      }).finally(() => line.stop())
+      await writeAtomic(page, renderHtml(report))
+      process.stdout.write(
+        `${renderTable(report, { color: process.stdout.isTTY && !process.env['NO_COLOR'] })}\n\nReport: ${shown(page)}\nData:   ${shown(file)}\n`,
+      )
+      return outcome(report)
+    } finally {
+      model.dispose()
+    }
+  })
+}
+
+/** `auto` is E as soon as something acts at the end of a prompt. */
+function protocolOf(asked: string, compositions: readonly Composition[]): 'P' | 'E' {
+  const upper = asked.toUpperCase()
+  if (upper === 'P' || upper === 'E') return upper
+  if (asked !== 'auto')
+    throw new UsageError(
+      `unknown protocol "${asked}"; allowed: P (chunks over a compressed past), E (compress a prompt once), auto.`,
+    )
+  return compositions.some((c) => c.compressor.stages.some((s) => s.when === 'promptEnd')) ? 'E' : 'P'
+}
+
+function planOf(protocol: 'P' | 'E', tokens: number, { chunk, promptTokens, scoreFrom }: CompareFlags): Plan {
+  if (protocol === 'E') {
+    if (scoreFrom !== undefined)
+      throw new UsageError('--score-from belongs to protocol P; protocol E scores what follows --prompt-tokens.')
+    return protocolE({
+      tokens,
+      promptTokens: promptTokens ?? Math.floor((tokens * 2) / 3),
+      ...(chunk === undefined ? {} : { chunk }),
+    })
+  }
+  if (promptTokens !== undefined)
+    throw new UsageError('--prompt-tokens belongs to protocol E; protocol P scores from --score-from on.')
+  return protocolP({
+    tokens,
+    chunk: chunk ?? Math.min(128, tokens),
+    scoreFrom: scoreFrom ?? Math.max(1, Math.floor(tokens / 4)),
+  })
+}
+
+async function textOf({ text }: CompareFlags): Promise<{ text: string; name: string }> {
+  const path = text ?? bundledFile('text', 'sample.txt')
+  try {
+    return {
+      text: await readFile(path, 'utf8'),
+      name: text === undefined ? 'bundled sample (public domain)' : basename(path),
+    }
+  } catch (cause) {
+    throw new UsageError(`the text ${path} cannot be read; --text takes a file of plain text.`, { cause })
+  }
+}
+
+async function trialsOf(
+  model: Model,
+  tiny: boolean,
+  flags: CompareFlags,
+  sizes: { passkeyTrials: number; passkeyTokens: number },
+): Promise<readonly PasskeyTrial[]> {
+  const trials = flags.passkey ?? sizes.passkeyTrials
+  if (trials === 0) return []
+  const tokens = flags.passkeyTokens ?? sizes.passkeyTokens
+  const filler = await readFile(bundledFile('text', 'sample.txt'), 'utf8')
+  const tokenizer = {
+    bosId: model.tokenizer.bosId,
+    encode: (text: string) => model.tokenizer.encode(text, { bos: false, special: false }),
+  }
+  if (!tiny) return goldenTrials({ tokenizer, filler, trials, tokens, seed: flags.seed })
+  const form = passkeyFormSchema.parse(JSON.parse(await readFile(bundledFile('model', 'passkey.json'), 'utf8')))
+  return trialsByForm(form, {
+    tokenizer,
+    filler,
+    trials,
+    tokens: flags.passkeyTokens ?? Math.min(tokens, form.trial.tokens),
+  })
+}
+
+/** The short name where there is one; file names and metadata are often cryptic. */
+const nameOf = ({ model: asked }: CompareFlags, { source, path }: ResolvedModel, model: Model): string =>
+  source === 'tiny'
+    ? 'tiny'
+    : source === 'path'
+      ? basename(path)
+      : (findKnownModel(asked ?? DEFAULT_MODEL)?.name ?? asked ?? model.shape.name)
+
+const shown = (path: string): string => relative('.', path) || path
+
+function outcome(report: Report): number {
+  if (report.status === 'interrupted') {
+    process.stderr.write('kvloom: interrupted; the report holds what was finished.\n')
+    return EXIT.interrupted
+  }
+  const failed = report.compositions.filter((c) => c.status === 'failed')
+  for (const row of failed)
+    process.stderr.write(`kvloom: ${row.name} failed: ${row.error?.message ?? 'unknown reason'}\n`)
+  return failed.length > 0 ? EXIT.failure : EXIT.ok
+}

@@ -1,0 +1,132 @@
+/** A `kvloom.config.ts` or `.json`: compositions and further methods for `kvloom compare`. */
+import { access, readFile } from 'node:fs/promises'
+import { extname, resolve } from 'node:path'
+import type { KVCompressor } from '@kvloom/core'
+import { UsageError } from './errors'
+import type { Method } from './registry'
+
+export interface KvloomConfig {
+  /** Rows of the comparison: compositions as text or as compressors, in a list or by name. */
+  readonly compressors?: readonly (string | KVCompressor)[] | Readonly<Record<string, string | KVCompressor>>
+  /** Methods beyond kvloom's own, by what `defineScorer` and its like return; texts can name them. */
+  readonly methods?: readonly Method[]
+}
+
+/** A configuration with its types checked while it is written. */
+export const defineConfig = (config: KvloomConfig): KvloomConfig => config
+
+/** One row asked for: a text to build, or a compressor. */
+export interface WantedComposition {
+  readonly name: string
+  readonly from: string | KVCompressor
+}
+
+export interface LoadedConfig {
+  readonly compositions: readonly WantedComposition[]
+  readonly methods: readonly Method[]
+}
+
+const FILES = ['kvloom.config.ts', 'kvloom.config.mts', 'kvloom.config.js', 'kvloom.config.mjs', 'kvloom.config.json']
+
+/** The configuration of the current folder, if there is one. */
+export async function findConfig(folder = process.cwd()): Promise<string | null> {
+  for (const name of FILES) {
+    const path = resolve(folder, name)
+    if (await exists(path)) return path
+  }
+  return null
+}
+
+/** Reads a configuration. @throws UsageError when it is missing, does not run, or has another form. */
+export async function loadConfig(path: string): Promise<LoadedConfig> {
+  const full = resolve(path)
+  if (!(await exists(full))) throw new UsageError(`${path} does not exist; --config takes a .ts, .js or .json file.`)
+  const config = await evaluate(full, path)
+  return { compositions: compositionsOf(config, path), methods: methodsOf(config, path) }
+}
+
+async function evaluate(full: string, path: string): Promise<Readonly<Record<string, unknown>>> {
+  let value: unknown
+  try {
+    value = extname(full) === '.json' ? JSON.parse(await readFile(full, 'utf8')) : await runModule(full)
+  } catch (cause) {
+    throw new UsageError(
+      `${path} cannot be loaded: ${cause instanceof Error ? cause.message.split('\n')[0] : String(cause)}`,
+      { cause },
+    )
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new UsageError(
+      `${path} gives ${value === undefined ? 'no default export' : typeof value}; allowed: export default { compressors, methods }.`,
+    )
+  const wrong = Object.keys(value).find((key) => key !== 'compressors' && key !== 'methods')
+  if (wrong !== undefined) throw new UsageError(`${path} has a field "${wrong}"; allowed: compressors, methods.`)
+  return value as Readonly<Record<string, unknown>>
+}
+
+/** Runs a TypeScript or JavaScript module; imports of kvloom's packages get the very modules that run here. */
+async function runModule(full: string): Promise<unknown> {
+  const { createJiti } = await import('jiti')
+  const shared = {
+    kvloom: await import('kvloom'),
+    '@kvloom/cli': { defineConfig },
+    '@kvloom/core': await import('@kvloom/core'),
+    '@kvloom/engine': await import('@kvloom/engine'),
+    '@kvloom/eval': await import('@kvloom/eval'),
+    '@kvloom/kernels': await import('@kvloom/kernels'),
+    '@kvloom/kivi': await import('@kvloom/kivi'),
+    '@kvloom/l2-norm': await import('@kvloom/l2-norm'),
+    '@kvloom/none': await import('@kvloom/none'),
+    '@kvloom/snapkv': await import('@kvloom/snapkv'),
+    '@kvloom/streaming-llm': await import('@kvloom/streaming-llm'),
+    '@kvloom/tova': await import('@kvloom/tova'),
+    '@tensorflow/tfjs-core': await import('@tensorflow/tfjs-core'),
+  }
+  const jiti = createJiti(import.meta.url, {
+    virtualModules: shared,
+    fsCache: false,
+    moduleCache: false,
+    interopDefault: true,
+  })
+  return jiti.import(full, { default: true })
+}
+
+function compositionsOf(config: Readonly<Record<string, unknown>>, path: string): readonly WantedComposition[] {
+  const given = config['compressors']
+  if (given === undefined) return []
+  if (typeof given !== 'object' || given === null)
+    throw new UsageError(`${path}: compressors is ${typeof given}; allowed: a list, or an object of names.`)
+  const entries: readonly (readonly [string | null, unknown])[] = Array.isArray(given)
+    ? given.map((each: unknown) => [null, each] as const)
+    : Object.entries(given)
+  return entries.map(([name, from], i) => {
+    if (typeof from === 'string') return { name: name ?? from, from }
+    if (isCompressor(from)) return { name: name ?? from.card.name, from }
+    throw new UsageError(
+      `${path}: compressors, entry ${name ?? i + 1}: allowed are texts such as "kivi(bits=2)" and compressors.${isMethod(from) ? ' This is a method: call it.' : ''}`,
+    )
+  })
+}
+
+function methodsOf(config: Readonly<Record<string, unknown>>, path: string): readonly Method[] {
+  const given = config['methods'] ?? []
+  if (!Array.isArray(given)) throw new UsageError(`${path}: methods is ${typeof given}; allowed: a list of methods.`)
+  return given.map((each: unknown, i) => {
+    if (isMethod(each)) return each
+    throw new UsageError(
+      `${path}: methods, entry ${i + 1} is no method; allowed: what defineScorer, definePick or defineQuantizer returns, not called.`,
+    )
+  })
+}
+
+const isCompressor = (value: unknown): value is KVCompressor =>
+  typeof value === 'object' && value !== null && 'card' in value && 'stages' in value && Array.isArray(value.stages)
+
+const isMethod = (value: unknown): value is Method =>
+  typeof value === 'function' && 'card' in value && 'options' in value
+
+const exists = (path: string): Promise<boolean> =>
+  access(path).then(
+    () => true,
+    () => false,
+  )

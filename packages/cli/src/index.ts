@@ -1,0 +1,7 @@
+export { buildComposition } from './composition/build'
+export type { KvloomConfig } from './config'
+export { defineConfig } from './config'
+export { CompositionError, UsageError } from './errors'
+export { run } from './program'
+export type { Method } from './registry'
+export { methods } from './registry'

@@ -1,0 +1,257 @@
+/** The built command, run as people run it. Needs a build (`npm test` makes one). */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { reportSchema } from '@kvloom/eval'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { writeRandomModel } from './testing/random-model'
+
+const MAIN = fileURLToPath(new URL('../dist/main.js', import.meta.url))
+const TEXT =
+  'It is a truth universally acknowledged, that a compressed cache in want of bits must forget something. '.repeat(12)
+
+interface Finished {
+  readonly code: number | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
+let folder: string
+let slow: string
+
+/** @param watch is called with everything stderr said so far. */
+function kvloom(
+  args: readonly string[],
+  watch: (stderr: string, child: ChildProcess) => void = () => undefined,
+): Promise<Finished> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [MAIN, ...args], { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] })
+    let stdout = ''
+    let stderr = ''
+    child.stdout.on('data', (data) => {
+      stdout += String(data)
+    })
+    child.stderr.on('data', (data) => {
+      stderr += String(data)
+      watch(stderr, child)
+    })
+    child.on('error', reject)
+    child.on('close', (code) => resolve({ code, stdout, stderr }))
+  })
+}
+
+const compare = (...more: string[]): string[] => [
+  'compare',
+  '--model',
+  'model',
+  '--text',
+  'text.txt',
+  '--tokens',
+  '300',
+  '--passkey',
+  '0',
+  '--decode-tokens',
+  '2',
+  ...more,
+]
+const report = async (out = 'kvloom-report') =>
+  reportSchema.parse(JSON.parse(await readFile(join(folder, out, 'report.json'), 'utf8')))
+
+beforeAll(async () => {
+  if (!existsSync(MAIN)) throw new Error('The command line is not built. Run: npm run build')
+  folder = await mkdtemp(join(tmpdir(), 'kvloom-cli-'))
+  slow = join(folder, 'slow')
+  await writeRandomModel(join(folder, 'model'))
+  await writeRandomModel(slow, 12)
+  await writeFile(join(folder, 'text.txt'), TEXT)
+})
+afterAll(() => rm(folder, { recursive: true, force: true }))
+
+describe('compare', () => {
+  it('runs the default set and writes both reports', async () => {
+    const { code, stdout, stderr } = await kvloom(compare())
+    expect(stderr).toContain('1/10 uncompressed f32')
+    expect(code).toBe(0)
+    expect(stdout).toMatch(/snapkv\(keep=0\.5\)\+kivi\(bits=2, residual=32\)/)
+    expect(stdout).toContain('kvloom-report/report.html')
+    const { status, protocol, compositions } = await report()
+    expect(status).toBe('complete')
+    expect(protocol).toMatchObject({ name: 'E', promptTokens: 200 })
+    expect(compositions.map((c) => c.status)).toEqual(Array(9).fill('done'))
+    expect(await readFile(join(folder, 'kvloom-report', 'report.html'), 'utf8')).toContain('</html>')
+  })
+
+  it('takes compositions from the command line, and keeps going when one does not fit the model', async () => {
+    const { code, stderr } = await kvloom(
+      compare(
+        '--protocol',
+        'P',
+        '--chunk',
+        '32',
+        '--compressor',
+        'kivi(bits=2,group=24,residual=24)',
+        '--compressor',
+        'kivi(bits=4,residual=32)',
+        '--out',
+        'mixed',
+      ),
+    )
+    expect(stderr).toMatch(
+      /kivi\(bits=2,group=24,residual=24\) failed: kivi does not fit this model: .*Choose a group that divides 32/,
+    )
+    expect(code).toBe(1)
+    expect((await report('mixed')).compositions.map((c) => c.status)).toEqual(['failed', 'done'])
+  })
+
+  it('takes methods and compositions from a TypeScript configuration', async () => {
+    await writeFile(
+      join(folder, 'my.config.ts'),
+      `import { defineConfig } from '@kvloom/cli'
+       import { defineScorer } from '@kvloom/core'
+       import { sum } from '@tensorflow/tfjs-core'
+       const mine = defineScorer({ name: 'my-scorer', needs: { keys: { of: 'keys' } }, score: ({ keys }) => sum(keys, -1) })
+       export default defineConfig({ methods: [mine], compressors: { 'a third': 'my-scorer(keep=0.33)', half: mine({ keep: 0.5 }) } })`,
+    )
+    const { code, stderr, stdout } = await kvloom(
+      compare('--config', 'my.config.ts', '--compressor', 'my-scorer+kivi(residual=32)', '--out', 'config'),
+    )
+    expect(stderr).not.toContain('kvloom:')
+    expect(code).toBe(0)
+    expect(stdout).toContain('my-scorer+kivi(residual=32)')
+    expect((await report('config')).compositions.map((c) => [c.name, c.status])).toEqual([
+      ['a third', 'done'],
+      ['half', 'done'],
+      ['my-scorer+kivi(residual=32)', 'done'],
+    ])
+  })
+
+  it('Ctrl-C leaves a partial report and exit code 130', async () => {
+    let sent = false
+    const args = [
+      'compare',
+      '--model',
+      slow,
+      '--text',
+      'text.txt',
+      '--tokens',
+      '900',
+      '--chunk',
+      '2',
+      '--passkey',
+      '0',
+      '--out',
+      'stopped',
+    ]
+    const { code, stdout, stderr } = await kvloom(args, (said, child) => {
+      if (sent || !said.includes('3/10')) return
+      sent = true
+      child.kill('SIGINT')
+    })
+    expect(stderr).toContain('interrupted; the report holds what was finished')
+    expect(code).toBe(130)
+    expect(stdout).toContain('stopped/report.html')
+    const { status, baseline, compositions } = await report('stopped')
+    expect(status).toBe('interrupted')
+    expect(baseline.status).toBe('done')
+    expect(compositions[0]?.status).toBe('done')
+    expect(compositions.at(-1)).toMatchObject({ status: 'interrupted', result: null })
+    expect(await readFile(join(folder, 'stopped', 'report.html'), 'utf8')).toContain('Interrupted.')
+  })
+})
+
+describe('mistakes', () => {
+  const cases: readonly (readonly [string, readonly string[], number, RegExp])[] = [
+    ['no such command', ['compar'], 2, /unknown command 'compar'\n\(Did you mean compare\?\)/],
+    ['no such option', ['compare', '--tokns', '3'], 2, /unknown option '--tokns'/],
+    ['a number that is none', ['compare', '--tokens', 'many'], 2, /--tokens.*Allowed: a whole number from 2/],
+    ['an unknown backend', ['compare', '--backend', 'webgl'], 2, /Allowed choices are cpu, wasm/],
+    [
+      'an unknown method',
+      compare('--compressor', 'kivy'),
+      2,
+      /unknown method "kivy" \(did you mean "kivi"\?\).*character 1 of "kivy"/,
+    ],
+    ['two quantizers', compare('--compressor', 'kivi+kivi'), 2, /kivi and kivi cannot be composed/],
+    ['an unknown protocol', compare('--protocol', 'X'), 2, /unknown protocol "X"; allowed: P/],
+    ['a missing configuration', compare('--config', 'none.ts'), 2, /none\.ts does not exist/],
+    ['a text that is not there', compare('--text', 'none.txt'), 2, /none\.txt cannot be read/],
+    ['a model that resolves nowhere', ['compare', '--model', 'no-such-model', '--offline'], 1, /model "no-such-model"/],
+    ['more tokens than the context', compare('--tokens', '2048'), 1, /Give a longer text|the model's context/],
+    ['an empty prompt', ['generate', '--model', 'model', '--prompt', ''], 2, /the prompt is empty/],
+    ['golden data that is not there', ['golden', 'nowhere'], 1, /nowhere is no folder that can be read/],
+  ]
+  it.each(cases)('%s', async (_, args, exitCode, message) => {
+    const { code, stdout, stderr } = await kvloom(args)
+    expect(stderr).toMatch(message)
+    expect(stderr).not.toMatch(/\n {4}at /)
+    expect(stdout).toBe('')
+    expect(code).toBe(exitCode)
+  })
+  it('shows the stack only when asked', async () => {
+    const { stderr } = await kvloom(['--verbose', 'golden', 'nowhere'])
+    expect(stderr).toMatch(/\n {4}at /)
+  })
+  it('a report folder that cannot be written', async () => {
+    await writeFile(join(folder, 'file'), '')
+    const { code, stderr } = await kvloom(compare('--out', 'file/inside'))
+    expect(stderr).toMatch(/report\.json cannot be written .*Choose another folder with --out/)
+    expect(code).toBe(1)
+  })
+})
+
+describe('the other commands', () => {
+  it('generate streams text to stdout and figures to stderr', async () => {
+    const { code, stdout, stderr } = await kvloom([
+      'generate',
+      '--model',
+      'model',
+      '--prompt',
+      'Call me',
+      '--max-new-tokens',
+      '5',
+      '--temperature',
+      '1',
+      '--seed',
+      '3',
+      '--compressor',
+      'kivi(residual=32)',
+    ])
+    expect(stderr).toMatch(/prompt: 7 tokens.*new: \d tokens.*bits per value held/)
+    expect(code).toBe(0)
+    const again = await kvloom([
+      'generate',
+      '--model',
+      'model',
+      '--prompt',
+      'Call me',
+      '--max-new-tokens',
+      '5',
+      '--temperature',
+      '1',
+      '--seed',
+      '3',
+      '--compressor',
+      'kivi(residual=32)',
+    ])
+    expect(again.stdout).toBe(stdout)
+  })
+  it('methods lists every method as a table and as JSON', async () => {
+    const { stdout } = await kvloom(['methods', '--json'])
+    const listed = JSON.parse(stdout) as { name: string; options: { name: string }[] }[]
+    expect(listed.map((m) => m.name)).toEqual(['none', 'kivi', 'streaming-llm', 'l2-norm', 'snapkv', 'tova'])
+    expect(listed[1]?.options.map((o) => o.name)).toContain('bits')
+    expect((await kvloom(['methods'])).stdout).toContain('StreamingLLM')
+  })
+  it('model inspect and list describe what is there', async () => {
+    const { stdout } = await kvloom(['model', 'inspect', 'model', '--json'])
+    expect(JSON.parse(stdout)).toMatchObject({ kind: 'safetensors', config: { layers: 2, kvHeads: 2 } })
+    expect((await kvloom(['model', 'list', '--cache-dir', 'empty'])).stdout).toContain('No model is in')
+  })
+  it('help and version succeed', async () => {
+    expect((await kvloom(['--help'])).code).toBe(0)
+    expect((await kvloom(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/)
+  })
+})

@@ -1,0 +1,150 @@
+/** The commands and their options; the work is loaded when a command runs, so that help is instant. */
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import { describeError, EXIT, exitCodeOf } from './errors'
+import { version } from './version'
+
+const whole =
+  (min: number) =>
+  (text: string): number => {
+    const value = Number(text)
+    if (text.trim() === '' || !Number.isInteger(value) || value < min)
+      throw new InvalidArgumentError(`Allowed: a whole number from ${min}.`)
+    return value
+  }
+const decimal = (text: string): number => {
+  const value = Number(text)
+  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('Allowed: a number.')
+  return value
+}
+const collect = (value: string, before: readonly string[]): readonly string[] => [...before, value]
+
+/** @param done receives the exit code of the command that ran. */
+export function buildProgram(done: (exitCode: number) => void): Command {
+  const program = new Command('kvloom')
+    .description(
+      'Compose KV-cache compressors, run them on a real model, see what each costs in quality, bytes and time.',
+    )
+    .version(version())
+    .option('--verbose', 'show the stack of an error')
+    .showSuggestionAfterError()
+    .exitOverride()
+    .configureOutput({ outputError: (text, write) => write(`kvloom: ${text.replace(/^error: /, '')}`) })
+  addCompare(program, done)
+  addGenerate(program, done)
+  program
+    .command('methods')
+    .description('list the methods and their options')
+    .option('--json', 'as JSON')
+    .action(async (flags) => done((await import('./commands/methods')).methodsCommand(flags)))
+  program
+    .command('golden')
+    .description('run reference cases against the methods')
+    .argument('<path...>', 'folders with a golden.json, or folders of such folders')
+    .option(
+      '--only <names>',
+      'only cases whose method, press or name begins so (comma-separated, repeatable)',
+      collect,
+      [],
+    )
+    .addOption(backend())
+    .action(async (paths, flags) => done(await (await import('./commands/golden')).goldenCommand(paths, flags)))
+  addModel(program, done)
+  return program
+}
+
+const backend = (): Option =>
+  new Option('--backend <name>', 'where to compute').choices(['cpu', 'wasm']).default('wasm')
+const modelOptions = (command: Command): Command =>
+  command
+    .option(
+      '--model <name>',
+      'a path, tiny, a known name, or owner/repo[/file.gguf] on the Hugging Face Hub (default: smollm2-135m-instruct)',
+    )
+    .addOption(backend())
+    .option('--cache-dir <folder>', 'where models are kept')
+    .option('--offline', 'use only what is on this machine')
+
+function addCompare(program: Command, done: (exitCode: number) => void): void {
+  modelOptions(program.command('compare'))
+    .description('compare compositions on a model and a text; writes report.json and report.html')
+    .option('--compressor <composition>', 'such as "snapkv(keep=0.5)+kivi(bits=2)"; repeatable', collect, [])
+    .option('--config <file>', 'kvloom.config.ts or .json with compositions and further methods')
+    .option('--text <file>', 'plain text (default: a bundled public-domain text)')
+    .option('--tokens <n>', 'tokens of the text', whole(2))
+    .option(
+      '--protocol <name>',
+      'P: chunks over a compressed past; E: compress a prompt once; auto: E if something acts at the end of a prompt',
+      'auto',
+    )
+    .option(
+      '--chunk <n>',
+      'tokens per step; protocol P: default 128, 1 is true decoding; E: default all that follows the prompt',
+      whole(1),
+    )
+    .option('--prompt-tokens <n>', 'protocol E: tokens before the compression (default: two thirds)', whole(1))
+    .option('--score-from <n>', 'protocol P: first token that is scored (default: a quarter)', whole(1))
+    .option('--decode-tokens <n>', 'single-token steps for the decode time', whole(0), 16)
+    .option('--passkey <n>', 'passkey trials per composition; 0 for none', whole(0))
+    .option('--passkey-tokens <n>', 'tokens of a passkey trial', whole(64))
+    .option('--out <folder>', 'where the report goes', 'kvloom-report')
+    .option('--seed <n>', 'seed of the passkeys', whole(0), 0)
+    .action(async (flags) => done(await (await import('./commands/compare')).compareCommand(flags)))
+}
+
+function addGenerate(program: Command, done: (exitCode: number) => void): void {
+  modelOptions(program.command('generate'))
+    .description('generate text through a compressed cache')
+    .requiredOption('--prompt <text>', 'the prompt; - reads it from stdin')
+    .option('--chat', 'wrap the prompt in the chat template of the model')
+    .option('--compressor <composition>', 'the cache to generate through', 'none')
+    .option('--max-new-tokens <n>', 'most new tokens', whole(1), 128)
+    .option('--temperature <t>', '0 is greedy', decimal, 0)
+    .option('--top-k <n>', 'only the n most likely tokens', whole(1))
+    .option('--top-p <p>', 'only the most likely tokens that together reach p', decimal)
+    .option('--seed <n>', 'seed of the sampling', whole(0), 0)
+    .action(async (flags) => done(await (await import('./commands/generate')).generateCommand(flags)))
+}
+
+function addModel(program: Command, done: (exitCode: number) => void): void {
+  const model = program.command('model').description('fetch and look at models')
+  const cacheDir = ['--cache-dir <folder>', 'where models are kept'] as const
+  model
+    .command('pull')
+    .description('fetch a model into the cache')
+    .argument('<name>')
+    .option(...cacheDir)
+    .action(async (name, flags) => done(await (await import('./commands/model')).pullCommand(name, flags)))
+  model
+    .command('list')
+    .description('what is in the cache')
+    .option(...cacheDir)
+    .option('--json', 'as JSON')
+    .action(async (flags) => done(await (await import('./commands/model')).listCommand(flags)))
+  model
+    .command('inspect')
+    .description('what a model on this machine holds')
+    .argument('<name>', 'a name or a path')
+    .option(...cacheDir)
+    .option('--json', 'as JSON')
+    .action(async (name, flags) => done(await (await import('./commands/model')).inspectCommand(name, flags)))
+}
+
+/** Runs the command line. @param args without node and script. @returns the exit code; nothing is thrown. */
+export async function run(args: readonly string[]): Promise<number> {
+  let exitCode: number = EXIT.ok
+  const program = buildProgram((code) => {
+    exitCode = code
+  })
+  try {
+    await program.parseAsync([...args], { from: 'user' })
+  } catch (error) {
+    // Commander has written its message already.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage
+    const failed = exitCodeOf(error)
+    const verbose = args.includes('--verbose')
+    const line = failed === EXIT.interrupted && !verbose ? 'interrupted.' : describeError(error, verbose)
+    process.stderr.write(`kvloom: ${line}\n`)
+    return failed
+  }
+  return exitCode
+}

@@ -1,0 +1,224 @@
+import { readFileSync } from 'node:fs'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { defineScorer, type KVCompressor, ModelMismatch } from '@kvloom/core'
+import { memory, neg, norm } from '@tensorflow/tfjs-core'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { type CompareOptions, compare, UNCOMPRESSED } from './compare'
+import { readReport } from './report/file'
+import { renderHtml } from './report/html'
+import type { Report } from './report/schema'
+import { renderTable } from './report/terminal'
+import { protocolE, protocolP } from './run/plan'
+import { type FakeModel, fakeIds, fakeModel, fakeShape } from './testing/fake-model'
+
+const lowNorm = defineScorer({
+  name: 'low-norm',
+  needs: { keys: { of: 'keys' } },
+  score: ({ keys }) => neg(norm(keys, 'euclidean', 2)),
+})
+const half: KVCompressor = { ...UNCOMPRESSED, store: 'f16' }
+/** Binds nowhere: fails when its cache is opened. */
+const misfit: KVCompressor = {
+  ...lowNorm(),
+  stages: lowNorm().stages.map((s) => ({
+    ...s,
+    bind: () => {
+      throw new ModelMismatch('misfit', 'it has no dims.', 'Use another.')
+    },
+  })) as unknown as KVCompressor['stages'],
+}
+
+let model: FakeModel
+let folder: string
+let onForward: (call: number) => void
+
+beforeEach(async () => {
+  onForward = () => undefined
+  model = await fakeModel((call) => onForward(call))
+  folder = await mkdtemp(join(tmpdir(), 'kvloom-eval-'))
+})
+afterEach(async () => {
+  model.dispose()
+  await rm(folder, { recursive: true, force: true })
+})
+
+const wish = (more: Partial<CompareOptions> = {}): CompareOptions => ({
+  model,
+  backend: 'cpu',
+  ids: fakeIds(120),
+  textName: 'fake',
+  plan: protocolE({ tokens: 96, promptTokens: 64 }),
+  compositions: [
+    { name: 'f16', compressor: half },
+    { name: 'low-norm', compressor: lowNorm({ keep: 0.25 }) },
+  ],
+  decodeTokens: 4,
+  file: join(folder, 'report.json'),
+  ...more,
+})
+
+describe('compare', () => {
+  it('measures quality, bytes and time of every composition', async () => {
+    const before = memory().numBytes
+    const report = await compare(wish())
+    expect(memory().numBytes).toBe(before)
+    expect(report.status).toBe('complete')
+    const [f16, evicted] = report.compositions.map((c) => c.result!)
+    const base = report.baseline.result!
+    expect(base.quality).toMatchObject({ meanKld: 0, kld99: 0, top1: 1 })
+    expect(base.quality.attentionError).toEqual([0, 0])
+    expect(f16!.quality.meanKld).toBeLessThan(1e-4)
+    // f16 rounds to 5e-4 of a value.
+    expect(f16!.quality.perplexity / base.quality.perplexity).toBeCloseTo(1, 2)
+    expect(evicted!.quality.meanKld).toBeGreaterThan(f16!.quality.meanKld)
+    expect(evicted!.quality.attentionError.every((e) => e > 0)).toBe(true)
+    // The headline is taken when the prompt ends: 16 of 64 tokens stay, at 16 bits.
+    expect(evicted!.footprint).toMatchObject({ tokens: 64, keptFraction: 0.25, theoreticalBits: 4 })
+    expect(f16!.footprint.theoreticalBits).toBe(16)
+    expect(evicted!.footprintAtEnd.tokens).toBe(96)
+    expect(f16!.footprint.residentBits).toBe(
+      (f16!.footprint.ledger.total * 8) / (64 * fakeShape.layers * fakeShape.kvHeads * 64),
+    )
+    expect(evicted!.bytesOverTokens.map((b) => b.tokens)).toEqual([0, 64, 96])
+    expect(evicted!.times.decode?.count).toBe(4)
+    expect(evicted!.overhead.decode).not.toBeNull()
+  })
+
+  it('protocol P: a chunk of one token is decoding, and larger chunks of an exact cache score the same', async () => {
+    const plan = (chunk: number) => protocolP({ tokens: 48, chunk, scoreFrom: 16 })
+    const single = await compare(wish({ plan: plan(1) }))
+    const chunked = await compare(wish({ plan: plan(16) }))
+    expect(single.baseline.result!.quality.perplexity).toBeCloseTo(chunked.baseline.result!.quality.perplexity, 4)
+    expect(single.baseline.result!.times.prefill).toBeNull()
+    expect(chunked.compositions[1]!.notes[0]).toContain('low-norm acts at the end of a prompt, and protocol P has none')
+  })
+
+  it('keeps an error in its row and goes on', async () => {
+    const report = await compare(
+      wish({ compositions: [{ name: 'misfit', compressor: misfit }, ...wish().compositions] }),
+    )
+    expect(report.compositions.map((c) => c.status)).toEqual(['failed', 'done', 'done'])
+    expect(report.compositions[0]!.error).toMatchObject({ name: 'ModelMismatch', code: 'MODEL_MISMATCH' })
+    expect(renderHtml(report)).toContain('misfit does not fit this model')
+    expect(renderTable(report)).toContain('failed: misfit does not fit this model')
+  })
+
+  it('has each finished composition on disk at once', async () => {
+    const file = join(folder, 'report.json')
+    const states: string[][] = []
+    await compare(
+      wish({
+        onProgress: ({ index }) => {
+          if (index < 2 || states.length > 0) return
+          const report = JSON.parse(readFileSync(file, 'utf8')) as Report
+          states.push([report.status, report.baseline.status, ...report.compositions.map((c) => c.status)])
+        },
+      }),
+    )
+    expect(states[0]).toEqual(['running', 'done', 'done', 'pending'])
+    expect((await readdir(folder)).filter((name) => name.endsWith('.partial'))).toEqual([])
+  })
+
+  it('an abort keeps finished compositions and says so', async () => {
+    const stop = new AbortController()
+    const report = await compare(
+      wish({
+        signal: stop.signal,
+        onProgress: ({ index, fraction }) => {
+          if (index === 2 && fraction > 0.75) stop.abort()
+        },
+      }),
+    )
+    expect(report.status).toBe('interrupted')
+    expect(report.compositions.map((c) => c.status)).toEqual(['done', 'interrupted'])
+    expect((await readReport(join(folder, 'report.json'))).status).toBe('interrupted')
+    expect(renderHtml(report)).toContain('Interrupted.')
+  })
+
+  it('an abort before anything is finished still leaves a report', async () => {
+    const report = await compare(wish({ signal: AbortSignal.abort() }))
+    expect([report.status, report.baseline.status]).toEqual(['interrupted', 'interrupted'])
+    expect(renderHtml(report)).toContain('Nothing to draw yet')
+    expect(renderTable(report)).toContain('interrupted')
+  })
+
+  it('an uncompressed run that fails ends the comparison, and the file says so', async () => {
+    onForward = () => {
+      throw new Error('no weights')
+    }
+    await expect(compare(wish())).rejects.toThrow('no weights')
+    expect(await readReport(join(folder, 'report.json'))).toMatchObject({
+      status: 'failed',
+      baseline: { status: 'failed' },
+    })
+  })
+
+  it('reports progress with the time left', async () => {
+    const left: (number | null)[] = []
+    let last = 0
+    await compare(
+      wish({
+        onProgress: ({ fraction, secondsLeft }) => {
+          expect(fraction).toBeGreaterThanOrEqual(last)
+          last = fraction
+          left.push(secondsLeft)
+        },
+      }),
+    )
+    expect(last).toBe(1)
+    expect(left[0]).toBeNull()
+    expect(left.at(-1)).toBe(0)
+  })
+
+  it('refuses a text longer than the context before any work', async () => {
+    await expect(
+      compare(wish({ ids: fakeIds(600), plan: protocolP({ tokens: 512, chunk: 64, scoreFrom: 1 }) })),
+    ).rejects.toThrow(/at most 512, the model's context/)
+    await expect(compare(wish({ ids: fakeIds(10) }))).rejects.toThrow(/Give a longer text/)
+    expect(model.calls).toBe(0)
+  })
+
+  it('hits a passkey only when the digits are most likely', async () => {
+    const trial = { context: fakeIds(20), question: fakeIds(4), answer: fakeIds(3), digits: { from: 0, to: 3 } }
+    const report = await compare(wish({ passkeyTrials: [trial] }))
+    expect(report.baseline.result!.passkey).toMatchObject({ trials: 1, contextTokens: 20 })
+    expect(report.baseline.result!.passkey!.meanLogProbability).toBeLessThan(0)
+  })
+})
+
+describe('report files', () => {
+  it('are refused when damaged, foreign or of another version', async () => {
+    const file = join(folder, 'report.json')
+    await compare(wish({ file }))
+    const good = JSON.parse(await readFile(file, 'utf8'))
+    const check = async (value: unknown): Promise<unknown> => {
+      await writeFile(file, typeof value === 'string' ? value : JSON.stringify(value))
+      return readReport(file)
+    }
+    await expect(check(good)).resolves.toEqual(good)
+    await expect(check('{')).rejects.toThrow(/is not JSON/)
+    await expect(check({ ...good, schemaVersion: 99 })).rejects.toThrow(
+      /schema version 99; this kvloom reads version 1/,
+    )
+    await expect(check({ ...good, seed: 'x' })).rejects.toThrow(/seed: /)
+    await expect(readReport(join(folder, 'none.json'))).rejects.toThrow(/cannot be read/)
+  })
+  it('name neither host nor user', async () => {
+    const text = JSON.stringify(await compare(wish()))
+    const { hostname, userInfo } = await import('node:os')
+    for (const word of [hostname(), userInfo().username]) if (word.length > 4) expect(text).not.toContain(word)
+  })
+  it('are one page without scripts or anything from elsewhere', async () => {
+    const html = renderHtml(await compare(wish()))
+    expect(html).toContain('<svg')
+    expect(html).not.toMatch(/<script|<link|@import|src=|url\(/)
+  })
+  it('say where they cannot be written', async () => {
+    await writeFile(join(folder, 'blocked'), '')
+    await expect(compare(wish({ file: join(folder, 'blocked', 'report.json') }))).rejects.toThrow(
+      /cannot be written .* Choose another folder/,
+    )
+  })
+})

@@ -1,0 +1,134 @@
+/** The report's JSON: one file per run, checked whenever it is read. Later versions may add fields, never change these. */
+import * as z from 'zod'
+
+export const SCHEMA_VERSION = 1
+
+const spread = z.object({
+  median: z.number(),
+  lowerQuartile: z.number(),
+  upperQuartile: z.number(),
+  count: z.number().int(),
+})
+
+const ledger = z.object({
+  payload: z.number(),
+  metadata: z.number(),
+  window: z.number(),
+  slack: z.number(),
+  state: z.number(),
+  index: z.number(),
+  workspace: z.number(),
+  perPrompt: z.number(),
+  perModel: z.number(),
+  total: z.number(),
+  peak: z.number(),
+  shared: z.number(),
+})
+
+const footprint = z.object({
+  tokens: z.number().int(),
+  theoreticalBits: z.number(),
+  residentBits: z.number(),
+  keptFraction: z.number(),
+  ledger,
+})
+
+const passkey = z.object({
+  trials: z.number().int(),
+  hits: z.number().int(),
+  accuracy: z.number(),
+  meanLogProbability: z.number(),
+  contextTokens: z.number().int(),
+})
+
+const result = z.object({
+  quality: z.object({
+    perplexity: z.number(),
+    perplexityWithoutFirst: z.number().nullable(),
+    meanKld: z.number(),
+    kld99: z.number(),
+    top1: z.number(),
+    attentionError: z.array(z.number()),
+  }),
+  passkey: passkey.nullable(),
+  footprint,
+  footprintAtEnd: footprint,
+  bytesOverTokens: z.array(z.object({ tokens: z.number().int(), total: z.number() })),
+  times: z.object({ prefill: spread.nullable(), decode: spread.nullable(), cacheShare: z.number() }),
+  /** Median time over the uncompressed run's, minus 1; null where one of them was not measured. */
+  overhead: z.object({ prefill: z.number().nullable(), decode: z.number().nullable() }),
+  longestStep: z.number().int(),
+})
+
+const stage = z.object({
+  kind: z.string(),
+  id: z.string(),
+  when: z.union([z.string(), z.object({ everyTokens: z.number() })]),
+  options: z.json(),
+  part: z.enum(['keys', 'values']).nullable(),
+  layers: z.array(z.number().int()).nullable(),
+})
+
+/** `null` stands for "unlimited", which JSON cannot say. */
+const window = z.object({ recent: z.number().nullable(), block: z.number(), drain: z.string() })
+
+const composition = z.object({
+  name: z.string(),
+  store: z.string(),
+  stages: z.array(stage),
+  window: z.object({ sinks: z.number(), keys: window, values: window }).nullable(),
+  status: z.enum(['pending', 'running', 'done', 'failed', 'interrupted']),
+  result: result.nullable(),
+  error: z.object({ name: z.string(), code: z.string().nullable(), message: z.string() }).nullable(),
+  notes: z.array(z.string()),
+})
+
+export const reportSchema = z.object({
+  kind: z.literal('kvloom-report'),
+  schemaVersion: z.literal(SCHEMA_VERSION),
+  /** `failed`: the uncompressed run failed, so nothing could be compared. */
+  status: z.enum(['running', 'complete', 'interrupted', 'failed']),
+  startedAt: z.iso.datetime(),
+  finishedAt: z.iso.datetime().nullable(),
+  seed: z.number().int(),
+  versions: z.record(z.string(), z.string()),
+  machine: z.object({
+    cpu: z.string(),
+    cores: z.number().int(),
+    memoryGiB: z.number(),
+    platform: z.string(),
+    architecture: z.string(),
+    node: z.string(),
+    backend: z.string(),
+  }),
+  model: z.object({
+    name: z.string(),
+    fingerprint: z.string(),
+    layers: z.number().int(),
+    queryHeads: z.number().int(),
+    kvHeads: z.number().int(),
+    keyDim: z.number().int(),
+    valueDim: z.number().int(),
+    contextLength: z.number().int(),
+    vocabSize: z.number().int(),
+  }),
+  text: z.object({ name: z.string(), tokens: z.number().int(), sha256: z.string() }),
+  protocol: z.object({
+    name: z.enum(['P', 'E']),
+    tokens: z.number().int(),
+    chunk: z.number().int(),
+    promptTokens: z.number().int(),
+    scoredTargets: z.object({ from: z.number().int(), to: z.number().int() }),
+    comparedRows: z.object({ from: z.number().int(), to: z.number().int() }),
+    decodeTokens: z.number().int(),
+    attentionPositions: z.number().int(),
+    passkeyTrials: z.number().int(),
+    passkeyTokens: z.number().int(),
+  }),
+  baseline: composition,
+  compositions: z.array(composition),
+})
+
+export type Report = z.infer<typeof reportSchema>
+export type CompositionReport = z.infer<typeof composition>
+export type ResultReport = z.infer<typeof result>

@@ -1,0 +1,239 @@
+/** One pass of one compressor over the steps of a plan: quality against the uncompressed run, bytes, time. */
+import { type Artifact, type KVCompressor, openCache, type Phase, ready } from '@kvloom/core'
+import type { Tensor } from '@tensorflow/tfjs-core'
+import { InterruptedError, NonFiniteLogitsError } from '../errors'
+import { AttentionError, AttentionReference } from '../metrics/attention-error'
+import { WatchedCache } from '../metrics/attention-watch'
+import { type Footprint, footprintOf } from '../metrics/footprint'
+import { argMax, klDivergence, logSumExp, negativeLogLikelihood } from '../metrics/logits'
+import { mean, quantile } from '../metrics/statistics'
+import type { LogitStore } from './logit-store'
+import { limitSteps, type Plan, type Step } from './plan'
+import type { ScoringModel } from './scoring-model'
+import { type StepTime, summarizeTimes, type Times } from './times'
+
+/** What the uncompressed run leaves for the others. */
+export interface Reference {
+  readonly logits: LogitStore
+  /** logSumExp and arg max of every row, by position. */
+  readonly normalizers: Map<number, number>
+  readonly best: Map<number, number>
+  readonly attention: AttentionReference
+  /** Positions at which attention outputs are compared. */
+  readonly sampled: readonly number[]
+}
+
+export interface MeasureOptions {
+  readonly model: ScoringModel
+  readonly compressor: KVCompressor
+  readonly artifacts?: readonly Artifact[]
+  /** Token ids; more than the plan's are used for the decode timing. */
+  readonly ids: Int32Array
+  readonly plan: Plan
+  readonly reference: Reference
+  /** True: this is the uncompressed run, fill the reference. */
+  readonly fill?: boolean
+  /** Single-token steps after the plan, for the decode time. */
+  readonly decodeTokens: number
+  /** Called after each step with the tokens done, decode steps included. */
+  readonly onTokens?: (tokens: number) => void
+  readonly signal?: AbortSignal
+}
+
+export interface Quality {
+  /** exp of the mean negative log-likelihood over all targets. */
+  readonly perplexity: number
+  /** The same without the first target, which protocol E predicts from the exact prefill; null when there is only one. */
+  readonly perplexityWithoutFirst: number | null
+  /** KL(uncompressed || this), nats, over the plan's rows. */
+  readonly meanKld: number
+  readonly kld99: number
+  /** Share of rows with the same most likely token as the uncompressed run. */
+  readonly top1: number
+  /** Relative attention-output error per layer. */
+  readonly attentionError: readonly number[]
+}
+
+export interface BytesAt {
+  readonly tokens: number
+  readonly total: number
+}
+
+export interface Measures {
+  readonly quality: Quality
+  /** Protocol E: after the eviction at the end of the prompt; protocol P: at the end of the text. The headline. */
+  readonly footprint: Footprint
+  readonly footprintAtEnd: Footprint
+  readonly bytesOverTokens: readonly BytesAt[]
+  readonly times: Times
+  /** Longest step really fed; less than asked where the compressor takes no more at once. */
+  readonly longestStep: number
+}
+
+/** Runs the plan. @throws InterruptedError, NonFiniteLogitsError, and what the compressor, cache and model throw. */
+export async function measure(options: MeasureOptions): Promise<Measures> {
+  const { model, compressor, artifacts = [], plan, reference, fill = false } = options
+  const cache = openCache(model.shape, ready(compressor, artifacts))
+  try {
+    const errors = new AttentionError(reference.attention, model.shape.layers)
+    const watched = new WatchedCache(cache, reference.sampled, (layer, position, output) => {
+      if (fill) reference.attention.set(layer, position, output)
+      else errors.add(layer, position, output)
+    })
+    const scores = new Scores(options)
+    const times: StepTime[] = []
+    const bytes: BytesAt[] = [{ tokens: 0, total: cache.bytes().total }]
+    let headline: Footprint | null = null
+    const steps = limitSteps(plan.steps, cache.chunkLimit)
+    for (const step of steps) {
+      times.push(await runStep(options, watched, step, scores))
+      bytes.push({ tokens: step.end, total: cache.bytes().total })
+      if (step.phase === 'promptEnd') headline = footprintOf(cache, artifacts)
+      options.onTokens?.(step.end)
+    }
+    const footprintAtEnd = footprintOf(cache, artifacts)
+    await decodeOn(options, watched, times)
+    return {
+      quality: scores.summarize(errors.perLayer()),
+      footprint: headline ?? footprintAtEnd,
+      footprintAtEnd,
+      bytesOverTokens: thin(bytes),
+      times: summarizeTimes(times),
+      longestStep: Math.max(...steps.map((s) => s.end - s.start)),
+    }
+  } finally {
+    cache.dispose()
+  }
+}
+
+/** A few single tokens at full length, for the decode time; they are not scored. */
+async function decodeOn(options: MeasureOptions, watched: WatchedCache, times: StepTime[]): Promise<void> {
+  const { ids, plan, decodeTokens } = options
+  for (let i = 0; i < decodeTokens; i++) {
+    const id = ids[plan.tokens + i] ?? ids[i % plan.tokens] ?? 0
+    times.push(await timedStep(options, watched, Int32Array.of(id), 'decode', 'none', () => undefined))
+    options.onTokens?.(plan.tokens + i + 1)
+  }
+}
+
+async function runStep(options: MeasureOptions, watched: WatchedCache, step: Step, scores: Scores): Promise<StepTime> {
+  const ids = options.ids.subarray(step.start, step.end)
+  const wanted = scores.wanted(step)
+  return timedStep(options, watched, ids, step.phase, wanted, async (from, logits) => {
+    const width = logits.shape[1] ?? 0
+    const values = (await logits.data()) as Float32Array
+    const first = step.start + (wanted === 'last' ? ids.length - 1 : from)
+    for (let row = 0; row * width < values.length; row++)
+      await scores.add(first + row, values.subarray(row * width, (row + 1) * width))
+  })
+}
+
+/** Runs one step and takes scoring and watching off its time. */
+async function timedStep(
+  options: MeasureOptions,
+  watched: WatchedCache,
+  ids: Int32Array,
+  phase: Phase,
+  wanted: 'none' | 'last' | 'visit',
+  visit: (from: number, logits: Tensor) => void | Promise<void>,
+): Promise<StepTime> {
+  // A timer turn lets signals, progress bars and aborts in: the backends compute synchronously.
+  await new Promise((resolve) => setTimeout(resolve, 0))
+  if (options.signal?.aborted) throw new InterruptedError()
+  watched.resetTimes()
+  let scoringMs = 0
+  const scored = async (from: number, logits: Tensor): Promise<void> => {
+    const started = performance.now()
+    await visit(from, logits)
+    scoringMs += performance.now() - started
+  }
+  const started = performance.now()
+  const logits = await options.model.forward(watched, ids, phase, {
+    logits: wanted === 'visit' ? { visit: scored } : wanted,
+  })
+  if (logits) {
+    await scored(0, logits)
+    logits.dispose()
+  }
+  const milliseconds = performance.now() - started - scoringMs - watched.watchMs
+  return { tokens: ids.length, phase, milliseconds, cacheMilliseconds: watched.cacheMs }
+}
+
+/** Collects the scores of the rows a plan asks for. */
+class Scores {
+  private readonly likelihoods: number[] = []
+  private readonly divergences: number[] = []
+  private agreed = 0
+
+  constructor(private readonly options: MeasureOptions) {}
+
+  private get from(): number {
+    const { targets, rows } = this.options.plan
+    return Math.min(targets.from - 1, rows.from)
+  }
+  private get to(): number {
+    const { targets, rows } = this.options.plan
+    return Math.max(targets.to - 1, rows.to)
+  }
+
+  /** Which logits of a step are needed: none, only the last row, or all. */
+  wanted(step: Step): 'none' | 'last' | 'visit' {
+    if (step.end <= this.from || step.start >= this.to) return 'none'
+    return step.end - 1 === this.from ? 'last' : 'visit'
+  }
+
+  /** @param position of the token whose row this is; it predicts the next one. */
+  async add(position: number, row: Float32Array): Promise<void> {
+    const { plan, ids, reference, fill } = this.options
+    if (position < this.from || position >= this.to) return
+    const normalizer = logSumExp(row)
+    if (!Number.isFinite(normalizer)) throw new NonFiniteLogitsError(position)
+    const target = position + 1
+    if (target >= plan.targets.from && target < plan.targets.to)
+      this.likelihoods.push(negativeLogLikelihood(row, normalizer, ids[target] as number))
+    if (position < plan.rows.from || position >= plan.rows.to) return
+    const best = argMax(row)
+    if (fill) {
+      await reference.logits.write(position, row)
+      reference.normalizers.set(position, normalizer)
+      reference.best.set(position, best)
+      this.divergences.push(0)
+      this.agreed++
+      return
+    }
+    const wanted = await reference.logits.read(position)
+    const wantedNormalizer = reference.normalizers.get(position) ?? Number.NaN
+    this.divergences.push(klDivergence(wanted, wantedNormalizer, row, normalizer))
+    if (reference.best.get(position) === best) this.agreed++
+  }
+
+  summarize(attentionError: readonly number[]): Quality {
+    const later = this.likelihoods.slice(1)
+    return {
+      perplexity: Math.exp(mean(this.likelihoods)),
+      perplexityWithoutFirst: later.length > 0 ? Math.exp(mean(later)) : null,
+      meanKld: mean(this.divergences),
+      kld99: quantile(this.divergences, 0.99),
+      top1: this.agreed / this.divergences.length,
+      attentionError,
+    }
+  }
+}
+
+/** Points of a series that a plot can show. */
+const MOST_POINTS = 200
+
+function thin(series: readonly BytesAt[]): readonly BytesAt[] {
+  if (series.length <= MOST_POINTS) return series
+  const every = (series.length - 1) / (MOST_POINTS - 1)
+  return Array.from({ length: MOST_POINTS }, (_, i) => series[Math.round(i * every)] as BytesAt)
+}
+
+/** An empty reference over a store. */
+export const emptyReference = (logits: LogitStore, sampled: readonly number[]): Reference => ({
+  logits,
+  normalizers: new Map(),
+  best: new Map(),
+  attention: new AttentionReference(),
+  sampled,
+})
