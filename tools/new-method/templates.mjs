@@ -38,7 +38,7 @@ function manifest({ kind, name, title }) {
         '.': { 'kvloom-source': './src/index.ts', types: './dist/index.d.ts', import: './dist/index.js' },
         './package.json': './package.json',
       },
-      files: ['dist', 'src', '!src/**/*.test.ts', 'README.md'],
+      files: ['dist', 'src', '!src/**/*.test.ts', '!src/**/testing/**', 'README.md'],
       engines: { node: '>=20' },
       scripts: { build: 'tsup', types: 'tsup --dts-only' },
       dependencies: { '@kvloom/core': 'workspace:^', '@tensorflow/tfjs-core': 'catalog:' },
