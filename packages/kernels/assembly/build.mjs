@@ -18,7 +18,19 @@ process.stdout.write(`kernels.wasm: ${binary.length} bytes, ${exportedFunctions(
 async function compile() {
   let wasm
   const { error, stderr } = await asc.main(
-    ['index.ts', '--outFile', 'kernels.wasm', '--importMemory', '--noExportMemory', '--runtime', 'stub', '--enable', 'simd', '-O3', '--noAssert'],
+    [
+      'index.ts',
+      '--outFile',
+      'kernels.wasm',
+      '--importMemory',
+      '--noExportMemory',
+      '--runtime',
+      'stub',
+      '--enable',
+      'simd',
+      '-O3',
+      '--noAssert',
+    ],
     {
       readFile: (name, base) => {
         try {
@@ -41,13 +53,19 @@ async function compile() {
 
 /** Section ids of the wasm binary format: 6 globals, 8 start, 11 data. */
 function verify(bytes) {
-  const forbidden = { 6: 'globals (module-level `let`, or the stub runtime\'s heap: allocate nothing)', 8: 'a start function', 11: 'static data (strings, array literals, memory.data)' }
+  const forbidden = {
+    6: "globals (module-level `let`, or the stub runtime's heap: allocate nothing)",
+    8: 'a start function',
+    11: 'static data (strings, array literals, memory.data)',
+  }
   for (const id of sectionIds(bytes)) {
-    if (forbidden[id]) throw new Error(`kernels.wasm has ${forbidden[id]}; kernels may only load and store through pointers passed in`)
+    if (forbidden[id])
+      throw new Error(`kernels.wasm has ${forbidden[id]}; kernels may only load and store through pointers passed in`)
   }
   const imports = WebAssembly.Module.imports(new WebAssembly.Module(bytes))
   const foreign = imports.filter((entry) => !(entry.module === 'env' && entry.name === 'memory'))
-  if (foreign.length > 0 || imports.length !== 1) throw new Error(`kernels.wasm must import env.memory and nothing else, it imports ${JSON.stringify(imports)}`)
+  if (foreign.length > 0 || imports.length !== 1)
+    throw new Error(`kernels.wasm must import env.memory and nothing else, it imports ${JSON.stringify(imports)}`)
 }
 
 function sectionIds(bytes) {
@@ -73,11 +91,16 @@ function exportedFunctions(bytes) {
 /** Parameter names come from the sources, so that a call with a missing argument does not type-check. */
 function generated(bytes) {
   const index = readFileSync(join(here, 'index.ts'), 'utf8')
-  const sources = [...index.matchAll(/from '\.\/([\w-]+)'/g)].map(([, name]) => readFileSync(join(here, `${name}.ts`), 'utf8')).join('\n')
+  const sources = [...index.matchAll(/from '\.\/([\w-]+)'/g)]
+    .map(([, name]) => readFileSync(join(here, `${name}.ts`), 'utf8'))
+    .join('\n')
   const signatures = exportedFunctions(bytes).map((name) => {
     const match = new RegExp(`export function ${name}\\(([^)]*)\\): (\\w+)`).exec(sources)
     if (!match) throw new Error(`exported function ${name} needs the form "export function ${name}(a: T, ...): T"`)
-    const parameters = match[1].split(',').map((part) => part.trim().split(':')[0]).filter(Boolean)
+    const parameters = match[1]
+      .split(',')
+      .map((part) => part.trim().split(':')[0])
+      .filter(Boolean)
     return `  ${name}(${parameters.map((parameter) => `${parameter}: number`).join(', ')}): ${match[2] === 'void' ? 'void' : 'number'}`
   })
   const base64 = Buffer.from(bytes).toString('base64')

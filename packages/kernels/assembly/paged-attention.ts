@@ -1,51 +1,17 @@
 // Attention over segments in one pass, with a running maximum and a running sum. A tile of at most 64 tokens is read once per KV head
 // and used by all of its query rows; key and value segments have their own boundaries.
+import { CALL_BYTES, Call, Kind, LOOKUP_BYTES, SCORE_STRIDE, TILE, pad, segmentAt } from './attention-call'
 import { codeScratch } from './code-lines'
 import { permutedScratch } from './code-rows'
-import { DIRECT_ROWS, SCORE_STRIDE, Kind, TILE, addScores, addValues, segmentAt } from './segments'
+import { butterfly } from './hadamard'
+import { DIRECT_ROWS, addScores, addValues } from './segments'
 import { expBelowZero, logOf } from './softmax-math'
 import { clear } from './transpose'
 import { max4, sum4 } from './math'
 
-/** The call, as int32 written by src/paged-attention/wasm.ts. Addresses of query variants follow the record. */
-@unmanaged
-export class Call {
-  kvHeads: i32
-  group: i32
-  n: i32
-  keyDim: i32
-  valueDim: i32
-  total: i32
-  scale: f32
-  causal: i32
-  /** int32 [kvHeads, total], or 0 */
-  live: u32
-  /** f32 [queryHeads, n, valueDim] */
-  output: u32
-  /** f32 [queryHeads, n], or 0 */
-  logSumExp: u32
-  keys: u32
-  keyCount: i32
-  values: u32
-  valueCount: i32
-  variants: i32
-  scratch: u32
-  /** attentionMass only: f32 [queryHeads, total], and 1 for the maximum instead of the sum */
-  mass: u32
-  largest: i32
-  unused: i32
-}
-
-const CALL_BYTES: usize = 80
 const MINUS_INFINITY: f32 = -Infinity
 /** Query rows (queries times group) worked on at a time: their scores and sums stay in the L2 cache. */
 const CHUNK_ROWS: i32 = 96
-
-// @ts-ignore: decorator
-@inline
-function pad(size: i32, unit: i32): i32 {
-  return (size + unit - 1) & ~(unit - 1)
-}
 
 // @ts-ignore: decorator
 @inline
@@ -66,10 +32,12 @@ function tileBytes(keyDim: i32, valueDim: i32): i32 {
   return max(pad(max(keyDim, valueDim), 4) * TILE * 4, permutedScratch(DIRECT_ROWS, keyDim))
 }
 
-/** Bytes of scratch that `pagedAttention` and `attentionMass` need. */
-export function attentionScratch(group: i32, n: i32, keyDim: i32, valueDim: i32, variants: i32): i32 {
+/** Bytes of scratch that `pagedAttention` and `attentionMass` need. `keyBlock` and `valueBlock`: Hadamard blocks of the call; `turned`: 1 with keys stored before the rotary embedding. */
+export function attentionScratch(group: i32, n: i32, keyDim: i32, valueDim: i32, variants: i32, keyBlock: i32, valueBlock: i32, turned: i32): i32 {
   const rows = chunkQueries(group, n) * group
-  return rows * 8 + TILE * 4 + rows * SCORE_STRIDE * 4 + variants * queryBytes(rows, keyDim) + rows * pad(valueDim, 64) * 4 + tileBytes(keyDim, valueDim) + codeScratch(max(keyDim, TILE)) + 64
+  const queries = variants * queryBytes(rows, keyDim) * (keyBlock ? 2 : 1)
+  const outputs = rows * pad(valueDim, 64) * 4 * (valueBlock ? 2 : 1)
+  return rows * 8 + TILE * 4 + rows * SCORE_STRIDE * 4 + queries + outputs + tileBytes(keyDim, valueDim) * (turned ? 2 : 1) + codeScratch(max(keyDim, TILE)) + 2 * LOOKUP_BYTES + 128
 }
 
 /** Query rows of a chunk, query by query, padded to whole vectors: [variant][query][group][padded]. */
@@ -195,20 +163,28 @@ function firstRow(call: Call, firstQuery: i32, start: i32): i32 {
 /** One KV head and one chunk of queries, over all tiles. */
 function attendChunk(call: Call, head: i32, firstQuery: i32, queries: i32): void {
   const rows = queries * call.group
-  const keyPadded = pad(call.keyDim, 4)
-  const valuePadded = pad(call.valueDim, 4)
-  const outputStride = <usize>pad(call.valueDim, 64) * 4
+  const plainStride = <usize>pad(call.valueDim, 64) * 4
+  const outputStride: usize = call.valueBlock ? plainStride << 1 : plainStride
   const scoreStride: usize = SCORE_STRIDE * 4
-  const maxima = (<usize>call.scratch + 15) & ~15
+  const maxima = (<usize>call.keyLookup + 2 * LOOKUP_BYTES + 15) & ~15
   const totals = maxima + <usize>rows * 4
   const mask = (totals + <usize>rows * 4 + 15) & ~15
   const scores = mask + TILE * 4
   const query = scores + <usize>rows * scoreStride
-  const output = query + <usize>call.variants * queryBytes(rows, call.keyDim)
-  const tile = output + <usize>rows * outputStride
-  const scratch = tile + tileBytes(call.keyDim, call.valueDim)
+  const queryEnd = query + <usize>call.variants * queryBytes(rows, call.keyDim)
+  const output: usize = call.keyBlock ? queryEnd + (queryEnd - query) : queryEnd
+  call.query = <u32>query
+  call.rotatedQuery = <u32>queryEnd
+  call.rotatedOutput = <u32>plainStride
+  call.tile = <u32>(output + <usize>rows * outputStride)
+  call.turned = call.tile + tileBytes(call.keyDim, call.valueDim)
+  call.codeScratch = call.cos ? call.turned + tileBytes(call.keyDim, call.valueDim) : call.turned
 
   copyQueries(call, head, firstQuery, queries, query)
+  if (call.keyBlock) {
+    memory.copy(queryEnd, query, queryEnd - query)
+    for (let at = queryEnd; at < output; at += <usize>pad(call.keyDim, 4) * 4) butterfly(at, call.keyDim, call.keyBlock)
+  }
   memory.fill(output, 0, <usize>rows * outputStride)
   for (let m = 0; m < rows; m++) {
     store<f32>(maxima + <usize>m * 4, MINUS_INFINITY)
@@ -225,7 +201,7 @@ function attendChunk(call: Call, head: i32, firstQuery: i32, queries: i32): void
       const segment = segmentAt(call.keys, keySegment)
       if (segment.kind == Kind.tokens && count > 0) break
       const take = min(TILE - count, segment.rows - keyAt)
-      addScores(segment, head, keyAt, take, call.keyDim, keyPadded, query + <usize>segment.query * queryBytes(rows, call.keyDim), first, rows, scores + <usize>count * 4, tile, scratch)
+      addScores(call, segment, head, keyAt, take, start + count, first, rows, scores + <usize>count * 4)
       count += take
       keyAt += take
       if (keyAt == segment.rows) {
@@ -244,7 +220,7 @@ function attendChunk(call: Call, head: i32, firstQuery: i32, queries: i32): void
     for (let done = 0; done < count && valueSegment < call.valueCount; ) {
       const segment = segmentAt(call.values, valueSegment)
       const take = min(count - done, segment.rows - valueAt)
-      addValues(segment, head, valueAt, take, call.valueDim, valuePadded, scores + <usize>done * 4, first, rows, output, outputStride, tile, scratch)
+      addValues(call, segment, head, valueAt, take, scores + <usize>done * 4, first, rows, output, outputStride)
       done += take
       valueAt += take
       if (valueAt == segment.rows) {
@@ -261,6 +237,11 @@ function attendChunk(call: Call, head: i32, firstQuery: i32, queries: i32): void
 /** Divides an output row by its sum; rows that saw nothing are zeros with a log-sum-exp of -infinity. */
 function finishRow(call: Call, row: i32, largest: f32, total: f32, sums: usize): void {
   const empty = largest == MINUS_INFINITY
+  if (call.valueBlock) {
+    const rotated = sums + call.rotatedOutput
+    butterfly(rotated, call.valueDim, call.valueBlock)
+    for (let k: usize = 0; k < <usize>call.valueDim * 4; k += 4) store<f32>(sums + k, load<f32>(sums + k) + load<f32>(rotated + k))
+  }
   const to = <usize>call.output + <usize>row * call.valueDim * 4
   for (let k: usize = 0; k < <usize>call.valueDim * 4; k += 4) store<f32>(to + k, empty ? 0 : load<f32>(sums + k) / total)
   if (call.logSumExp) store<f32>(<usize>call.logSumExp + <usize>row * 4, empty ? MINUS_INFINITY : largest + logOf(total))
@@ -270,6 +251,10 @@ function finishRow(call: Call, row: i32, largest: f32, total: f32, sums: usize):
 export function pagedAttention(call: usize): void {
   const record = changetype<Call>(call)
   const step = chunkQueries(record.group, record.n)
+  record.keyLookup = (record.scratch + 15) & ~15
+  record.valueLookup = record.keyLookup + LOOKUP_BYTES
+  store<u32>(record.keyLookup, 0)
+  store<u32>(record.valueLookup, 0)
   for (let head = 0; head < record.kvHeads; head++) {
     for (let first = 0; first < record.n; first += step) attendChunk(record, head, first, min(step, record.n - first))
   }

@@ -2,7 +2,7 @@
 
 // @ts-ignore: decorator
 @inline
-function rotateRow(x: usize, cos: usize, sin: usize, output: usize, halfBytes: usize, sign: f32): void {
+export function rotateRow(x: usize, cos: usize, sin: usize, output: usize, halfBytes: usize, sign: f32): void {
   const signs = f32x4.splat(sign)
   const vectorEnd = halfBytes & ~15
   let at: usize = 0

@@ -1,46 +1,16 @@
-// Segments: runs of rows of a page, as records of 16 int32 written by src/paged-attention/segments.ts, and their products with query rows.
+// Products of segments (runs of rows of a page) with query rows.
 import { decodeLine, wholeWords } from './affine'
+import { Call, Kind, SCORE_STRIDE, Segment, TILE, pad } from './attention-call'
 import { addCodes } from './code-lines'
 import { dotCodes, permuteQueries } from './code-rows'
+import { addLookups, dotLookups, lookupTable, readsLookups, rowFactors } from './code-lookups'
+import { decodeCodeRows } from './codebook-rows'
 import { addRows, dotRows } from './dense-rows'
 import { unpackHalves } from './half'
+import { linesToRows, rotateRows } from './rotate-rows'
 
-/** How a segment's rows are stored. */
-export const enum Kind { f32 = 0, f16 = 1, channels = 2, tokens = 3 }
-
-/** Rows a tile holds at most. */
-export const TILE: i32 = 64
-/** Floats between the score rows of a tile: the tile and room for writes of whole vectors past it. */
-export const SCORE_STRIDE: i32 = 68
 /** Up to this many query rows codes are used as they are; above, a tile is unpacked once to f32 for all of them. */
 export const DIRECT_ROWS: i32 = 12
-
-/** One record. Addresses are of head 0; strides in bytes. A line is a row, or a channel when codes run along tokens. */
-@unmanaged
-export class Segment {
-  kind: i32
-  bits: i32
-  group: i32
-  wide: i32
-  data: u32
-  dataHead: u32
-  dataLine: u32
-  metadata: u32
-  metadataHead: u32
-  metadataLine: u32
-  from: i32
-  rows: i32
-  query: i32
-  unused0: i32
-  unused1: i32
-  unused2: i32
-}
-
-// @ts-ignore: decorator
-@inline
-export function segmentAt(table: usize, index: i32): Segment {
-  return changetype<Segment>(table + <usize>index * 64)
-}
 
 /** A block of query rows: 3, or what is left without leaving 1 alone when 4 are left. */
 // @ts-ignore: decorator
@@ -52,12 +22,14 @@ export function blockOf(rowsLeft: i32): i32 {
 /** Reads a byte range once, a cache line at a time: many misses in flight, where the products that follow would wait for them in turn (measured: a quarter less time at 4096 tokens). */
 function touch(from: usize, bytes: usize, sink: usize): void {
   let seen = 0
-  for (let i: usize = 0; i < bytes; i += 64) seen |= load<i32>(from + i)
+  const end = from + bytes
+  for (; from + 256 <= end; from += 256) seen |= load<i32>(from) | load<i32>(from, 64) | load<i32>(from, 128) | load<i32>(from, 192)
+  for (; from < end; from += 64) seen |= load<i32>(from)
   store<i32>(sink, seen)
 }
 
-/** Rows at..at+count of a row-wise segment as f32 rows of `padded` floats: their own memory where it has that form, else `tile`. */
-function plainRows(segment: Segment, head: i32, at: i32, count: i32, dim: i32, padded: i32, tile: usize): usize {
+/** Rows at..at+count of a row-wise segment as f32 rows of `padded` floats: their own memory where it has that form, else `tile`. `back`: undo the Hadamard transform of codebooks. */
+function plainRows(segment: Segment, head: i32, at: i32, count: i32, dim: i32, padded: i32, tile: usize, lookup: usize, back: bool): usize {
   const row = segment.from + at
   const data = <usize>segment.data + <usize>head * segment.dataHead + <usize>row * segment.dataLine
   if (segment.kind == Kind.f32 && dim == padded) {
@@ -68,6 +40,14 @@ function plainRows(segment: Segment, head: i32, at: i32, count: i32, dim: i32, p
     // Rows of an even dim follow each other without a gap.
     touch(data, <usize>count * segment.dataLine, tile)
     unpackHalves(data, tile, count * dim)
+    return tile
+  }
+  if (segment.kind == Kind.codebook) {
+    touch(data, <usize>count * segment.dataLine, tile)
+    for (let i = 0; i < count; i++) {
+      for (let k = dim; k < padded; k++) store<f32>(tile + <usize>(i * padded + k) * 4, 0)
+    }
+    decodeCodeRows(segment, head, row, count, dim, tile, <usize>padded * 4, lookup, back)
     return tile
   }
   const metadata = <usize>segment.metadata + <usize>head * segment.metadataHead + <usize>row * segment.metadataLine
@@ -93,29 +73,53 @@ function plainLines(segment: Segment, head: i32, at: i32, count: i32, dim: i32, 
   }
 }
 
-/** scores[m][i] += query[m] . key[at + i] for the query rows first..rows; strides in bytes. `scores` points at the column of the first token. */
-export function addScores(segment: Segment, head: i32, at: i32, count: i32, dim: i32, padded: i32, queries: usize, first: i32, rows: i32, scores: usize, tile: usize, scratch: usize): void {
+/** True for codes that are read in the space of their table: the call's query or output is rotated instead of every row. */
+// @ts-ignore: decorator
+@inline
+function inRotatedSpace(segment: Segment, block: i32): bool {
+  return segment.kind == Kind.codebook && block != 0 && segment.hadamard == block && !segment.unrotated
+}
+
+/**
+ * scores[m][i] += query[m] . key[at + i] for the query rows first..rows of a chunk of `rows`. `scores` points at the column of the first token,
+ * which is number `start` of all.
+ */
+export function addScores(call: Call, segment: Segment, head: i32, at: i32, count: i32, start: i32, first: i32, rows: i32, scores: usize): void {
+  const dim = call.keyDim
+  const padded = pad(dim, 4)
   const queryStride = <usize>padded * 4
   const scoreStride: usize = SCORE_STRIDE * 4
-  const along = segment.kind == Kind.tokens
+  const rotated = inRotatedSpace(segment, call.keyBlock)
+  const queries = <usize>(rotated ? call.rotatedQuery : call.query) + <usize>(segment.query * rows) * queryStride
+  const tile = <usize>call.tile
+  const turn = segment.unrotated != 0
+  const along = segment.kind == Kind.tokens && !turn
   const direct = along && rows - first <= DIRECT_ROWS && wholeWords(segment.bits, segment.group, segment.from + at)
-  const directRows = segment.kind == Kind.channels && rows - first <= DIRECT_ROWS && wholeWords(segment.bits, segment.group, 0)
+  const directRows = segment.kind == Kind.channels && !turn && rows - first <= DIRECT_ROWS && wholeWords(segment.bits, segment.group, 0)
+  const lookups = segment.kind == Kind.codebook && !turn && rows - first <= DIRECT_ROWS && (rotated || !segment.hadamard) && readsLookups(segment, dim)
   const lineWidth = (count + 3) & ~3
   let plain: usize = tile
-  if (directRows) permuteQueries(rows - first, queries + <usize>first * queryStride, padded, dim, segment.bits, tile)
-  else if (!along) plain = plainRows(segment, head, at, count, dim, padded, tile)
+  let table: usize = 0
+  if (lookups) {
+    table = lookupTable(segment, head, call.keyLookup)
+    rowFactors(segment, head, segment.from + at, count, tile)
+  } else if (directRows) permuteQueries(rows - first, queries + <usize>first * queryStride, padded, dim, segment.bits, tile)
+  else if (turn) plain = turnedRows(call, segment, head, at, count, start, dim, padded)
+  else if (!along) plain = plainRows(segment, head, at, count, dim, padded, tile, call.keyLookup, !rotated)
   else if (!direct) plainLines(segment, head, at, count, dim, lineWidth, tile)
+  const stride = plain == tile || plain == <usize>call.turned ? queryStride : <usize>segment.dataLine
   for (let m = first; m < rows; ) {
     const h = blockOf(rows - m)
     const x = queries + <usize>m * queryStride
     const to = scores + <usize>m * scoreStride
-    if (directRows) {
+    if (lookups) dotLookups(h, x, queryStride, <usize>segment.data + <usize>head * segment.dataHead + <usize>(segment.from + at) * segment.dataLine, segment.dataLine, table, segment.tableUnit, tile, count, dim, to, scoreStride)
+    else if (directRows) {
       const line = <usize>(segment.from + at)
       dotCodes(h, tile, m - first, <usize>segment.data + <usize>head * segment.dataHead + line * segment.dataLine, segment.dataLine, <usize>segment.metadata + <usize>head * segment.metadataHead + line * segment.metadataLine, segment.metadataLine, segment.wide, count, segment.bits, segment.group, dim, to, scoreStride)
-    } else if (!along) dotRows(h, x, queryStride, plain, plain == tile ? <usize>padded * 4 : <usize>segment.dataLine, count, padded, to, scoreStride)
+    } else if (!along) dotRows(h, x, queryStride, plain, stride, count, padded, to, scoreStride)
     else if (!direct) addRows(h, x, queryStride, plain, <usize>lineWidth * 4, dim, lineWidth, to, scoreStride)
     else {
-      addCodes(h, x, queryStride, <usize>segment.data + <usize>head * segment.dataHead, segment.dataLine, <usize>segment.metadata + <usize>head * segment.metadataHead, segment.metadataLine, segment.wide, dim, segment.bits, segment.group, segment.from + at, count, to, scoreStride, scratch)
+      addCodes(h, x, queryStride, <usize>segment.data + <usize>head * segment.dataHead, segment.dataLine, <usize>segment.metadata + <usize>head * segment.metadataHead, segment.metadataLine, segment.wide, dim, segment.bits, segment.group, segment.from + at, count, to, scoreStride, call.codeScratch)
       // Whole blocks were written: nothing may be left after the rows of this view.
       if (count < TILE) for (let row = 0; row < h; row++) memory.fill(to + <usize>row * scoreStride + <usize>count * 4, 0, <usize>(TILE - count) * 4)
     }
@@ -123,24 +127,51 @@ export function addScores(segment: Segment, head: i32, at: i32, count: i32, dim:
   }
 }
 
+/** Rows at..at+count of keys stored before the rotary embedding, after it: [count][padded]. */
+function turnedRows(call: Call, segment: Segment, head: i32, at: i32, count: i32, start: i32, dim: i32, padded: i32): usize {
+  const tile = <usize>call.tile
+  const stride = <usize>padded * 4
+  if (segment.kind == Kind.tokens) {
+    const lineWidth = (count + 3) & ~3
+    plainLines(segment, head, at, count, dim, lineWidth, tile)
+    linesToRows(tile, lineWidth, dim, count, padded, call.turned)
+    rotateRows(call, head, start, count, call.turned, stride, call.turned, padded)
+    return call.turned
+  }
+  const plain = plainRows(segment, head, at, count, dim, padded, tile, call.keyLookup, true)
+  rotateRows(call, head, start, count, plain, plain == tile ? stride : <usize>segment.dataLine, tile, padded)
+  return tile
+}
+
 /** output[m] += sum over i of weights[m][i] * value[at + i]. `weights` points at the column of the first token; `outputStride` bytes hold whole blocks of 64 floats. */
-export function addValues(segment: Segment, head: i32, at: i32, count: i32, dim: i32, padded: i32, weights: usize, first: i32, rows: i32, output: usize, outputStride: usize, tile: usize, scratch: usize): void {
+export function addValues(call: Call, segment: Segment, head: i32, at: i32, count: i32, weights: usize, first: i32, rows: i32, output: usize, outputStride: usize): void {
+  const dim = call.valueDim
+  const padded = pad(dim, 4)
   const weightStride: usize = SCORE_STRIDE * 4
+  const tile = <usize>call.tile
   const along = segment.kind == Kind.tokens
+  const rotated = inRotatedSpace(segment, call.valueBlock)
   const direct = segment.kind == Kind.channels && rows - first <= DIRECT_ROWS && wholeWords(segment.bits, segment.group, 0)
   const lineWidth = (count + 3) & ~3
   let plain: usize = tile
-  if (along) plainLines(segment, head, at, count, dim, lineWidth, tile)
-  else if (!direct) plain = plainRows(segment, head, at, count, dim, padded, tile)
+  if (rotated) output += call.rotatedOutput
+  const lookups = segment.kind == Kind.codebook && rows - first <= DIRECT_ROWS && (rotated || !segment.hadamard) && readsLookups(segment, dim)
+  let table: usize = 0
+  if (lookups) {
+    table = lookupTable(segment, head, call.valueLookup)
+    rowFactors(segment, head, segment.from + at, count, tile)
+  } else if (along) plainLines(segment, head, at, count, dim, lineWidth, tile)
+  else if (!direct) plain = plainRows(segment, head, at, count, dim, padded, tile, call.valueLookup, !rotated)
   for (let m = first; m < rows; ) {
     const h = blockOf(rows - m)
     const x = weights + <usize>m * weightStride
     const to = output + <usize>m * outputStride
-    if (along) dotRows(h, x, weightStride, plain, <usize>lineWidth * 4, dim, lineWidth, to, outputStride)
+    if (lookups) addLookups(h, x, weightStride, <usize>segment.data + <usize>head * segment.dataHead + <usize>(segment.from + at) * segment.dataLine, segment.dataLine, table, segment.tableUnit, tile, count, dim, to, outputStride, call.codeScratch)
+    else if (along) dotRows(h, x, weightStride, plain, <usize>lineWidth * 4, dim, lineWidth, to, outputStride)
     else if (!direct) addRows(h, x, weightStride, plain, plain == tile ? <usize>padded * 4 : <usize>segment.dataLine, count, padded, to, outputStride)
     else {
       const line = <usize>(segment.from + at)
-      addCodes(h, x, weightStride, <usize>segment.data + <usize>head * segment.dataHead + line * segment.dataLine, segment.dataLine, <usize>segment.metadata + <usize>head * segment.metadataHead + line * segment.metadataLine, segment.metadataLine, segment.wide, count, segment.bits, segment.group, 0, dim, to, outputStride, scratch)
+      addCodes(h, x, weightStride, <usize>segment.data + <usize>head * segment.dataHead + line * segment.dataLine, segment.dataLine, <usize>segment.metadata + <usize>head * segment.metadataHead + line * segment.metadataLine, segment.metadataLine, segment.wide, count, segment.bits, segment.group, 0, dim, to, outputStride, call.codeScratch)
     }
     m += h
   }

@@ -11,7 +11,9 @@ export type ExpectedShape = readonly (number | string)[]
  * @param label name of the argument used in the message
  */
 export function checkTensor(where: string, label: string, tensor: Tensor, dtype: DataType, shape: ExpectedShape): void {
-  const shapeFits = tensor.shape.length === shape.length && shape.every((size, axis) => typeof size === 'string' || size === tensor.shape[axis])
+  const shapeFits =
+    tensor.shape.length === shape.length &&
+    shape.every((size, axis) => typeof size === 'string' || size === tensor.shape[axis])
   if (shapeFits && tensor.dtype === dtype) return
   throw new KernelInputError({
     where,
@@ -22,8 +24,17 @@ export function checkTensor(where: string, label: string, tensor: Tensor, dtype:
 }
 
 /** Throws `KernelInputError` unless `value` is an integer in `[minimum, maximum]`. */
-export function checkInteger(where: string, label: string, value: number, minimum: number, maximum = Number.MAX_SAFE_INTEGER): void {
+export function checkInteger(
+  where: string,
+  label: string,
+  value: number,
+  minimum: number,
+  maximum = Number.MAX_SAFE_INTEGER,
+): void {
   if (Number.isInteger(value) && value >= minimum && value <= maximum) return
-  const range = maximum === Number.MAX_SAFE_INTEGER ? `an integer of at least ${minimum}` : `an integer from ${minimum} to ${maximum}`
+  const range =
+    maximum === Number.MAX_SAFE_INTEGER
+      ? `an integer of at least ${minimum}`
+      : `an integer from ${minimum} to ${maximum}`
   throw new KernelInputError({ where, given: `${label} = ${value}`, allowed: range, cure: `Change ${label}.` })
 }

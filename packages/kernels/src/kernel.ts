@@ -1,5 +1,13 @@
 // How a kernel is defined and called. A kernel is two tfjs kernel configs of one name ('cpu' and 'wasm') and a public function that checks its arguments and calls `dispatch`.
-import { type KernelConfig, type NamedAttrMap, type Tensor, type TensorInfo, engine, getBackend, getKernel } from '@tensorflow/tfjs-core'
+import {
+  engine,
+  getBackend,
+  getKernel,
+  type KernelConfig,
+  type NamedAttrMap,
+  type Tensor,
+  type TensorInfo,
+} from '@tensorflow/tfjs-core'
 import { type CpuStorage, cpuStorageOf } from './cpu/storage'
 import { KernelBackendError } from './errors'
 import { type WasmRuntime, wasmRuntimeOf } from './wasm/runtime'
@@ -21,7 +29,8 @@ export function cpuKernel<Inputs extends KernelInputs, Attributes extends Kernel
   return {
     kernelName,
     backendName: 'cpu',
-    kernelFunc: ({ inputs, attrs, backend }) => run(inputs as Inputs, (attrs ?? {}) as unknown as Attributes, cpuStorageOf(backend as object)),
+    kernelFunc: ({ inputs, attrs, backend }) =>
+      run(inputs as Inputs, (attrs ?? {}) as unknown as Attributes, cpuStorageOf(backend as object)),
   }
 }
 
@@ -33,29 +42,44 @@ export function wasmKernel<Inputs extends KernelInputs, Attributes extends Kerne
   return {
     kernelName,
     backendName: 'wasm',
-    kernelFunc: ({ inputs, attrs, backend }) => run(inputs as Inputs, (attrs ?? {}) as unknown as Attributes, wasmRuntimeOf(backend as object)),
+    kernelFunc: ({ inputs, attrs, backend }) =>
+      run(inputs as Inputs, (attrs ?? {}) as unknown as Attributes, wasmRuntimeOf(backend as object)),
   }
 }
 
 /** Runs a kernel that returns one tensor. Throws `KernelBackendError` when it is not registered for the current backend. */
-export function dispatch(kernelName: string, inputs: Record<string, Tensor>, attributes: KernelAttributes = {}): Tensor {
+export function dispatch(
+  kernelName: string,
+  inputs: Record<string, Tensor>,
+  attributes: KernelAttributes = {},
+): Tensor {
   return run(kernelName, inputs, attributes) as Tensor
 }
 
 /** Runs a kernel that returns several tensors. */
-export function dispatchMany(kernelName: string, inputs: Record<string, Tensor>, attributes: KernelAttributes = {}): Tensor[] {
+export function dispatchMany(
+  kernelName: string,
+  inputs: Record<string, Tensor>,
+  attributes: KernelAttributes = {},
+): Tensor[] {
   return run(kernelName, inputs, attributes) as Tensor[]
 }
 
 /** Runs a kernel that writes into an input and returns nothing. */
-export function dispatchInPlace(kernelName: string, inputs: Record<string, Tensor>, attributes: KernelAttributes = {}): void {
+export function dispatchInPlace(
+  kernelName: string,
+  inputs: Record<string, Tensor>,
+  attributes: KernelAttributes = {},
+): void {
   run(kernelName, inputs, attributes)
 }
 
 function run(kernelName: string, inputs: Record<string, Tensor>, attributes: KernelAttributes): Tensor | Tensor[] {
   const backend = getBackend()
   if (!getKernel(kernelName, backend)) {
-    throw new KernelBackendError(`${kernelName} is not registered for the backend '${backend}'. Call \`await registerKernels('cpu')\` or \`('wasm')\` and set that backend.`)
+    throw new KernelBackendError(
+      `${kernelName} is not registered for the backend '${backend}'. Call \`await registerKernels('cpu')\` or \`('wasm')\` and set that backend.`,
+    )
   }
   return engine().runKernel(kernelName, inputs, attributes as unknown as NamedAttrMap)
 }

@@ -1,7 +1,8 @@
 // How rows of keys or values are stored in a page, and views of pages. Words are int32 tensors; halves lie two in a word, the even one low.
 import type { Tensor } from '@tensorflow/tfjs-core'
-import { KernelInputError } from './errors'
 import { checkInteger, checkTensor } from './check'
+import type { CodebookLayout } from './codebook/layout'
+import { KernelInputError } from './errors'
 
 /** Exact rows. 'f32': float32 [heads, capacity, dim]. 'f16': int32 [heads, capacity, ceil(dim / 2)], rounded to nearest even. */
 export type RowStore = 'f32' | 'f16'
@@ -28,12 +29,12 @@ export interface DenseLayout {
   readonly store: RowStore
 }
 
-export type RowLayout = DenseLayout | AffineLayout
+export type RowLayout = DenseLayout | AffineLayout | CodebookLayout
 
 /** A run of rows of one page, as attention reads it. Treat it as immutable: its checked form is kept for as long as the object lives, so make a new object when a view changes. */
 export interface RowSegment {
   readonly layout: RowLayout
-  /** The page: [rows] of a row store, [words, metadata] of codes. */
+  /** The page: [rows] of a row store, [words, metadata] of affine codes, [codes] or [codes, metadata] of codebook codes. */
   readonly tensors: readonly Tensor[]
   /** First row of the page in this view; a multiple of `group` for codes along tokens. */
   readonly from: number
@@ -41,6 +42,10 @@ export interface RowSegment {
   readonly rows: number
   /** Keys only: number of the query variant that reads this segment. Default 0. */
   readonly query?: number
+  /** Codebook codes only: their table, as `codebookEncode` took it. */
+  readonly table?: Tensor
+  /** Keys only: the rows were stored before the rotary embedding, and are rotated by their positions when read. Default false. */
+  readonly unrotated?: boolean
 }
 
 /** Words or floats of one stored row. */
@@ -49,7 +54,13 @@ export function rowWidth(store: RowStore, dim: number): number {
 }
 
 /** Shapes of the tensors of `rows` encoded rows. Throws KernelInputError when bits, group or rows do not fit. */
-export function affineShapes(where: string, layout: AffineLayout, heads: number, rows: number, dim: number): { words: number[]; metadata: number[] } {
+export function affineShapes(
+  where: string,
+  layout: AffineLayout,
+  heads: number,
+  rows: number,
+  dim: number,
+): { words: number[]; metadata: number[] } {
   checkInteger(where, 'bits', layout.bits, 1, 8)
   checkInteger(where, 'group', layout.group, 1)
   const alongTokens = layout.along === 'tokens'
@@ -70,7 +81,14 @@ export function affineShapes(where: string, layout: AffineLayout, heads: number,
 }
 
 /** Checks the two tensors of an encoded page and returns its number of rows. */
-export function checkAffinePage(where: string, layout: AffineLayout, words: Tensor, metadata: Tensor, heads: number, dim: number): number {
+export function checkAffinePage(
+  where: string,
+  layout: AffineLayout,
+  words: Tensor,
+  metadata: Tensor,
+  heads: number,
+  dim: number,
+): number {
   const rows = layout.along === 'tokens' ? (metadata.shape[2] ?? 0) * layout.group : (words.shape[1] ?? 0)
   const shapes = affineShapes(where, layout, heads, rows, dim)
   checkTensor(where, 'words', words, 'int32', shapes.words)
@@ -79,7 +97,13 @@ export function checkAffinePage(where: string, layout: AffineLayout, words: Tens
 }
 
 /** Checks a page of exact rows and returns its capacity in rows. */
-export function checkRowPage(where: string, store: RowStore, page: Tensor, heads: number | string, dim: number): number {
+export function checkRowPage(
+  where: string,
+  store: RowStore,
+  page: Tensor,
+  heads: number | string,
+  dim: number,
+): number {
   checkTensor(where, 'page', page, store === 'f16' ? 'int32' : 'float32', [heads, 'capacity', rowWidth(store, dim)])
   return page.shape[1] ?? 0
 }

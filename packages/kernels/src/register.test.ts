@@ -1,4 +1,13 @@
-import { engine, findBackend, getBackend, getKernel, getKernelsForBackend, removeBackend, setBackend, tensor } from '@tensorflow/tfjs-core'
+import {
+  engine,
+  findBackend,
+  getBackend,
+  getKernel,
+  getKernelsForBackend,
+  removeBackend,
+  setBackend,
+  tensor,
+} from '@tensorflow/tfjs-core'
 import { beforeEach, expect, test } from 'vitest'
 import { KernelBackendError } from './errors'
 import { hasNonFinite, registerKernels } from './index'
@@ -19,7 +28,11 @@ test('leaves the current backend alone and may be repeated', async () => {
 
 test('every kernel exists for both backends', async () => {
   await registerKernels('wasm')
-  const ours = (backend: string): string[] => getKernelsForBackend(backend).map((kernel) => kernel.kernelName).filter((name) => name.startsWith('Kvloom')).sort()
+  const ours = (backend: string): string[] =>
+    getKernelsForBackend(backend)
+      .map((kernel) => kernel.kernelName)
+      .filter((name) => name.startsWith('Kvloom'))
+      .sort()
   expect(ours('wasm')).toEqual(ours('cpu'))
   expect(getKernel('KvloomSwiGlu', 'wasm')).toBeDefined()
 })
@@ -34,9 +47,16 @@ test('a kernel that is not registered says what to call', () => {
 })
 
 test('a wasm backend of another build is named', async () => {
-  await expect(openWasmRuntime({ wasm: {}, makeOutput() {} })).rejects.toThrow(/no wasm\.asm\.memory, dataIdMap, disposeData.*4\.22\.0/)
+  await expect(openWasmRuntime({ wasm: {}, makeOutput() {} })).rejects.toThrow(
+    /no wasm\.asm\.memory, dataIdMap, disposeData.*4\.22\.0/,
+  )
   expect(() => wasmRuntimeOf({})).toThrow(KernelBackendError)
-  const threaded = { wasm: { asm: { memory: { buffer: new SharedArrayBuffer(8) } } }, dataIdMap: { get() {} }, makeOutput() {}, disposeData() {} }
+  const threaded = {
+    wasm: { asm: { memory: { buffer: new SharedArrayBuffer(8) } } },
+    dataIdMap: { get() {} },
+    makeOutput() {},
+    disposeData() {},
+  }
   await expect(openWasmRuntime(threaded)).rejects.toThrow(/WASM_HAS_MULTITHREAD_SUPPORT/)
 })
 

@@ -17,26 +17,37 @@
 //     Tensors shared by reshape share storage: an in-place write is seen by all of them.
 //  5. List both forms below, export the public function by name in `src/index.ts`, and write `src/<kernel>/<kernel>.test.ts` with
 //     `onBothBackends` of `src/testing.ts`: wasm against reference within a named tolerance, no leaks, wrong inputs refused.
-import { type KernelConfig, findBackend, getBackend, getKernel, registerKernel, setBackend } from '@tensorflow/tfjs-core'
+import {
+  findBackend,
+  getBackend,
+  getKernel,
+  type KernelConfig,
+  registerKernel,
+  setBackend,
+} from '@tensorflow/tfjs-core'
 import { affineDecodeReference, affineEncodeReference, affineOverflowReference } from './affine/reference'
 import { affineDecodeWasm, affineEncodeWasm, affineOverflowWasm } from './affine/wasm'
+import { codebookDecodeReference, codebookEncodeReference } from './codebook/reference'
+import { codebookDecodeWasm, codebookEncodeWasm } from './codebook/wasm'
 import { KernelBackendError } from './errors'
-import { embeddingRowsReference, matmulPackedReference, unpackWeightReference } from './matmul-packed/reference'
-import { embeddingRowsWasm, matmulPackedWasm, unpackWeightWasm } from './matmul-packed/wasm'
+import { hadamardReference } from './hadamard/reference'
+import { hadamardWasm } from './hadamard/wasm'
 import { hasNonFiniteReference } from './has-non-finite/reference'
 import { hasNonFiniteWasm } from './has-non-finite/wasm'
+import { embeddingRowsReference, matmulPackedReference, unpackWeightReference } from './matmul-packed/reference'
+import { embeddingRowsWasm, matmulPackedWasm, unpackWeightWasm } from './matmul-packed/wasm'
+import { attentionMassReference, pagedAttentionReference } from './paged-attention/reference'
+import { attentionMassWasm, pagedAttentionWasm } from './paged-attention/wasm'
 import { rmsNormReference } from './rms-norm/reference'
 import { rmsNormWasm } from './rms-norm/wasm'
 import { ropeReference } from './rope/reference'
 import { ropeWasm } from './rope/wasm'
-import { mergeHeadsReference, splitHeadsReference } from './split-heads/reference'
-import { mergeHeadsWasm, splitHeadsWasm } from './split-heads/wasm'
-import { attentionMassReference, pagedAttentionReference } from './paged-attention/reference'
-import { attentionMassWasm, pagedAttentionWasm } from './paged-attention/wasm'
 import { copyRowsReference, gatherRowsReference, readRowsReference, writeRowsReference } from './rows/reference'
 import { copyRowsWasm, gatherRowsWasm, readRowsWasm, writeRowsWasm } from './rows/wasm'
 import { selectTopReference } from './select-top/reference'
 import { selectTopWasm } from './select-top/wasm'
+import { mergeHeadsReference, splitHeadsReference } from './split-heads/reference'
+import { mergeHeadsWasm, splitHeadsWasm } from './split-heads/wasm'
 import { swiGluReference } from './swiglu/reference'
 import { swiGluWasm } from './swiglu/wasm'
 import { openWasmRuntime } from './wasm/runtime'
@@ -55,8 +66,11 @@ const referenceKernels: readonly KernelConfig[] = [
   affineDecodeReference,
   affineOverflowReference,
   attentionMassReference,
+  codebookDecodeReference,
+  codebookEncodeReference,
   copyRowsReference,
   gatherRowsReference,
+  hadamardReference,
   pagedAttentionReference,
   readRowsReference,
   selectTopReference,
@@ -77,8 +91,11 @@ const wasmKernels: readonly KernelConfig[] = [
   affineDecodeWasm,
   affineOverflowWasm,
   attentionMassWasm,
+  codebookDecodeWasm,
+  codebookEncodeWasm,
   copyRowsWasm,
   gatherRowsWasm,
+  hadamardWasm,
   pagedAttentionWasm,
   readRowsWasm,
   selectTopWasm,

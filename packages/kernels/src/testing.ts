@@ -1,12 +1,15 @@
 // Helpers for the tests of this package: the same computation on the reference and on wasm, with leak checks.
-import { type Tensor, getBackend, memory, setBackend, tensor } from '@tensorflow/tfjs-core'
+import { getBackend, memory, setBackend, type Tensor, tensor } from '@tensorflow/tfjs-core'
 import { expect } from 'vitest'
 import { registerKernels } from './register'
 
 export type TestBackend = 'cpu' | 'wasm'
 
 /** Runs `compute` on a backend (registered first), reads its outputs, disposes them and checks that no tensor is left over. */
-export async function onBackend(backend: TestBackend, compute: () => Tensor | Tensor[]): Promise<(Float32Array | Int32Array)[]> {
+export async function onBackend(
+  backend: TestBackend,
+  compute: () => Tensor | Tensor[],
+): Promise<(Float32Array | Int32Array)[]> {
   await registerKernels(backend)
   await setBackend(backend)
   const before = memory()
@@ -14,12 +17,17 @@ export async function onBackend(backend: TestBackend, compute: () => Tensor | Te
   const values = outputs.map((output) => output.dataSync().slice() as Float32Array | Int32Array)
   for (const output of outputs) output.dispose()
   const after = memory()
-  expect({ tensors: after.numTensors, bytes: after.numBytes }, `leak on ${getBackend()}`).toEqual({ tensors: before.numTensors, bytes: before.numBytes })
+  expect({ tensors: after.numTensors, bytes: after.numBytes }, `leak on ${getBackend()}`).toEqual({
+    tensors: before.numTensors,
+    bytes: before.numBytes,
+  })
   return values
 }
 
 /** Outputs of `compute` on both backends. `compute` makes its inputs itself (with `withTensors`), since tensors belong to a backend. */
-export async function onBothBackends(compute: () => Tensor | Tensor[]): Promise<{ reference: (Float32Array | Int32Array)[]; wasm: (Float32Array | Int32Array)[] }> {
+export async function onBothBackends(
+  compute: () => Tensor | Tensor[],
+): Promise<{ reference: (Float32Array | Int32Array)[]; wasm: (Float32Array | Int32Array)[] }> {
   const reference = await onBackend('cpu', compute)
   const wasm = await onBackend('wasm', compute)
   return { reference, wasm }
@@ -33,7 +41,9 @@ export interface TestTensor {
 
 /** Makes tensors of copies of the values, runs `use`, and disposes them. */
 export function withTensors<Result>(inputs: readonly TestTensor[], use: (...tensors: Tensor[]) => Result): Result {
-  const tensors = inputs.map(({ values, shape }) => tensor(values.slice(), shape, values instanceof Int32Array ? 'int32' : 'float32'))
+  const tensors = inputs.map(({ values, shape }) =>
+    tensor(values.slice(), shape, values instanceof Int32Array ? 'int32' : 'float32'),
+  )
   try {
     return use(...tensors)
   } finally {

@@ -20,15 +20,24 @@ interface GoldenCase {
   readonly recon?: string
 }
 
-const golden = JSON.parse(readFileSync(new URL('../../fixtures/kivi/affine.json', import.meta.url), 'utf8')) as { cases: GoldenCase[] }
+const golden = JSON.parse(readFileSync(new URL('../../fixtures/kivi/affine.json', import.meta.url), 'utf8')) as {
+  cases: GoldenCase[]
+}
 const bytesOf = (base64: string): ArrayBuffer => Uint8Array.from(Buffer.from(base64, 'base64')).buffer
 const floatsOf = (base64: string) => new Float32Array(bytesOf(base64))
 
 /** Element i of a line of words. */
-const codeAt = (words: ArrayLike<number>, line: number, lineWords: number, bits: number, i: number) => ((words[line * lineWords + ((i * bits) >> 5)] ?? 0) >>> ((i * bits) & 31)) & (2 ** bits - 1)
+const codeAt = (words: ArrayLike<number>, line: number, lineWords: number, bits: number, i: number) =>
+  ((words[line * lineWords + ((i * bits) >> 5)] ?? 0) >>> ((i * bits) & 31)) & (2 ** bits - 1)
 
 describe.each(golden.cases)('KIVI golden $name', ({ kind, bits, group, shape, ...expected }) => {
-  const layout: AffineLayout = { kind: 'affine', bits, group, along: kind === 'key' ? 'tokens' : 'channels', metadata: 'f32' }
+  const layout: AffineLayout = {
+    kind: 'affine',
+    bits,
+    group,
+    along: kind === 'key' ? 'tokens' : 'channels',
+    metadata: 'f32',
+  }
   const [heads, n, dim] = shape
 
   test.each(['cpu', 'wasm'] as const)('bit-exact on %s', async (backend) => {
@@ -39,17 +48,25 @@ describe.each(golden.cases)('KIVI golden $name', ({ kind, bits, group, shape, ..
       }),
     )) as [Int32Array, Float32Array, Float32Array]
     if (expected.words) expect(words).toEqual(new Int32Array(bytesOf(expected.words)))
-    const [codes, scale, mn] = [new Uint8Array(bytesOf(expected.codes)), floatsOf(expected.scale), floatsOf(expected.mn)]
+    const [codes, scale, mn] = [
+      new Uint8Array(bytesOf(expected.codes)),
+      floatsOf(expected.scale),
+      floatsOf(expected.mn),
+    ]
     const elements = kind === 'key' ? n : dim
     const lineWords = Math.ceil((elements * bits) / 32)
     // One expectation per element would take seconds.
     const wrong: string[] = []
-    const compare = (what: string, actual: number | undefined, wanted: number | undefined) => actual !== wanted && wrong.push(`${what}: ${actual} for ${wanted}`)
+    const compare = (what: string, actual: number | undefined, wanted: number | undefined) =>
+      actual !== wanted && wrong.push(`${what}: ${actual} for ${wanted}`)
     for (let token = 0; token < n; token++) {
       for (let channel = 0; channel < dim; channel++) {
         const [line, element] = kind === 'key' ? [channel, token] : [token, channel]
         const stored = (line * elements) / group + Math.floor(element / group)
-        const wanted = kind === 'key' ? Math.floor(token / group) * dim + channel : (token * dim) / group + Math.floor(channel / group)
+        const wanted =
+          kind === 'key'
+            ? Math.floor(token / group) * dim + channel
+            : (token * dim) / group + Math.floor(channel / group)
         const code = codes[token * dim + channel]
         compare('scale', metadata[stored * 2], scale[wanted])
         compare('minimum', metadata[stored * 2 + 1], mn[wanted])
@@ -58,7 +75,8 @@ describe.each(golden.cases)('KIVI golden $name', ({ kind, bits, group, shape, ..
       }
     }
     expect(wrong).toEqual([])
-    if (expected.recon) expect(Array.from(decoded, (x) => x + 0)).toEqual(Array.from(floatsOf(expected.recon), (x) => x + 0))
+    if (expected.recon)
+      expect(Array.from(decoded, (x) => x + 0)).toEqual(Array.from(floatsOf(expected.recon), (x) => x + 0))
   })
 })
 
@@ -75,7 +93,9 @@ function mixedRows(heads: number, n: number, dim: number): Float32Array {
 }
 
 const layouts = [1, 2, 3, 4, 5, 6, 7, 8].flatMap((bits) =>
-  (['tokens', 'channels'] as const).flatMap((along) => (['f16', 'f32'] as const).map((metadata) => ({ kind: 'affine', bits, along, metadata }) as const)),
+  (['tokens', 'channels'] as const).flatMap((along) =>
+    (['f16', 'f32'] as const).map((metadata) => ({ kind: 'affine', bits, along, metadata }) as const),
+  ),
 )
 
 describe.each(layouts)('$bits bits along $along, $metadata metadata', (base) => {
@@ -90,10 +110,17 @@ describe.each(layouts)('$bits bits along $along, $metadata metadata', (base) => 
       withTensors([{ values: mixedRows(heads, n, dim), shape: [heads, n, dim] }], (rows) => {
         const encoded = affineEncode(rows!, layout)
         const shape = { heads, rows: n, dim }
-        return [encoded.words, encoded.metadata, affineDecode(encoded, layout, shape), affineDecode(encoded, layout, shape, 3, n - 5 < 1 ? 1 : n - 5)]
+        return [
+          encoded.words,
+          encoded.metadata,
+          affineDecode(encoded, layout, shape),
+          affineDecode(encoded, layout, shape, 3, Math.max(1, n - 5)),
+        ]
       }),
     )
-    wasm.forEach((output, i) => expect(output).toEqual(reference[i]))
+    wasm.forEach((output, i) => {
+      expect(output).toEqual(reference[i])
+    })
   })
 })
 
@@ -105,7 +132,9 @@ test.each(['tokens', 'channels'] as const)('one token along %s', async (along) =
       return [encoded.words, affineDecode(encoded, layout, { heads: 1, rows: 1, dim: 4 }), encoded.metadata]
     }),
   )
-  wasm.forEach((output, i) => expect(output).toEqual(reference[i]))
+  wasm.forEach((output, i) => {
+    expect(output).toEqual(reference[i])
+  })
   if (along === 'channels') expect(wasm[0]).toEqual(Int32Array.of(0xe4))
 })
 
@@ -133,8 +162,12 @@ test('refuses layouts and shapes that do not fit', async () => {
       expect(() => affineEncode(rows, layout)).toThrow(/6 tokens in groups of 4/)
       expect(() => affineEncode(rows, { ...layout, bits: 9, along: 'channels' })).toThrow(KernelInputError)
       const encoded = affineEncode(rows, { ...layout, along: 'channels' })
-      expect(() => affineDecode(encoded, { ...layout, along: 'channels' }, { heads: 1, rows: 5, dim: 8 })).toThrow(/6 rows of the page/)
-      expect(() => affineDecode(encoded, { ...layout, along: 'channels' }, { heads: 1, rows: 6, dim: 8 }, 4, 3)).toThrow(KernelInputError)
+      expect(() => affineDecode(encoded, { ...layout, along: 'channels' }, { heads: 1, rows: 5, dim: 8 })).toThrow(
+        /6 rows of the page/,
+      )
+      expect(() =>
+        affineDecode(encoded, { ...layout, along: 'channels' }, { heads: 1, rows: 6, dim: 8 }, 4, 3),
+      ).toThrow(KernelInputError)
     })
     return []
   })

@@ -37,10 +37,21 @@ export function affineEncode(rows: Tensor, layout: AffineLayout): AffineRows {
  * @returns float32 [heads, count, dim]
  * @throws KernelInputError when shapes, layout or range do not fit
  */
-export function affineDecode({ words, metadata }: AffineRows, layout: AffineLayout, shape: { heads: number; rows: number; dim: number }, from = 0, count = shape.rows - from): Tensor {
+export function affineDecode(
+  { words, metadata }: AffineRows,
+  layout: AffineLayout,
+  shape: { heads: number; rows: number; dim: number },
+  from = 0,
+  count = shape.rows - from,
+): Tensor {
   const rows = checkAffinePage('affineDecode', layout, words, metadata, shape.heads, shape.dim)
   if (rows !== shape.rows) {
-    throw new KernelInputError({ where: 'affineDecode', given: `rows = ${shape.rows}`, allowed: `the ${rows} rows of the page`, cure: 'Pass the page\'s rows, and a part of them by from and count.' })
+    throw new KernelInputError({
+      where: 'affineDecode',
+      given: `rows = ${shape.rows}`,
+      allowed: `the ${rows} rows of the page`,
+      cure: "Pass the page's rows, and a part of them by from and count.",
+    })
   }
   checkInteger('affineDecode', 'from', from, 0, rows)
   checkInteger('affineDecode', 'count', count, 0, rows - from)

@@ -17,7 +17,9 @@ interface CpuBackendInternals {
 
 export function cpuStorageOf(backend: object): CpuStorage {
   if (!isCpuBackend(backend)) {
-    throw new KernelBackendError('This is not the cpu backend of tfjs 4.22: `data` or `makeTensorInfo` is missing. Install @tensorflow/tfjs-backend-cpu ~4.22.0.')
+    throw new KernelBackendError(
+      'This is not the cpu backend of tfjs 4.22: `data` or `makeTensorInfo` is missing. Install @tensorflow/tfjs-backend-cpu ~4.22.0.',
+    )
   }
   const valuesOf = (tensor: TensorInfo): unknown => backend.data.get(tensor.dataId).values
   return {

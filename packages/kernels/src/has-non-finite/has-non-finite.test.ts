@@ -7,21 +7,38 @@ import { hasNonFinite } from './index'
 const largest = 3.4028234663852886e38
 
 test.each([1, 3, 4, 64, 1027])('finds a broken value anywhere among %i', async (size) => {
-  for (const [value, expected] of [[NaN, 1], [Infinity, 1], [-Infinity, 1], [-NaN, 1], [largest, 0], [-largest, 0], [1e-42, 0]] as const) {
+  for (const [value, expected] of [
+    [NaN, 1],
+    [Infinity, 1],
+    [-Infinity, 1],
+    [-NaN, 1],
+    [largest, 0],
+    [-largest, 0],
+    [1e-42, 0],
+  ] as const) {
     for (const at of new Set([0, size >> 1, size - 1])) {
       const values = randomValues(size, 8)
       values[at] = value
-      const { reference, wasm } = await onBothBackends(() => withTensors([{ values, shape: [size] }], (x) => hasNonFinite(x!)))
+      const { reference, wasm } = await onBothBackends(() =>
+        withTensors([{ values, shape: [size] }], (x) => hasNonFinite(x!)),
+      )
       expect([reference[0]![0], wasm[0]![0]], `${value} at ${at}`).toEqual([expected, expected])
     }
   }
 })
 
 test.each([65504, 1])('counts what lies beyond a limit of %i', async (limit) => {
-  for (const [value, expected] of [[limit, 0], [-limit, 0], [limit * 1.001, 1], [-limit * 1.001, 1]] as const) {
+  for (const [value, expected] of [
+    [limit, 0],
+    [-limit, 0],
+    [limit * 1.001, 1],
+    [-limit * 1.001, 1],
+  ] as const) {
     const values = new Float32Array(37)
     values[36] = value
-    const { reference, wasm } = await onBothBackends(() => withTensors([{ values, shape: [37] }], (x) => hasNonFinite(x!, limit)))
+    const { reference, wasm } = await onBothBackends(() =>
+      withTensors([{ values, shape: [37] }], (x) => hasNonFinite(x!, limit)),
+    )
     expect([reference[0]![0], wasm[0]![0]], `${value}`).toEqual([expected, expected])
   }
 })

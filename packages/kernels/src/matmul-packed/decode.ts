@@ -2,7 +2,13 @@
 import type { WeightFormat } from './formats'
 
 /** Reads row `row` of the panels into `target` (length inFeatures). */
-export function decodeRow(format: WeightFormat, panels: Int32Array | Float32Array, row: number, inFeatures: number, target: Float32Array): void {
+export function decodeRow(
+  format: WeightFormat,
+  panels: Int32Array | Float32Array,
+  row: number,
+  inFeatures: number,
+  target: Float32Array,
+): void {
   if (panels instanceof Float32Array) {
     const from = (row >> 3) * 8 * inFeatures + (row & 7)
     for (let k = 0; k < inFeatures; k++) target[k] = panels[from + k * 8] ?? 0

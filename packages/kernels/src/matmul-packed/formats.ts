@@ -38,7 +38,12 @@ export const weightFormats = Object.keys(facts) as readonly WeightFormat[]
 export function formatFacts(format: WeightFormat): FormatFacts {
   const known: FormatFacts | undefined = Object.hasOwn(facts, format) ? facts[format] : undefined
   if (known) return known
-  throw new KernelInputError({ where: 'packWeight', given: `format '${format}'`, allowed: weightFormats.join(', '), cure: 'Unpack the weight to float32 and use f32.' })
+  throw new KernelInputError({
+    where: 'packWeight',
+    given: `format '${format}'`,
+    allowed: weightFormats.join(', '),
+    cure: 'Unpack the weight to float32 and use f32.',
+  })
 }
 
 /** Rows of a panel. */

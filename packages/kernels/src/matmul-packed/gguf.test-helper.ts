@@ -1,6 +1,6 @@
 // An independent decoder of GGUF blocks (after the layout in ggml's ggml-common.h, ggml-org/llama.cpp, MIT), and random blocks for tests.
 import { randomValues } from '../testing'
-import { type WeightFormat, formatFacts } from './formats'
+import { formatFacts, type WeightFormat } from './formats'
 
 /** Random rows: random codes, scales such that weights are about 0.05 to 0.5. */
 export function randomBlocks(format: WeightFormat, outFeatures: number, inFeatures: number, seed: number): Uint8Array {
@@ -11,7 +11,8 @@ export function randomBlocks(format: WeightFormat, outFeatures: number, inFeatur
   const view = new DataView(bytes.buffer)
   const numbers = randomValues(blocks * 2, seed + 1)
   // Halves 0x2800 = 2^-5 … ; the low bits vary the mantissa, the sign bit the sign.
-  const scale = (i: number, exponent: number): number => (exponent << 10) | Math.floor(((numbers[i] ?? 0) + 1) * 512) | ((numbers[i] ?? 0) < 0 ? 0x8000 : 0)
+  const scale = (i: number, exponent: number): number =>
+    (exponent << 10) | Math.floor(((numbers[i] ?? 0) + 1) * 512) | ((numbers[i] ?? 0) < 0 ? 0x8000 : 0)
   for (let i = 0; i < blocks; i++) {
     const at = i * blockBytes
     if (format === 'f16') view.setUint16(at, i % 50 === 7 ? 3 : scale(i, 13), true)
@@ -30,14 +31,21 @@ export function ggufRow(format: WeightFormat, bytes: Uint8Array, inFeatures: num
   return Float32Array.from({ length: inFeatures }, (_, column) => {
     const at = Math.floor(column / blockColumns) * blockBytes
     const k = column % blockColumns
-    const nibbleOf = (from: number): number => (k < 16 ? view.getUint8(from + k) & 15 : view.getUint8(from + k - 16) >> 4)
+    const nibbleOf = (from: number): number =>
+      k < 16 ? view.getUint8(from + k) & 15 : view.getUint8(from + k - 16) >> 4
     switch (format) {
-      case 'f32': return view.getFloat32(at, true)
-      case 'f16': return half(view, at)
-      case 'q4_0': return half(view, at) * (nibbleOf(at + 2) - 8)
-      case 'q4_1': return half(view, at) * nibbleOf(at + 4) + half(view, at + 2)
-      case 'q8_0': return half(view, at) * view.getInt8(at + 2 + k)
-      case 'q6_k': return half(view, at + 208) * view.getInt8(at + 192 + Math.floor(k / 16)) * (q6(view, at, k) - 32)
+      case 'f32':
+        return view.getFloat32(at, true)
+      case 'f16':
+        return half(view, at)
+      case 'q4_0':
+        return half(view, at) * (nibbleOf(at + 2) - 8)
+      case 'q4_1':
+        return half(view, at) * nibbleOf(at + 4) + half(view, at + 2)
+      case 'q8_0':
+        return half(view, at) * view.getInt8(at + 2 + k)
+      case 'q6_k':
+        return half(view, at + 208) * view.getInt8(at + 192 + Math.floor(k / 16)) * (q6(view, at, k) - 32)
     }
   })
 }

@@ -45,6 +45,10 @@ export function unpackWeight(weight: PackedWeight): Tensor {
   return dispatch(unpackWeightName, { panels: panelsOf('unpackWeight', weight) }, attributesOf(weight))
 }
 
-function attributesOf({ format, inFeatures, outFeatures }: PackedWeight): { format: string; inFeatures: number; outFeatures: number } {
+function attributesOf({ format, inFeatures, outFeatures }: PackedWeight): {
+  format: string
+  inFeatures: number
+  outFeatures: number
+} {
   return { format, inFeatures, outFeatures }
 }

@@ -1,8 +1,8 @@
-import { type Tensor, memory, tensor, zeros } from '@tensorflow/tfjs-core'
+import { memory, type Tensor, tensor, zeros } from '@tensorflow/tfjs-core'
 import { describe, expect, test } from 'vitest'
 import { KernelInputError } from '../errors'
-import { type TestBackend, largestError, onBackend, onBothBackends, randomValues, withTensors } from '../testing'
-import { type WeightFormat, formatFacts } from './formats'
+import { largestError, onBackend, onBothBackends, randomValues, type TestBackend, withTensors } from '../testing'
+import { formatFacts, type WeightFormat } from './formats'
 import { ggufRow, randomBlocks } from './gguf.test-helper'
 import { embeddingRows, matmulPacked, matmulPackedTolerance, unpackTolerance, unpackWeight } from './index'
 import { type PackedWeight, packWeight } from './weight'
@@ -11,15 +11,26 @@ const formats: WeightFormat[] = ['f32', 'f16', 'q8_0', 'q4_0', 'q4_1', 'q6_k']
 const backends: TestBackend[] = ['cpu', 'wasm']
 
 /** Random weight bytes, and what they mean by an independent decoder of the file format. */
-function makeData(format: WeightFormat, outFeatures: number, inFeatures: number): { data: Uint8Array; dense: Float32Array } {
+function makeData(
+  format: WeightFormat,
+  outFeatures: number,
+  inFeatures: number,
+): { data: Uint8Array; dense: Float32Array } {
   const data = randomBlocks(format, outFeatures, inFeatures, outFeatures * 1009 + inFeatures)
   const dense = new Float32Array(outFeatures * inFeatures)
   const rowBytes = data.length / outFeatures
-  for (let row = 0; row < outFeatures; row++) dense.set(ggufRow(format, data.subarray(row * rowBytes, (row + 1) * rowBytes), inFeatures), row * inFeatures)
+  for (let row = 0; row < outFeatures; row++)
+    dense.set(ggufRow(format, data.subarray(row * rowBytes, (row + 1) * rowBytes), inFeatures), row * inFeatures)
   return { data, dense }
 }
 
-function withWeight(format: WeightFormat, data: Uint8Array, outFeatures: number, inFeatures: number, use: (weight: PackedWeight) => Tensor): Tensor {
+function withWeight(
+  format: WeightFormat,
+  data: Uint8Array,
+  outFeatures: number,
+  inFeatures: number,
+  use: (weight: PackedWeight) => Tensor,
+): Tensor {
   const weight = packWeight({ format, data, outFeatures, inFeatures })
   try {
     return use(weight)
@@ -30,25 +41,46 @@ function withWeight(format: WeightFormat, data: Uint8Array, outFeatures: number,
 
 describe.each(formats)('%s', (format) => {
   const block = formatFacts(format).blockColumns
-  const sizes = block === 1 ? [[1, 1], [7, 33], [8, 32], [13, 95], [37, 1027]] : [[1, block], [7, block], [8, 3 * block], [37, 5 * block]]
+  const sizes =
+    block === 1
+      ? [
+          [1, 1],
+          [7, 33],
+          [8, 32],
+          [13, 95],
+          [37, 1027],
+        ]
+      : [
+          [1, block],
+          [7, block],
+          [8, 3 * block],
+          [37, 5 * block],
+        ]
 
   test.each(sizes)('unpacks [%i, %i] to what the file format says', async (outFeatures, inFeatures) => {
     const { data, dense } = makeData(format, outFeatures!, inFeatures!)
     for (const backend of backends) {
-      const [unpacked] = await onBackend(backend, () => withWeight(format, data, outFeatures!, inFeatures!, unpackWeight))
+      const [unpacked] = await onBackend(backend, () =>
+        withWeight(format, data, outFeatures!, inFeatures!, unpackWeight),
+      )
       expect(largestError(unpacked!, dense), backend).toBeLessThanOrEqual(unpackTolerance)
     }
   })
 
-  test.each(sizes.flatMap((size) => [1, 2, 3, 4, 5, 17].map((n) => [...size, n])))('multiplies [%i, %i] by %i rows', async (outFeatures, inFeatures, n) => {
-    const { data, dense } = makeData(format, outFeatures!, inFeatures!)
-    const x = randomValues(n! * inFeatures!, 5, 2)
-    const { reference, wasm } = await onBothBackends(() =>
-      withTensors([{ values: x, shape: [n!, inFeatures!] }], (input) => withWeight(format, data, outFeatures!, inFeatures!, (weight) => matmulPacked(input!, weight))),
-    )
-    expect(largestError(reference[0]!, product(x, dense, n!, outFeatures!, inFeatures!))).toBeLessThan(1e-6)
-    expect(largestError(wasm[0]!, reference[0]!)).toBeLessThan(matmulPackedTolerance)
-  })
+  test.each(sizes.flatMap((size) => [1, 2, 3, 4, 5, 17].map((n) => [...size, n])))(
+    'multiplies [%i, %i] by %i rows',
+    async (outFeatures, inFeatures, n) => {
+      const { data, dense } = makeData(format, outFeatures!, inFeatures!)
+      const x = randomValues(n! * inFeatures!, 5, 2)
+      const { reference, wasm } = await onBothBackends(() =>
+        withTensors([{ values: x, shape: [n!, inFeatures!] }], (input) =>
+          withWeight(format, data, outFeatures!, inFeatures!, (weight) => matmulPacked(input!, weight)),
+        ),
+      )
+      expect(largestError(reference[0]!, product(x, dense, n!, outFeatures!, inFeatures!))).toBeLessThan(1e-6)
+      expect(largestError(wasm[0]!, reference[0]!)).toBeLessThan(matmulPackedTolerance)
+    },
+  )
 
   test('takes rows by id', async () => {
     const [outFeatures, inFeatures] = [21, 2 * block + (block === 1 ? 31 : 0)]
@@ -57,7 +89,9 @@ describe.each(formats)('%s', (format) => {
     const expected = [...ids].flatMap((id) => [...dense.subarray(id * inFeatures, (id + 1) * inFeatures)])
     for (const backend of backends) {
       const [rows] = await onBackend(backend, () =>
-        withTensors([{ values: ids, shape: [5] }], (idTensor) => withWeight(format, data, outFeatures, inFeatures, (weight) => embeddingRows(weight, idTensor!))),
+        withTensors([{ values: ids, shape: [5] }], (idTensor) =>
+          withWeight(format, data, outFeatures, inFeatures, (weight) => embeddingRows(weight, idTensor!)),
+        ),
       )
       expect(largestError(rows!, expected), backend).toBeLessThanOrEqual(unpackTolerance)
     }
@@ -67,7 +101,11 @@ describe.each(formats)('%s', (format) => {
 test('multiplies more rows than one cache block holds', async () => {
   const { data } = makeData('q4_1', 13, 2048)
   const x = randomValues(150 * 2048, 6, 1)
-  const { reference, wasm } = await onBothBackends(() => withTensors([{ values: x, shape: [150, 2048] }], (input) => withWeight('q4_1', data, 13, 2048, (weight) => matmulPacked(input!, weight))))
+  const { reference, wasm } = await onBothBackends(() =>
+    withTensors([{ values: x, shape: [150, 2048] }], (input) =>
+      withWeight('q4_1', data, 13, 2048, (weight) => matmulPacked(input!, weight)),
+    ),
+  )
   expect(largestError(wasm[0]!, reference[0]!)).toBeLessThan(matmulPackedTolerance)
 })
 
@@ -78,7 +116,11 @@ test.each(['q8_0', 'q4_1', 'q6_k'] as const)('%s keeps activations of very diffe
   for (let k = 0; k < 512; k++) x[k] = (x[k] ?? 0) * 10 ** ((k % 13) - 8)
   x.fill(0, 64, 96)
   x.fill(1e-40, 96, 128)
-  const { reference, wasm } = await onBothBackends(() => withTensors([{ values: x, shape: [1, 512] }], (input) => withWeight(format, data, 16, 512, (weight) => matmulPacked(input!, weight))))
+  const { reference, wasm } = await onBothBackends(() =>
+    withTensors([{ values: x, shape: [1, 512] }], (input) =>
+      withWeight(format, data, 16, 512, (weight) => matmulPacked(input!, weight)),
+    ),
+  )
   expect(largestError(wasm[0]!, reference[0]!)).toBeLessThan(matmulPackedTolerance)
 })
 
@@ -86,14 +128,23 @@ test.each([NaN, Infinity])('an activation of %d reaches every output', async (br
   const { data } = makeData('q4_1', 16, 64)
   const x = randomValues(64, 9)
   x[40] = broken
-  const [values] = await onBackend('wasm', () => withTensors([{ values: x, shape: [1, 64] }], (input) => withWeight('q4_1', data, 16, 64, (weight) => matmulPacked(input!, weight))))
+  const [values] = await onBackend('wasm', () =>
+    withTensors([{ values: x, shape: [1, 64] }], (input) =>
+      withWeight('q4_1', data, 16, 64, (weight) => matmulPacked(input!, weight)),
+    ),
+  )
   expect(values!.every((value) => !Number.isFinite(value))).toBe(true)
 })
 
 test('keeps the bytes of the format', async () => {
   await onBackend('wasm', () => {
     const before = memory().numBytes
-    const weight = packWeight({ format: 'q4_1', data: randomBlocks('q4_1', 64, 256, 1), outFeatures: 64, inFeatures: 256 })
+    const weight = packWeight({
+      format: 'q4_1',
+      data: randomBlocks('q4_1', 64, 256, 1),
+      outFeatures: 64,
+      inFeatures: 256,
+    })
     expect(weight.bytes).toBe((64 * 256 * 5) / 8)
     expect(memory().numBytes - before).toBe(weight.bytes)
     weight.dispose()
@@ -122,10 +173,14 @@ test('works after the wasm memory has grown', async () => {
 test('refuses what does not fit', async () => {
   await onBackend('wasm', () => {
     const data = randomBlocks('q4_1', 8, 64, 1)
-    expect(() => packWeight({ format: 'q5_0' as WeightFormat, data, outFeatures: 8, inFeatures: 64 })).toThrow(/q5_0.*q4_1/)
+    expect(() => packWeight({ format: 'q5_0' as WeightFormat, data, outFeatures: 8, inFeatures: 64 })).toThrow(
+      /q5_0.*q4_1/,
+    )
     expect(() => packWeight({ format: 'q4_1', data, outFeatures: 8, inFeatures: 63 })).toThrow(/multiple of 32/)
     expect(() => packWeight({ format: 'q4_1', data, outFeatures: 9, inFeatures: 64 })).toThrow(/360 bytes/)
-    expect(() => packWeight({ format: 'q4_1', data: new Float32Array(80), outFeatures: 8, inFeatures: 64 })).toThrow(KernelInputError)
+    expect(() => packWeight({ format: 'q4_1', data: new Float32Array(80), outFeatures: 8, inFeatures: 64 })).toThrow(
+      KernelInputError,
+    )
     expect(() => packWeight({ format: 'q4_1', data, outFeatures: 0, inFeatures: 64 })).toThrow(KernelInputError)
     const weight = packWeight({ format: 'q4_1', data, outFeatures: 8, inFeatures: 64 })
     const narrow = zeros([1, 63])
@@ -140,7 +195,13 @@ test('refuses what does not fit', async () => {
   })
 })
 
-function product(x: Float32Array, dense: Float32Array, n: number, outFeatures: number, inFeatures: number): Float32Array {
+function product(
+  x: Float32Array,
+  dense: Float32Array,
+  n: number,
+  outFeatures: number,
+  inFeatures: number,
+): Float32Array {
   const result = new Float32Array(n * outFeatures)
   for (let row = 0; row < n; row++) {
     for (let out = 0; out < outFeatures; out++) {

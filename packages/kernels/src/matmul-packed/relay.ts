@@ -1,8 +1,13 @@
 // Re-lays GGUF rows into panels of 8 rows. Runs once per weight, at load. Layouts: formats.ts.
-import { type WeightFormat, panelRows, panelWords } from './formats'
+import { panelRows, panelWords, type WeightFormat } from './formats'
 
 /** Rows `[outFeatures]` of raw blocks → words of all panels; missing rows of the last panel are zeros. */
-export function relayRows(format: Exclude<WeightFormat, 'f32'>, rows: Uint8Array, outFeatures: number, inFeatures: number): Int32Array {
+export function relayRows(
+  format: Exclude<WeightFormat, 'f32'>,
+  rows: Uint8Array,
+  outFeatures: number,
+  inFeatures: number,
+): Int32Array {
   const words = new Int32Array(Math.ceil(outFeatures / panelRows) * panelWords(format, inFeatures))
   relays[format](rows, outFeatures, inFeatures, words)
   return words
@@ -13,7 +18,8 @@ export function relayFloatRows(rows: Float32Array, outFeatures: number, inFeatur
   const panels = new Float32Array(Math.ceil(outFeatures / panelRows) * panelRows * inFeatures)
   for (let row = 0; row < outFeatures; row++) {
     let to = (row >> 3) * panelRows * inFeatures + (row & 7)
-    for (let from = row * inFeatures; from < (row + 1) * inFeatures; from++, to += panelRows) panels[to] = rows[from] ?? 0
+    for (let from = row * inFeatures; from < (row + 1) * inFeatures; from++, to += panelRows)
+      panels[to] = rows[from] ?? 0
   }
   return panels
 }
@@ -40,7 +46,9 @@ const relays: Record<Exclude<WeightFormat, 'f32'>, Relay> = {
       for (let block = 0; block < blocks; block++, from += 34) {
         const to = ((row >> 3) * blocks + block) * 272
         halves[to / 2 + lane * 2 + group] = half(rows, from)
-        for (let k = 0; k < 32; k++) bytes[to + 16 + (k >> 2) * 32 + group * 16 + ((k >> 1) & 1) * 8 + lane * 2 + (k & 1)] = rows[from + 2 + k] ?? 0
+        for (let k = 0; k < 32; k++)
+          bytes[to + 16 + (k >> 2) * 32 + group * 16 + ((k >> 1) & 1) * 8 + lane * 2 + (k & 1)] =
+            rows[from + 2 + k] ?? 0
       }
     }
   },
@@ -67,7 +75,13 @@ const relays: Record<Exclude<WeightFormat, 'f32'>, Relay> = {
   },
 }
 
-function relay4(rows: Uint8Array, outFeatures: number, inFeatures: number, words: Int32Array, hasOffset: boolean): void {
+function relay4(
+  rows: Uint8Array,
+  outFeatures: number,
+  inFeatures: number,
+  words: Int32Array,
+  hasOffset: boolean,
+): void {
   const halves = new Uint16Array(words.buffer)
   const blocks = inFeatures / 32
   const [blockBytes, metaWords] = hasOffset ? [20, 8] : [18, 4]

@@ -1,8 +1,15 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core'
 import { wasmKernel } from '../kernel'
 import type { WasmRuntime } from '../wasm/runtime'
-import { type WeightFormat, panelRows, panelWords } from './formats'
-import { type WeightAttributes, type WithWeight, checkIds, embeddingRowsName, matmulPackedName, unpackWeightName } from './reference'
+import { panelRows, panelWords, type WeightFormat } from './formats'
+import {
+  checkIds,
+  embeddingRowsName,
+  matmulPackedName,
+  unpackWeightName,
+  type WeightAttributes,
+  type WithWeight,
+} from './reference'
 
 // From this many rows of x on, unpacking a panel once and a plain matrix product beat one matvec per row (measured).
 const gemmRows = (format: WeightFormat): number => (format === 'f32' || format === 'f16' ? 3 : 7)
@@ -10,16 +17,26 @@ const gemmRows = (format: WeightFormat): number => (format === 'f32' || format =
 /** Fixed-point block of 32 activations, see assembly/activations.ts. */
 const activationBlockBytes = 144
 
-export const matmulPackedWasm = wasmKernel<WithWeight<{ x: TensorInfo }>, WeightAttributes>(matmulPackedName, ({ x, panels }, attributes, runtime) => {
-  const rows = x.shape[0] ?? 0
-  const output = runtime.makeOutput([rows, attributes.outFeatures], 'float32')
-  if (rows >= gemmRows(attributes.format)) multiply(runtime, x, panels, output, rows, attributes)
-  else for (let row = 0; row < rows; row++) multiplyRow(runtime, x, panels, output, row, attributes)
-  return output
-})
+export const matmulPackedWasm = wasmKernel<WithWeight<{ x: TensorInfo }>, WeightAttributes>(
+  matmulPackedName,
+  ({ x, panels }, attributes, runtime) => {
+    const rows = x.shape[0] ?? 0
+    const output = runtime.makeOutput([rows, attributes.outFeatures], 'float32')
+    if (rows >= gemmRows(attributes.format)) multiply(runtime, x, panels, output, rows, attributes)
+    else for (let row = 0; row < rows; row++) multiplyRow(runtime, x, panels, output, row, attributes)
+    return output
+  },
+)
 
 /** One row of x times all panels. The last panel, when it has fewer than 8 rows, goes through scratch. */
-function multiplyRow(runtime: WasmRuntime, x: TensorInfo, panels: TensorInfo, output: TensorInfo, row: number, { format, inFeatures, outFeatures }: WeightAttributes): void {
+function multiplyRow(
+  runtime: WasmRuntime,
+  x: TensorInfo,
+  panels: TensorInfo,
+  output: TensorInfo,
+  row: number,
+  { format, inFeatures, outFeatures }: WeightAttributes,
+): void {
   const { functions } = runtime
   const rowPointer = runtime.pointerOf(x) + row * inFeatures * 4
   const target = runtime.pointerOf(output) + row * outFeatures * 4
@@ -31,19 +48,38 @@ function multiplyRow(runtime: WasmRuntime, x: TensorInfo, panels: TensorInfo, ou
     const prepared = scratch + panelRows * 4
     const run = (from: number, count: number, to: number): void => {
       switch (format) {
-        case 'f32': return functions.matvecF32(from, rowPointer, inFeatures, count, to)
-        case 'f16': return functions.matvecF16(from, rowPointer, inFeatures, count, to)
-        case 'q4_0': return functions.matvecQ40(from, prepared, blocks, count, to)
-        case 'q4_1': return functions.matvecQ41(from, prepared, blocks, count, to)
-        case 'q8_0': return functions.matvecQ80(from, prepared, blocks, count, to)
-        case 'q6_k': return functions.matvecQ6K(from, prepared, inFeatures / 256, count, to)
+        case 'f32':
+          functions.matvecF32(from, rowPointer, inFeatures, count, to)
+          break
+        case 'f16':
+          functions.matvecF16(from, rowPointer, inFeatures, count, to)
+          break
+        case 'q4_0':
+          functions.matvecQ40(from, prepared, blocks, count, to)
+          break
+        case 'q4_1':
+          functions.matvecQ41(from, prepared, blocks, count, to)
+          break
+        case 'q8_0':
+          functions.matvecQ80(from, prepared, blocks, count, to)
+          break
+        case 'q6_k':
+          functions.matvecQ6K(from, prepared, inFeatures / 256, count, to)
+          break
       }
     }
     if (format !== 'f32' && format !== 'f16') functions.prepareActivations(rowPointer, blocks, prepared)
     run(weights, full, target)
     if (full * panelRows === outFeatures) return
     run(lastPanel, 1, scratch)
-    functions.copyRowStarts(scratch, panelRows, target + full * panelRows * 4, outFeatures, outFeatures - full * panelRows, 1)
+    functions.copyRowStarts(
+      scratch,
+      panelRows,
+      target + full * panelRows * 4,
+      outFeatures,
+      outFeatures - full * panelRows,
+      1,
+    )
   })
 }
 
@@ -52,7 +88,14 @@ const cachedBytes = 512 * 1024
 const leastBlockRows = 64
 
 /** Blocks of rows of x times one unpacked panel after the other. */
-function multiply(runtime: WasmRuntime, x: TensorInfo, panels: TensorInfo, output: TensorInfo, rows: number, { format, inFeatures, outFeatures }: WeightAttributes): void {
+function multiply(
+  runtime: WasmRuntime,
+  x: TensorInfo,
+  panels: TensorInfo,
+  output: TensorInfo,
+  rows: number,
+  { format, inFeatures, outFeatures }: WeightAttributes,
+): void {
   const { functions } = runtime
   const blockRows = Math.max(leastBlockRows, Math.floor(cachedBytes / (inFeatures * 4) / 4) * 4)
   runtime.withScratch((inFeatures + Math.min(rows, blockRows)) * panelRows * 4, (scratch) => {
@@ -74,44 +117,68 @@ function multiply(runtime: WasmRuntime, x: TensorInfo, panels: TensorInfo, outpu
   })
 }
 
-export const embeddingRowsWasm = wasmKernel<WithWeight<{ ids: TensorInfo }>, WeightAttributes>(embeddingRowsName, ({ ids, panels }, { format, inFeatures, outFeatures }, runtime) => {
-  const idValues = runtime.int32(ids).slice()
-  checkIds(idValues, outFeatures)
-  const output = runtime.makeOutput([idValues.length, inFeatures], 'float32')
-  const target = runtime.pointerOf(output)
-  runtime.withScratch(inFeatures * panelRows * 4, (scratch) => {
-    idValues.forEach((id, n) => {
-      const unpacked = unpackPanel(runtime, panels, id >> 3, format, inFeatures, scratch)
-      runtime.functions.takePanelRow(unpacked, id & 7, inFeatures, target + n * inFeatures * 4)
+export const embeddingRowsWasm = wasmKernel<WithWeight<{ ids: TensorInfo }>, WeightAttributes>(
+  embeddingRowsName,
+  ({ ids, panels }, { format, inFeatures, outFeatures }, runtime) => {
+    const idValues = runtime.int32(ids).slice()
+    checkIds(idValues, outFeatures)
+    const output = runtime.makeOutput([idValues.length, inFeatures], 'float32')
+    const target = runtime.pointerOf(output)
+    runtime.withScratch(inFeatures * panelRows * 4, (scratch) => {
+      idValues.forEach((id, n) => {
+        const unpacked = unpackPanel(runtime, panels, id >> 3, format, inFeatures, scratch)
+        runtime.functions.takePanelRow(unpacked, id & 7, inFeatures, target + n * inFeatures * 4)
+      })
     })
-  })
-  return output
-})
+    return output
+  },
+)
 
-export const unpackWeightWasm = wasmKernel<WithWeight<object>, WeightAttributes>(unpackWeightName, ({ panels }, { format, inFeatures, outFeatures }, runtime) => {
-  const output = runtime.makeOutput([outFeatures, inFeatures], 'float32')
-  const target = runtime.pointerOf(output)
-  runtime.withScratch(inFeatures * panelRows * 4, (scratch) => {
-    let unpacked = scratch
-    for (let row = 0; row < outFeatures; row++) {
-      if (row % panelRows === 0) unpacked = unpackPanel(runtime, panels, row / panelRows, format, inFeatures, scratch)
-      runtime.functions.takePanelRow(unpacked, row % panelRows, inFeatures, target + row * inFeatures * 4)
-    }
-  })
-  return output
-})
+export const unpackWeightWasm = wasmKernel<WithWeight<object>, WeightAttributes>(
+  unpackWeightName,
+  ({ panels }, { format, inFeatures, outFeatures }, runtime) => {
+    const output = runtime.makeOutput([outFeatures, inFeatures], 'float32')
+    const target = runtime.pointerOf(output)
+    runtime.withScratch(inFeatures * panelRows * 4, (scratch) => {
+      let unpacked = scratch
+      for (let row = 0; row < outFeatures; row++) {
+        if (row % panelRows === 0) unpacked = unpackPanel(runtime, panels, row / panelRows, format, inFeatures, scratch)
+        runtime.functions.takePanelRow(unpacked, row % panelRows, inFeatures, target + row * inFeatures * 4)
+      }
+    })
+    return output
+  },
+)
 
 /** Pointer to panel `panel` as float32 [inFeatures][8]: unpacked into `scratch`, or in place for f32. */
-function unpackPanel(runtime: WasmRuntime, panels: TensorInfo, panel: number, format: WeightFormat, inFeatures: number, scratch: number): number {
+function unpackPanel(
+  runtime: WasmRuntime,
+  panels: TensorInfo,
+  panel: number,
+  format: WeightFormat,
+  inFeatures: number,
+  scratch: number,
+): number {
   const { functions } = runtime
   const from = runtime.pointerOf(panels) + panel * panelWords(format, inFeatures) * 4
   switch (format) {
-    case 'f32': return from
-    case 'f16': functions.unpackF16(from, inFeatures, scratch); break
-    case 'q4_0': functions.unpackQ40(from, inFeatures / 32, scratch); break
-    case 'q4_1': functions.unpackQ41(from, inFeatures / 32, scratch); break
-    case 'q8_0': functions.unpackQ80(from, inFeatures / 32, scratch); break
-    case 'q6_k': functions.unpackQ6K(from, inFeatures / 256, scratch); break
+    case 'f32':
+      return from
+    case 'f16':
+      functions.unpackF16(from, inFeatures, scratch)
+      break
+    case 'q4_0':
+      functions.unpackQ40(from, inFeatures / 32, scratch)
+      break
+    case 'q4_1':
+      functions.unpackQ41(from, inFeatures / 32, scratch)
+      break
+    case 'q8_0':
+      functions.unpackQ80(from, inFeatures / 32, scratch)
+      break
+    case 'q6_k':
+      functions.unpackQ6K(from, inFeatures / 256, scratch)
+      break
   }
   return scratch
 }

@@ -2,7 +2,7 @@
 import { type Tensor, tensor } from '@tensorflow/tfjs-core'
 import { checkInteger } from '../check'
 import { KernelInputError } from '../errors'
-import { type WeightFormat, formatFacts, panelRows, panelWords } from './formats'
+import { formatFacts, panelRows, panelWords, type WeightFormat } from './formats'
 import { relayFloatRows, relayRows } from './relay'
 
 /** A weight matrix [outFeatures, inFeatures], packed. It owns its tensors. */
@@ -38,10 +38,20 @@ export function packWeight({ format, data, outFeatures, inFeatures }: PackWeight
   checkInteger('packWeight', 'outFeatures', outFeatures, 1)
   checkInteger('packWeight', 'inFeatures', inFeatures, 1)
   if (inFeatures % blockColumns !== 0) {
-    throw new KernelInputError({ where: 'packWeight', given: `inFeatures = ${inFeatures} for ${format}`, allowed: `a multiple of ${blockColumns}`, cure: 'Store this matrix in another format.' })
+    throw new KernelInputError({
+      where: 'packWeight',
+      given: `inFeatures = ${inFeatures} for ${format}`,
+      allowed: `a multiple of ${blockColumns}`,
+      cure: 'Store this matrix in another format.',
+    })
   }
   if (data instanceof Float32Array && format !== 'f32') {
-    throw new KernelInputError({ where: 'packWeight', given: `a Float32Array for ${format}`, allowed: 'the raw bytes of the format (Uint8Array)', cure: "Pass the bytes, or use the format 'f32'." })
+    throw new KernelInputError({
+      where: 'packWeight',
+      given: `a Float32Array for ${format}`,
+      allowed: 'the raw bytes of the format (Uint8Array)',
+      cure: "Pass the bytes, or use the format 'f32'.",
+    })
   }
   const expected = outFeatures * (inFeatures / blockColumns) * blockBytes
   if (data.byteLength !== expected) {
@@ -54,7 +64,10 @@ export function packWeight({ format, data, outFeatures, inFeatures }: PackWeight
   }
   const panels = Math.ceil(outFeatures / panelRows)
   const shape = [panels, panelWords(format, inFeatures)]
-  const values = format === 'f32' ? relayFloatRows(floatsOf(data), outFeatures, inFeatures) : relayRows(format, data as Uint8Array, outFeatures, inFeatures)
+  const values =
+    format === 'f32'
+      ? relayFloatRows(floatsOf(data), outFeatures, inFeatures)
+      : relayRows(format, data as Uint8Array, outFeatures, inFeatures)
   const packed = tensor(values, shape, format === 'f32' ? 'float32' : 'int32')
   return { format, inFeatures, outFeatures, tensors: [packed], bytes: packed.size * 4, dispose: () => packed.dispose() }
 }
@@ -63,7 +76,12 @@ export function packWeight({ format, data, outFeatures, inFeatures }: PackWeight
 export function panelsOf(where: string, weight: PackedWeight): Tensor {
   const [panels] = weight.tensors
   if (panels && !panels.isDisposed) return panels
-  throw new KernelInputError({ where, given: panels ? 'a disposed weight' : 'a weight without tensors', allowed: 'a weight made by packWeight, not disposed', cure: 'Pack the weight again.' })
+  throw new KernelInputError({
+    where,
+    given: panels ? 'a disposed weight' : 'a weight without tensors',
+    allowed: 'a weight made by packWeight, not disposed',
+    cure: 'Pack the weight again.',
+  })
 }
 
 function floatsOf(data: Uint8Array | Float32Array): Float32Array {

@@ -1,9 +1,19 @@
 // What the reference and the wasm form get: the public arguments, checked, with sizes worked out.
 import type { Tensor } from '@tensorflow/tfjs-core'
+import { KernelInputError } from '../errors'
 import type { RowSegment } from '../layouts'
 
 export const pagedAttentionName = 'KvloomPagedAttention'
 export const attentionMassName = 'KvloomAttentionMass'
+
+/** What turns keys that were stored before the rotary embedding. */
+export interface KeyRotation {
+  /** float32 [maxPositions, pairs]; 2 * pairs at most keyDim, later channels pass through */
+  readonly cos: Tensor
+  readonly sin: Tensor
+  /** int32 [kvHeads, rows of all key segments]: position of each row, read for unrotated rows only */
+  readonly positions: Tensor
+}
 
 export interface AttentionCall {
   /** Query variants, each float32 [queryHeads, n, keyDim]. */
@@ -23,6 +33,18 @@ export interface AttentionCall {
   /** int32 [kvHeads, total], 0 = dead row. */
   readonly live: Tensor | undefined
   readonly logSumExp: boolean
+  /** Given when a key segment is unrotated. */
+  readonly rotation: KeyRotation | undefined
+}
+
+/** Hosts see the positions and refuse those outside the tables. */
+export function positionError(maxPositions: number): KernelInputError {
+  return new KernelInputError({
+    where: 'pagedAttention',
+    given: 'a position outside the rotation tables',
+    allowed: `0 to ${maxPositions - 1}`,
+    cure: 'Make longer cos and sin tables.',
+  })
 }
 
 /** As attribute of the tfjs kernel. */

@@ -4,7 +4,7 @@ import { checkInteger, checkTensor } from '../check'
 import { KernelInputError } from '../errors'
 import { dispatch, dispatchMany } from '../kernel'
 import type { RowSegment } from '../layouts'
-import { type AttentionCall, attentionMassName, pagedAttentionName } from './call'
+import { type AttentionCall, attentionMassName, type KeyRotation, pagedAttentionName } from './call'
 import { checkSegments } from './segments'
 
 /** wasm against the reference (double precision), relative to 1 + |reference|: sums of thousands of f32 products, exponential good to 2e-7. */
@@ -22,6 +22,8 @@ interface QueryOptions {
   readonly live?: Tensor
   /** The last n rows are the queries' own: query i sees rows up to total - n + i. */
   readonly causal: boolean
+  /** Needed when a key segment is `unrotated`: tables and the position of every key row. Rows are rotated as `rope` does. */
+  readonly rotation?: KeyRotation
 }
 
 export interface PagedAttentionOptions extends QueryOptions {
@@ -36,7 +38,7 @@ export interface PagedAttentionOptions extends QueryOptions {
 /**
  * softmax(scale * q k^T) v over segments of any mix of layouts, without materialising rows or scores. A query that sees no row gets zeros and a log-sum-exp of -Infinity.
  * @returns output float32 [queryHeads, n, valueDim]; logSumExp float32 [queryHeads, n] when asked
- * @throws KernelInputError when shapes, dtypes or row counts do not fit, or a page is disposed
+ * @throws KernelInputError when shapes, dtypes or row counts do not fit, a page is disposed, or (cpu and wasm) a position lies outside the tables
  */
 export function pagedAttention(options: PagedAttentionOptions): { output: Tensor; logSumExp?: Tensor } {
   const { values, keyDim, valueDim, logSumExp = false } = options
@@ -46,9 +48,16 @@ export function pagedAttention(options: PagedAttentionOptions): { output: Tensor
   const base = checkCall(where, options, keyDim)
   const valueRows = checkSegments(where, 'values', values, options.kvHeads, valueDim, Infinity)
   if (valueRows !== base.total) {
-    throw new KernelInputError({ where, given: `${base.total} key rows and ${valueRows} value rows`, allowed: 'as many key rows as value rows', cure: 'Pass segments that cover the same tokens.' })
+    throw new KernelInputError({
+      where,
+      given: `${base.total} key rows and ${valueRows} value rows`,
+      allowed: 'as many key rows as value rows',
+      cure: 'Pass segments that cover the same tokens.',
+    })
   }
-  const [output, sums] = dispatchMany(pagedAttentionName, inputsOf(options), { call: { ...base, values, valueDim, logSumExp } satisfies AttentionCall }) as [Tensor, Tensor?]
+  const [output, sums] = dispatchMany(pagedAttentionName, inputsOf(options), {
+    call: { ...base, values, valueDim, logSumExp } satisfies AttentionCall,
+  }) as [Tensor, Tensor?]
   return sums ? { output, logSumExp: sums } : { output }
 }
 
@@ -62,7 +71,7 @@ export interface AttentionMassOptions extends QueryOptions {
 /**
  * Attention that each row receives from each query head: sum or maximum over the queries of exp(score - logSumExp).
  * @returns float32 [queryHeads, rows of all key segments]; 0 for rows that are hidden from every query
- * @throws KernelInputError when shapes, dtypes or row counts do not fit, or a page is disposed
+ * @throws KernelInputError when shapes, dtypes or row counts do not fit, a page is disposed, or (cpu and wasm) a position lies outside the tables
  */
 export function attentionMass(options: AttentionMassOptions): Tensor {
   const { logSumExp, reduce } = options
@@ -74,29 +83,101 @@ export function attentionMass(options: AttentionMassOptions): Tensor {
 
 type CheckedCall = Omit<AttentionCall, 'values' | 'valueDim' | 'logSumExp'>
 
-function checkCall(where: string, { queries, keys, kvHeads, scale, live, causal }: QueryOptions, keyDim: number): CheckedCall {
+function checkCall(
+  where: string,
+  { queries, keys, kvHeads, scale, live, causal, rotation }: QueryOptions,
+  keyDim: number,
+): CheckedCall {
   const [first] = queries
   checkInteger(where, 'kvHeads', kvHeads, 1)
   if (!first || keys.length === 0) {
-    throw new KernelInputError({ where, given: `${queries.length} queries and ${keys.length} key segments`, allowed: 'at least one of each', cure: 'Append rows before attending.' })
+    throw new KernelInputError({
+      where,
+      given: `${queries.length} queries and ${keys.length} key segments`,
+      allowed: 'at least one of each',
+      cure: 'Append rows before attending.',
+    })
   }
   const [queryHeads = 0, n = 0] = first.shape
-  queries.forEach((query, i) => checkTensor(where, `queries[${i}]`, query, 'float32', [queryHeads, n, keyDim]))
+  queries.forEach((query, i) => {
+    checkTensor(where, `queries[${i}]`, query, 'float32', [queryHeads, n, keyDim])
+  })
   if (queryHeads % kvHeads !== 0 || queryHeads === 0 || n === 0) {
-    throw new KernelInputError({ where, given: `${queryHeads} query heads and ${n} queries for ${kvHeads} KV heads`, allowed: 'a multiple of the KV heads, and at least one query', cure: 'Check the model\'s head counts.' })
+    throw new KernelInputError({
+      where,
+      given: `${queryHeads} query heads and ${n} queries for ${kvHeads} KV heads`,
+      allowed: 'a multiple of the KV heads, and at least one query',
+      cure: "Check the model's head counts.",
+    })
   }
-  if (!Number.isFinite(scale)) throw new KernelInputError({ where, given: `scale = ${scale}`, allowed: 'a finite number', cure: 'Use 1 / sqrt(head dimension).' })
+  if (!Number.isFinite(scale))
+    throw new KernelInputError({
+      where,
+      given: `scale = ${scale}`,
+      allowed: 'a finite number',
+      cure: 'Use 1 / sqrt(head dimension).',
+    })
   const total = checkSegments(where, 'keys', keys, kvHeads, keyDim, queries.length)
   if (causal && total < n) {
-    throw new KernelInputError({ where, given: `${n} causal queries over ${total} rows`, allowed: 'the queries\' own rows among the keys', cure: 'Append the new rows before attending.' })
+    throw new KernelInputError({
+      where,
+      given: `${n} causal queries over ${total} rows`,
+      allowed: "the queries' own rows among the keys",
+      cure: 'Append the new rows before attending.',
+    })
   }
   if (live) checkTensor(where, 'live', live, 'int32', [kvHeads, total])
-  return { queries, keys, kvHeads, group: queryHeads / kvHeads, n, keyDim, total, scale, causal, live }
+  return {
+    queries,
+    keys,
+    kvHeads,
+    group: queryHeads / kvHeads,
+    n,
+    keyDim,
+    total,
+    scale,
+    causal,
+    live,
+    rotation: checkRotation(where, keys, rotation, kvHeads, total, keyDim),
+  }
+}
+
+/** The rotation, checked, when a key segment needs it. */
+function checkRotation(
+  where: string,
+  keys: readonly RowSegment[],
+  rotation: KeyRotation | undefined,
+  kvHeads: number,
+  total: number,
+  keyDim: number,
+): KeyRotation | undefined {
+  if (!keys.some((segment) => segment.unrotated)) return undefined
+  if (!rotation)
+    throw new KernelInputError({
+      where,
+      given: 'unrotated keys without a rotation',
+      allowed: 'cos, sin and positions',
+      cure: 'Pass rotation.',
+    })
+  checkTensor(where, 'rotation.cos', rotation.cos, 'float32', ['maxPositions', 'pairs'])
+  checkTensor(where, 'rotation.sin', rotation.sin, 'float32', rotation.cos.shape)
+  checkTensor(where, 'rotation.positions', rotation.positions, 'int32', [kvHeads, total])
+  const pairs = rotation.cos.shape[1] ?? 0
+  if (2 * pairs > keyDim)
+    throw new KernelInputError({
+      where,
+      given: `tables of ${pairs} pairs for keys of ${keyDim}`,
+      allowed: `${Math.floor(keyDim / 2)} pairs at most`,
+      cure: "Build the tables for this head's dim.",
+    })
+  return rotation
 }
 
 /** Tensors that tfjs should know as inputs; pages travel in the call, since there may be hundreds. */
 function inputsOf({ queries, live }: QueryOptions): Record<string, Tensor> {
   const inputs: Record<string, Tensor> = live ? { live } : {}
-  queries.forEach((query, i) => (inputs[`query${i}`] = query))
+  queries.forEach((query, i) => {
+    inputs[`query${i}`] = query
+  })
   return inputs
 }

@@ -1,11 +1,20 @@
 // Attention over segments, reference form, in double precision: softmax(scale * q k^T) v per query head, over rows taken from the segments.
 import type { Tensor, TensorInfo } from '@tensorflow/tfjs-core'
 import { decodeElement } from '../affine/reference'
+import { decodeCodebookRow } from '../codebook/decode'
 import type { CpuStorage } from '../cpu/storage'
 import { cpuKernel } from '../kernel'
 import type { RowSegment } from '../layouts'
 import { storedValue } from '../rows/reference'
-import { type AttentionAttributes, type AttentionCall, type MassAttributes, attentionMassName, pagedAttentionName } from './call'
+import {
+  type AttentionAttributes,
+  type AttentionCall,
+  attentionMassName,
+  type KeyRotation,
+  type MassAttributes,
+  pagedAttentionName,
+  positionError,
+} from './call'
 
 /** One row of one KV head, with the query variant that reads it. */
 interface Row {
@@ -16,29 +25,97 @@ interface Row {
 /** Rows of one head, over all segments in order. */
 function rowsOf(segments: readonly RowSegment[], head: number, dim: number, storage: CpuStorage): Row[] {
   return segments.flatMap((segment) => {
-    const element = elementReader(segment, head, dim, storage)
+    const values = rowReader(segment, head, dim, storage)
     return Array.from({ length: segment.rows }, (_, row) => ({
-      values: Float64Array.from({ length: dim }, (_, channel) => element(segment.from + row, channel)),
+      values: values(segment.from + row),
       query: segment.query ?? 0,
     }))
   })
 }
 
-function elementReader({ layout, tensors }: RowSegment, head: number, dim: number, storage: CpuStorage): (row: number, channel: number) => number {
+/** Key rows of one head: those stored before the rotary embedding are rotated by their positions. */
+function keyRowsOf(call: AttentionCall, head: number, storage: CpuStorage): Row[] {
+  const rows = rowsOf(call.keys, head, call.keyDim, storage)
+  const { rotation } = call
+  if (rotation)
+    forEachUnrotated(
+      call,
+      head,
+      storage,
+      (row, position) => rows[row] && rotate(rows[row].values, position, rotation, storage),
+    )
+  return rows
+}
+
+function forEachUnrotated(
+  call: AttentionCall,
+  head: number,
+  storage: CpuStorage,
+  use: (row: number, position: number) => void,
+): void {
+  if (!call.rotation) return
+  const positions = storage.int32(call.rotation.positions)
+  let row = 0
+  for (const segment of call.keys) {
+    for (let i = 0; i < segment.rows; i++, row++)
+      if (segment.unrotated) use(row, positions[head * call.total + row] ?? -1)
+  }
+}
+
+/** Throws before anything is made. */
+function checkPositions(call: AttentionCall, storage: CpuStorage): void {
+  const [maxPositions = 0] = call.rotation?.cos.shape ?? []
+  for (let head = 0; head < call.kvHeads; head++) {
+    forEachUnrotated(call, head, storage, (_, position) => {
+      if (position < 0 || position >= maxPositions) throw positionError(maxPositions)
+    })
+  }
+}
+
+/** Rotary embedding in place, half-split pairs (j, j + pairs). */
+function rotate(values: Float64Array, position: number, { cos, sin }: KeyRotation, storage: CpuStorage): void {
+  const [, pairs = 0] = cos.shape
+  for (let j = 0; j < pairs; j++) {
+    const [c, s] = [storage.float32(cos)[position * pairs + j] ?? 0, storage.float32(sin)[position * pairs + j] ?? 0]
+    const [first, second] = [values[j] ?? 0, values[j + pairs] ?? 0]
+    values[j] = first * c - second * s
+    values[j + pairs] = second * c + first * s
+  }
+}
+
+/** Reads one stored row as numbers [dim]. */
+function rowReader(
+  { layout, tensors, table }: RowSegment,
+  head: number,
+  dim: number,
+  storage: CpuStorage,
+): (row: number) => Float64Array {
   const [first, second] = tensors as readonly Tensor[] as readonly [Tensor, Tensor]
+  const byElement = (element: (row: number, channel: number) => number) => (row: number) =>
+    Float64Array.from({ length: dim }, (_, channel) => element(row, channel))
   if (layout.kind === 'dense') {
     const capacity = first.shape[1] ?? 0
     const stored = layout.store === 'f32' ? storage.float32(first) : storage.int32(first)
-    return (row, channel) => storedValue(layout.store, stored, head * capacity + row, dim, channel)
+    return byElement((row, channel) => storedValue(layout.store, stored, head * capacity + row, dim, channel))
+  }
+  const metadata = second && (second.dtype === 'int32' ? storage.int32(second) : storage.float32(second))
+  const words = storage.int32(first)
+  if (layout.kind === 'codebook') {
+    const page = { codes: words, metadata, table: storage.float32(table as Tensor), rows: first.shape[1] ?? 0 }
+    return (row) => Float64Array.from(decodeCodebookRow(page, layout, dim, head, row))
   }
   const rows = layout.along === 'tokens' ? (second.shape[2] ?? 0) * layout.group : (first.shape[1] ?? 0)
-  const words = storage.int32(first)
-  const metadata = layout.metadata === 'f32' ? storage.float32(second) : storage.int32(second)
-  return (row, channel) => decodeElement(words, metadata, layout, rows, dim, head, row, channel)
+  return byElement((row, channel) => decodeElement(words, metadata, layout, rows, dim, head, row, channel))
 }
 
 /** Scaled scores of one query head and query over all rows; -Infinity where it may not look. */
-function scoresOf(call: AttentionCall, keys: readonly Row[], queryHead: number, query: number, storage: CpuStorage): number[] {
+function scoresOf(
+  call: AttentionCall,
+  keys: readonly Row[],
+  queryHead: number,
+  query: number,
+  storage: CpuStorage,
+): number[] {
   const kvHead = Math.floor(queryHead / call.group)
   const at = (queryHead * call.n + query) * call.keyDim
   const variants = call.queries.map((variant) => storage.float32(variant).subarray(at, at + call.keyDim))
@@ -64,45 +141,61 @@ function logSumExpOf(scores: readonly number[]): number {
 }
 
 /** Runs `use` for each query head and query with its scores. */
-function forEachQuery(call: AttentionCall, storage: CpuStorage, use: (scores: readonly number[], queryHead: number, query: number) => void): void {
+function forEachQuery(
+  call: AttentionCall,
+  storage: CpuStorage,
+  use: (scores: readonly number[], queryHead: number, query: number) => void,
+): void {
   for (let kvHead = 0; kvHead < call.kvHeads; kvHead++) {
-    const keys = rowsOf(call.keys, kvHead, call.keyDim, storage)
+    const keys = keyRowsOf(call, kvHead, storage)
     for (let queryHead = kvHead * call.group; queryHead < (kvHead + 1) * call.group; queryHead++) {
-      for (let query = 0; query < call.n; query++) use(scoresOf(call, keys, queryHead, query, storage), queryHead, query)
+      for (let query = 0; query < call.n; query++)
+        use(scoresOf(call, keys, queryHead, query, storage), queryHead, query)
     }
   }
 }
 
-export const pagedAttentionReference = cpuKernel<Record<string, TensorInfo>, AttentionAttributes>(pagedAttentionName, (_, { call }, storage) => {
-  const queryHeads = call.kvHeads * call.group
-  const output = storage.makeOutput([queryHeads, call.n, call.valueDim], 'float32')
-  const logSumExp = storage.makeOutput([queryHeads, call.n], 'float32')
-  const values = Array.from({ length: call.kvHeads }, (_, head) => rowsOf(call.values, head, call.valueDim, storage))
-  forEachQuery(call, storage, (scores, queryHead, query) => {
-    const total = logSumExpOf(scores)
-    storage.float32(logSumExp)[queryHead * call.n + query] = total
-    if (total === -Infinity) return
-    const sums = new Float64Array(call.valueDim)
-    values[Math.floor(queryHead / call.group)]?.forEach((row, i) => {
-      const weight = Math.exp((scores[i] ?? -Infinity) - total)
-      if (weight !== 0) row.values.forEach((value, channel) => (sums[channel] = (sums[channel] ?? 0) + weight * value))
+export const pagedAttentionReference = cpuKernel<Record<string, TensorInfo>, AttentionAttributes>(
+  pagedAttentionName,
+  (_, { call }, storage) => {
+    checkPositions(call, storage)
+    const queryHeads = call.kvHeads * call.group
+    const output = storage.makeOutput([queryHeads, call.n, call.valueDim], 'float32')
+    const logSumExp = storage.makeOutput([queryHeads, call.n], 'float32')
+    const values = Array.from({ length: call.kvHeads }, (_, head) => rowsOf(call.values, head, call.valueDim, storage))
+    forEachQuery(call, storage, (scores, queryHead, query) => {
+      const total = logSumExpOf(scores)
+      storage.float32(logSumExp)[queryHead * call.n + query] = total
+      if (total === -Infinity) return
+      const sums = new Float64Array(call.valueDim)
+      values[Math.floor(queryHead / call.group)]?.forEach((row, i) => {
+        const weight = Math.exp((scores[i] ?? -Infinity) - total)
+        if (weight !== 0)
+          row.values.forEach((value, channel) => {
+            sums[channel] = (sums[channel] ?? 0) + weight * value
+          })
+      })
+      storage.float32(output).set(sums, (queryHead * call.n + query) * call.valueDim)
     })
-    storage.float32(output).set(sums, (queryHead * call.n + query) * call.valueDim)
-  })
-  return [...(call.valueDim > 0 ? [output] : []), ...(call.logSumExp ? [logSumExp] : [])]
-})
+    return [...(call.valueDim > 0 ? [output] : []), ...(call.logSumExp ? [logSumExp] : [])]
+  },
+)
 
-export const attentionMassReference = cpuKernel<Record<string, TensorInfo>, MassAttributes>(attentionMassName, ({ logSumExp }, { call, reduce }, storage) => {
-  const output = storage.makeOutput([call.kvHeads * call.group, call.total], 'float32')
-  const mass = storage.float32(output)
-  forEachQuery(call, storage, (scores, queryHead, query) => {
-    const given = logSumExp ? (storage.float32(logSumExp)[queryHead * call.n + query] ?? 0) : logSumExpOf(scores)
-    if (given === -Infinity) return
-    scores.forEach((score, row) => {
-      const at = queryHead * call.total + row
-      const weight = Math.exp(score - given)
-      mass[at] = reduce === 'max' ? Math.max(mass[at] ?? 0, weight) : (mass[at] ?? 0) + weight
+export const attentionMassReference = cpuKernel<Record<string, TensorInfo>, MassAttributes>(
+  attentionMassName,
+  ({ logSumExp }, { call, reduce }, storage) => {
+    checkPositions(call, storage)
+    const output = storage.makeOutput([call.kvHeads * call.group, call.total], 'float32')
+    const mass = storage.float32(output)
+    forEachQuery(call, storage, (scores, queryHead, query) => {
+      const given = logSumExp ? (storage.float32(logSumExp)[queryHead * call.n + query] ?? 0) : logSumExpOf(scores)
+      if (given === -Infinity) return
+      scores.forEach((score, row) => {
+        const at = queryHead * call.total + row
+        const weight = Math.exp(score - given)
+        mass[at] = reduce === 'max' ? Math.max(mass[at] ?? 0, weight) : (mass[at] ?? 0) + weight
+      })
     })
-  })
-  return output
-})
+    return output
+  },
+)

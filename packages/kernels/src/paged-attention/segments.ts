@@ -1,8 +1,9 @@
 // Checks of segments, done once per segment object and kept while it lives.
 import type { Tensor } from '@tensorflow/tfjs-core'
 import { checkInteger } from '../check'
+import { checkCodebookPage } from '../codebook/layout'
 import { KernelInputError } from '../errors'
-import { type RowSegment, checkAffinePage, checkRowPage } from '../layouts'
+import { checkAffinePage, checkRowPage, type RowSegment } from '../layouts'
 
 interface Checked {
   readonly heads: number
@@ -16,17 +17,33 @@ const checkedSegments = new WeakMap<RowSegment, Checked>()
  * @param part 'keys' or 'values', for messages
  * @param variants number of query variants that key segments may name
  */
-export function checkSegments(where: string, part: string, segments: readonly RowSegment[], heads: number, dim: number, variants: number): number {
+export function checkSegments(
+  where: string,
+  part: string,
+  segments: readonly RowSegment[],
+  heads: number,
+  dim: number,
+  variants: number,
+): number {
   let rows = 0
   for (let i = 0; i < segments.length; i++) {
     const segment = segments[i] as RowSegment
     for (const tensor of segment.tensors) if (tensor.isDisposed) throw disposedError(where, `${part}[${i}]`)
+    if (segment.table?.isDisposed) throw disposedError(where, `${part}[${i}]`)
     const checked = checkedSegments.get(segment)
     if (checked?.heads !== heads || checked.dim !== dim) {
       checkSegment(where, `${part}[${i}]`, segment, heads, dim)
       checkedSegments.set(segment, { heads, dim })
     }
-    if ((segment.query ?? 0) >= variants) checkInteger(where, `${part}[${i}].query`, segment.query ?? 0, 0, variants - 1)
+    if (segment.unrotated && part === 'values')
+      throw new KernelInputError({
+        where,
+        given: `${part}[${i}] unrotated`,
+        allowed: 'unrotated keys only',
+        cure: 'Leave it out: values are never rotated.',
+      })
+    if ((segment.query ?? 0) >= variants)
+      checkInteger(where, `${part}[${i}].query`, segment.query ?? 0, 0, variants - 1)
     rows += segment.rows
   }
   return rows
@@ -36,14 +53,26 @@ function checkSegment(where: string, label: string, segment: RowSegment, heads: 
   const { layout, tensors, from, rows } = segment
   const [first, second] = tensors as readonly [Tensor | undefined, Tensor | undefined]
   let capacity: number
-  if (layout.kind === 'dense' && first && !second) capacity = checkRowPage(where, layout.store, first, heads, dim)
+  if (layout.kind === 'codebook' && first)
+    capacity = checkCodebookPage(where, layout, { codes: first, metadata: second, table: segment.table }, heads, dim)
+  else if (layout.kind === 'dense' && first && !second) capacity = checkRowPage(where, layout.store, first, heads, dim)
   else if (layout.kind === 'affine' && first && second) {
     capacity = checkAffinePage(where, layout, first, second, heads, dim)
     if (layout.along === 'tokens' && from % layout.group !== 0) {
-      throw new KernelInputError({ where, given: `${label} from row ${from} in groups of ${layout.group} tokens`, allowed: 'views that start at a whole group', cure: 'Start the view at a multiple of the group size.' })
+      throw new KernelInputError({
+        where,
+        given: `${label} from row ${from} in groups of ${layout.group} tokens`,
+        allowed: 'views that start at a whole group',
+        cure: 'Start the view at a multiple of the group size.',
+      })
     }
   } else {
-    throw new KernelInputError({ where, given: `${label} of ${tensors.length} tensors with layout ${layout.kind}`, allowed: '[rows] for dense, [words, metadata] for affine', cure: 'Pass the tensors of one page.' })
+    throw new KernelInputError({
+      where,
+      given: `${label} of ${tensors.length} tensors with layout ${layout.kind}`,
+      allowed: '[rows] for dense, [words, metadata] for affine, [codes] or [codes, metadata] for codebook',
+      cure: 'Pass the tensors of one page.',
+    })
   }
   checkInteger(where, `${label}.from`, from, 0, Math.max(0, capacity - 1))
   checkInteger(where, `${label}.rows`, rows, 1, capacity - from)
@@ -51,5 +80,10 @@ function checkSegment(where: string, label: string, segment: RowSegment, heads: 
 }
 
 function disposedError(where: string, label: string): KernelInputError {
-  return new KernelInputError({ where, given: `${label} with a disposed tensor`, allowed: 'pages that are alive', cure: 'Drop segments of disposed pages from the list.' })
+  return new KernelInputError({
+    where,
+    given: `${label} with a disposed tensor`,
+    allowed: 'pages that are alive',
+    cure: 'Drop segments of disposed pages from the list.',
+  })
 }

@@ -19,7 +19,12 @@ export function rmsNorm(x: Tensor, weight: Tensor, epsilon: number): Tensor {
   checkTensor('rmsNorm', 'x', x, 'float32', ['n', 'hidden'])
   checkTensor('rmsNorm', 'weight', weight, 'float32', [x.shape[1] ?? 0])
   if (!(epsilon >= 0 && epsilon < Infinity)) {
-    throw new KernelInputError({ where: 'rmsNorm', given: `epsilon = ${epsilon}`, allowed: 'a number of at least 0', cure: "Take the model's configured value." })
+    throw new KernelInputError({
+      where: 'rmsNorm',
+      given: `epsilon = ${epsilon}`,
+      allowed: 'a number of at least 0',
+      cure: "Take the model's configured value.",
+    })
   }
   return dispatch(rmsNormName, { x, weight }, { epsilon })
 }

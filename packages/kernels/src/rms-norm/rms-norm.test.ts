@@ -4,16 +4,36 @@ import { KernelInputError } from '../errors'
 import { largestError, onBothBackends, randomValues, withTensors } from '../testing'
 import { rmsNorm, rmsNormTolerance } from './index'
 
-test.each([[1, 1], [1, 576], [3, 7], [17, 64], [2, 1027]])('wasm agrees with the reference on [%i, %i]', async (rows, width) => {
+test.each([
+  [1, 1],
+  [1, 576],
+  [3, 7],
+  [17, 64],
+  [2, 1027],
+])('wasm agrees with the reference on [%i, %i]', async (rows, width) => {
   const x = randomValues(rows * width, 1, 5)
   const weight = randomValues(width, 2, 2)
-  const { reference, wasm } = await onBothBackends(() => withTensors([{ values: x, shape: [rows, width] }, { values: weight, shape: [width] }], (a, b) => rmsNorm(a!, b!, 1e-5)))
+  const { reference, wasm } = await onBothBackends(() =>
+    withTensors(
+      [
+        { values: x, shape: [rows, width] },
+        { values: weight, shape: [width] },
+      ],
+      (a, b) => rmsNorm(a!, b!, 1e-5),
+    ),
+  )
   expect(largestError(wasm[0]!, reference[0]!)).toBeLessThan(rmsNormTolerance)
 })
 
 test('normalises to the weight', async () => {
   const { reference, wasm } = await onBothBackends(() =>
-    withTensors([{ values: Float32Array.of(3, -3, 3, -3, 3), shape: [1, 5] }, { values: Float32Array.of(1, 2, 3, 4, 5), shape: [5] }], (a, b) => rmsNorm(a!, b!, 0)),
+    withTensors(
+      [
+        { values: Float32Array.of(3, -3, 3, -3, 3), shape: [1, 5] },
+        { values: Float32Array.of(1, 2, 3, 4, 5), shape: [5] },
+      ],
+      (a, b) => rmsNorm(a!, b!, 0),
+    ),
   )
   expect([...reference[0]!]).toEqual([1, -2, 3, -4, 5])
   expect(largestError(wasm[0]!, reference[0]!)).toBeLessThan(rmsNormTolerance)

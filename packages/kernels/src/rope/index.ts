@@ -36,7 +36,12 @@ export function rope(x: Tensor, tables: RotationTables, positions: Tensor, optio
   checkTensor('rope', 'positions', positions, 'int32', positions.rank === 2 ? [heads, rows] : [rows])
   const pairs = cos.shape[1] ?? 0
   if (2 * pairs > dim) {
-    throw new KernelInputError({ where: 'rope', given: `tables of ${pairs} pairs for dim ${dim}`, allowed: `${Math.floor(dim / 2)} pairs at most`, cure: "Build the tables for this head's dim." })
+    throw new KernelInputError({
+      where: 'rope',
+      given: `tables of ${pairs} pairs for dim ${dim}`,
+      allowed: `${Math.floor(dim / 2)} pairs at most`,
+      cure: "Build the tables for this head's dim.",
+    })
   }
   return dispatch(ropeName, { x, cos, sin, positions }, { inverse: options.inverse ?? false })
 }

@@ -1,12 +1,15 @@
 import { type Tensor, tensor } from '@tensorflow/tfjs-core'
 import { expect, test } from 'vitest'
 import { KernelInputError } from '../errors'
-import { type TestTensor, largestError, onBackend, onBothBackends, randomValues, withTensors } from '../testing'
+import { largestError, onBackend, onBothBackends, randomValues, type TestTensor, withTensors } from '../testing'
 import { rope, ropeTolerance } from './index'
 
 /** Tables of angle position · base^(-j / pairs). */
 function tables(positions: number, pairs: number): { cos: TestTensor; sin: TestTensor } {
-  const angles = Float32Array.from({ length: positions * pairs }, (_, i) => Math.floor(i / pairs) * 10000 ** (-(i % pairs) / pairs))
+  const angles = Float32Array.from(
+    { length: positions * pairs },
+    (_, i) => Math.floor(i / pairs) * 10000 ** (-(i % pairs) / pairs),
+  )
   const shape = [positions, pairs]
   return { cos: { values: angles.map(Math.cos), shape }, sin: { values: angles.map(Math.sin), shape } }
 }
@@ -22,12 +25,17 @@ const cases = [
 for (const { heads, rows, dim, pairs, perHead } of cases) {
   const { cos, sin } = tables(100, pairs)
   const x: TestTensor = { values: randomValues(heads * rows * dim, 4, 3), shape: [heads, rows, dim] }
-  const positions: TestTensor = { values: Int32Array.from({ length: perHead ? heads * rows : rows }, (_, i) => (i * 37) % 100), shape: perHead ? [heads, rows] : [rows] }
+  const positions: TestTensor = {
+    values: Int32Array.from({ length: perHead ? heads * rows : rows }, (_, i) => (i * 37) % 100),
+    shape: perHead ? [heads, rows] : [rows],
+  }
   const inputs = [x, cos, sin, positions]
   const title = `[${heads}, ${rows}, ${dim}], ${pairs} pairs, positions ${perHead ? 'per head' : 'shared'}`
 
   test.each([false, true])(`wasm agrees with the reference on ${title}, inverse %s`, async (inverse) => {
-    const { reference, wasm } = await onBothBackends(() => withTensors(inputs, (a, c, s, p) => rope(a!, { cos: c!, sin: s! }, p!, { inverse })))
+    const { reference, wasm } = await onBothBackends(() =>
+      withTensors(inputs, (a, c, s, p) => rope(a!, { cos: c!, sin: s! }, p!, { inverse })),
+    )
     expect(largestError(wasm[0]!, reference[0]!)).toBeLessThan(ropeTolerance)
   })
 

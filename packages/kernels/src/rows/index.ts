@@ -3,7 +3,7 @@ import { type Tensor, zeros } from '@tensorflow/tfjs-core'
 import { checkInteger, checkTensor } from '../check'
 import { KernelInputError } from '../errors'
 import { dispatch, dispatchInPlace } from '../kernel'
-import { type RowStore, checkRowPage, rowWidth } from '../layouts'
+import { checkRowPage, type RowStore, rowWidth } from '../layouts'
 import { copyRowsName, gatherRowsName, readRowsName, writeRowsName } from './reference'
 
 /**
@@ -26,7 +26,14 @@ export function allocateRows(store: RowStore, heads: number, capacity: number, d
  * @param count rows taken, default all from `from` on
  * @throws KernelInputError when shapes, dtypes or ranges do not fit
  */
-export function writeRows(page: Tensor, store: RowStore, at: number, rows: Tensor, from = 0, count = (rows.shape[1] ?? 0) - from): void {
+export function writeRows(
+  page: Tensor,
+  store: RowStore,
+  at: number,
+  rows: Tensor,
+  from = 0,
+  count = (rows.shape[1] ?? 0) - from,
+): void {
   checkTensor('writeRows', 'rows', rows, 'float32', ['heads', 'n', 'dim'])
   const [heads = 0, n = 0, dim = 0] = rows.shape
   const capacity = checkRowPage('writeRows', store, page, heads, dim)
@@ -72,10 +79,21 @@ export function copyRows(target: Tensor, at: number, source: Tensor, from: numbe
  * @returns the pages' dtype [heads, capacity, width]
  * @throws KernelInputError when shapes, dtypes or ranges do not fit, or an index is out of range
  */
-export function gatherRows(pages: readonly Tensor[], counts: readonly number[], index: Tensor, capacity: number, froms: readonly number[] = pages.map(() => 0)): Tensor {
+export function gatherRows(
+  pages: readonly Tensor[],
+  counts: readonly number[],
+  index: Tensor,
+  capacity: number,
+  froms: readonly number[] = pages.map(() => 0),
+): Tensor {
   const first = pages[0]
   if (!first || counts.length !== pages.length || froms.length !== pages.length) {
-    throw new KernelInputError({ where: 'gatherRows', given: `${pages.length} pages, ${counts.length} counts, ${froms.length} froms`, allowed: 'at least one page, and a count and a from for each', cure: 'Pass one number per page.' })
+    throw new KernelInputError({
+      where: 'gatherRows',
+      given: `${pages.length} pages, ${counts.length} counts, ${froms.length} froms`,
+      allowed: 'at least one page, and a count and a from for each',
+      cure: 'Pass one number per page.',
+    })
   }
   checkWords('gatherRows', first)
   const [heads = 0, , width = 0] = first.shape
@@ -96,5 +114,10 @@ function checkWords(where: string, tensor: Tensor): void {
 /** Throws unless from..from+count lies in 0..size. */
 function checkRange(where: string, label: string, from: number, count: number, size: number): void {
   if (Number.isInteger(from) && Number.isInteger(count) && from >= 0 && count >= 0 && from + count <= size) return
-  throw new KernelInputError({ where, given: `rows ${from} to ${from + count} of ${label}`, allowed: `rows within 0 to ${size}`, cure: `Change the range, or use a larger ${label}.` })
+  throw new KernelInputError({
+    where,
+    given: `rows ${from} to ${from + count} of ${label}`,
+    allowed: `rows within 0 to ${size}`,
+    cure: `Change the range, or use a larger ${label}.`,
+  })
 }

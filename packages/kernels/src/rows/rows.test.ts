@@ -12,7 +12,8 @@ describe('halves', () => {
   test('every half comes back as it was, infinities and denormals too', () => {
     for (const half of everyHalf) {
       if (isNaNHalf(half)) expect(floatFromHalf(half)).toBeNaN()
-      else if (halfFromFloat(floatFromHalf(half)) !== half) expect.fail(`${half} came back as ${halfFromFloat(floatFromHalf(half))}`)
+      else if (halfFromFloat(floatFromHalf(half)) !== half)
+        expect.fail(`${half} came back as ${halfFromFloat(floatFromHalf(half))}`)
     }
   })
 
@@ -32,7 +33,27 @@ describe('halves', () => {
 /** Hard values: every half, neighbours of ties, denormals, infinities, NaN. */
 function hardValues(size: number): Float32Array {
   const values = randomValues(size, 7, 4)
-  const special = [Infinity, -Infinity, NaN, 0, -0, 65504, 65519.996, 65520, -65520, 1e30, 2 ** -24, 2 ** -25, 3 * 2 ** -25, 2 ** -14, 2 ** -14 - 2 ** -25, 6.1e-5, 1 + 2 ** -11, 1 + 3 * 2 ** -11, 1e-30]
+  const special = [
+    Infinity,
+    -Infinity,
+    NaN,
+    0,
+    -0,
+    65504,
+    65519.996,
+    65520,
+    -65520,
+    1e30,
+    2 ** -24,
+    2 ** -25,
+    3 * 2 ** -25,
+    2 ** -14,
+    2 ** -14 - 2 ** -25,
+    6.1e-5,
+    1 + 2 ** -11,
+    1 + 3 * 2 ** -11,
+    1e-30,
+  ]
   for (let i = 0; i < size; i += 3) values[i] = special[(i / 3) % special.length] ?? 0
   return values
 }
@@ -50,20 +71,29 @@ describe.each(['f32', 'f16'] as const)('%s rows', (store) => {
         return [page, ...read]
       }),
     )
-    wasm.forEach((output, i) => expect(output).toEqual(reference[i]))
-    const expected = Array.from(values.subarray(4 * dim, 5 * dim), (value) => (store === 'f32' ? value : floatFromHalf(halfFromFloat(value))))
+    wasm.forEach((output, i) => {
+      expect(output).toEqual(reference[i])
+    })
+    const expected = Array.from(values.subarray(4 * dim, 5 * dim), (value) =>
+      store === 'f32' ? value : floatFromHalf(halfFromFloat(value)),
+    )
     expect(Array.from(wasm[2]!.subarray(0, dim))).toEqual(expected)
   })
 })
 
 test('wasm reads every half exactly', async () => {
   const words = Int32Array.from({ length: 32768 }, (_, i) => (2 * i) | ((2 * i + 1) << 16))
-  const [values] = await onBackend('wasm', () => withTensors([{ values: words, shape: [1, 512, 64] }], (page) => readRows(page!, 'f16', 128, 0, 512)))
-  everyHalf.forEach((half) => Object.is(values![half], floatFromHalf(half)) || expect.fail(`half ${half} read as ${values![half]}`))
+  const [values] = await onBackend('wasm', () =>
+    withTensors([{ values: words, shape: [1, 512, 64] }], (page) => readRows(page!, 'f16', 128, 0, 512)),
+  )
+  everyHalf.forEach((half) => {
+    if (!Object.is(values![half], floatFromHalf(half))) expect.fail(`half ${half} read as ${values![half]}`)
+  })
 })
 
 /** Words with all 32 bits in use, NaN patterns among them. */
-const fullWords = (size: number) => Int32Array.from({ length: size }, (_, i) => Math.imul(i + 1, 0x9e3779b1) ^ (i % 5 === 0 ? 0x7fc00000 : 0))
+const fullWords = (size: number) =>
+  Int32Array.from({ length: size }, (_, i) => Math.imul(i + 1, 0x9e3779b1) ^ (i % 5 === 0 ? 0x7fc00000 : 0))
 
 test('copies rows bit for bit', async () => {
   const [from, to] = [fullWords(2 * 9 * 70), fullWords(2 * 12 * 70).reverse()]
@@ -81,8 +111,13 @@ test('gathers rows over the used rows of pages', async () => {
   const [a, b] = [fullWords(2 * 30 * 33), fullWords(2 * 8 * 33).reverse()]
   const index = Int32Array.from([0, 19, 20, 24, 3, 21, 24, 0, 7, 7])
   const { reference, wasm } = await onBothBackends(() =>
-    withTensors([{ values: a, shape: [2, 30, 33] }, { values: b, shape: [2, 8, 33] }, { values: index, shape: [2, 5] }], (first, second, rows) =>
-      gatherRows([first!, second!], [20, 5], rows!, 16, [10, 2]),
+    withTensors(
+      [
+        { values: a, shape: [2, 30, 33] },
+        { values: b, shape: [2, 8, 33] },
+        { values: index, shape: [2, 5] },
+      ],
+      (first, second, rows) => gatherRows([first!, second!], [20, 5], rows!, 16, [10, 2]),
     ),
   )
   expect(wasm[0]).toEqual(reference[0])

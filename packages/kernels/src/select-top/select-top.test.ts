@@ -15,12 +15,16 @@ test.each([
   // Many ties, and the special values.
   for (let i = 0; i < values.length; i += 2) values[i] = Math.round(values[i]!)
   values.set([0, -0, Infinity, -Infinity, NaN, 1e-40, -1e-40].slice(0, values.length))
-  const { reference, wasm } = await onBothBackends(() => withTensors([{ values, shape: [heads, n] }], (scores) => selectTop(scores!, k)))
+  const { reference, wasm } = await onBothBackends(() =>
+    withTensors([{ values, shape: [heads, n] }], (scores) => selectTop(scores!, k)),
+  )
   expect(wasm[0]).toEqual(reference[0])
 })
 
 test('ties go to the lowest index, indices ascend', async () => {
-  const { reference, wasm } = await onBothBackends(() => withTensors([{ values: Float32Array.of(1, 3, 2, 3, 2, 2, -5), shape: [1, 7] }], (scores) => selectTop(scores!, 4)))
+  const { reference, wasm } = await onBothBackends(() =>
+    withTensors([{ values: Float32Array.of(1, 3, 2, 3, 2, 2, -5), shape: [1, 7] }], (scores) => selectTop(scores!, 4)),
+  )
   expect(reference[0]).toEqual(Int32Array.of(1, 2, 3, 4))
   expect(wasm[0]).toEqual(Int32Array.of(1, 2, 3, 4))
 })

@@ -16,7 +16,12 @@ export function splitHeads(x: Tensor, heads: number): Tensor {
   checkInteger('splitHeads', 'heads', heads, 1)
   const width = x.shape[1] ?? 0
   if (width % heads !== 0) {
-    throw new KernelInputError({ where: 'splitHeads', given: `${heads} heads for a width of ${width}`, allowed: 'a divisor of the width', cure: "Check the model's number of heads." })
+    throw new KernelInputError({
+      where: 'splitHeads',
+      given: `${heads} heads for a width of ${width}`,
+      allowed: 'a divisor of the width',
+      cure: "Check the model's number of heads.",
+    })
   }
   return dispatch(splitHeadsName, { x }, { heads })
 }

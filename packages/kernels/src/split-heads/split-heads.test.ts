@@ -6,7 +6,13 @@ import { mergeHeads, splitHeads } from './index'
 
 const backends = ['cpu', 'wasm'] as const
 
-test.each([[1, 9, 64], [5, 3, 64], [17, 2, 7], [130, 1, 10], [1, 4, 1]])('splits and merges %i rows of %i heads of %i', async (rows, heads, dim) => {
+test.each([
+  [1, 9, 64],
+  [5, 3, 64],
+  [17, 2, 7],
+  [130, 1, 10],
+  [1, 4, 1],
+])('splits and merges %i rows of %i heads of %i', async (rows, heads, dim) => {
   const x = randomValues(rows * heads * dim, 3)
   for (const backend of backends) {
     const [split, expected, merged] = await onBackend(backend, () =>

@@ -9,7 +9,13 @@ test.each([1, 3, 4, 5, 17, 1536, 5001])('wasm agrees with the reference on %i va
   const up = randomValues(size, 2, 3)
   gate.set([-200, 200, 0].slice(0, size))
   const { reference, wasm } = await onBothBackends(() =>
-    withTensors([{ values: gate, shape: [size] }, { values: up, shape: [size] }], (g, u) => swiGlu(g!, u!)),
+    withTensors(
+      [
+        { values: gate, shape: [size] },
+        { values: up, shape: [size] },
+      ],
+      (g, u) => swiGlu(g!, u!),
+    ),
   )
   expect(largestError(wasm[0]!, reference[0]!)).toBeLessThan(swiGluTolerance)
 })

@@ -63,14 +63,18 @@ export function openWasmRuntime(backend: object): Promise<WasmRuntime> {
 export function wasmRuntimeOf(backend: object): WasmRuntime {
   const runtime = readyRuntimes.get(backend)
   if (runtime) return runtime
-  throw new KernelBackendError("The kernels are not open on this wasm backend. Call `await registerKernels('wasm')` again after replacing the backend.")
+  throw new KernelBackendError(
+    "The kernels are not open on this wasm backend. Call `await registerKernels('wasm')` again after replacing the backend.",
+  )
 }
 
 async function instantiate(backend: object): Promise<WasmRuntime> {
   checkInternals(backend)
   const memory = backend.wasm.asm.memory
   if (!(memory.buffer instanceof ArrayBuffer)) {
-    throw new KernelBackendError('The wasm backend runs with threads (shared memory), which the kernels do not support. Call `env().set("WASM_HAS_MULTITHREAD_SUPPORT", false)` before the backend starts.')
+    throw new KernelBackendError(
+      'The wasm backend runs with threads (shared memory), which the kernels do not support. Call `env().set("WASM_HAS_MULTITHREAD_SUPPORT", false)` before the backend starts.',
+    )
   }
   const bytes = Uint8Array.from(atob(wasmBase64), (character) => character.charCodeAt(0))
   let functions: WasmFunctions
@@ -78,7 +82,10 @@ async function instantiate(backend: object): Promise<WasmRuntime> {
     const { instance } = await WebAssembly.instantiate(bytes, { env: { memory } })
     functions = instance.exports as WasmFunctions
   } catch (cause) {
-    throw new KernelBackendError('The kernels could not be instantiated: this JavaScript engine may lack wasm SIMD. Use the cpu backend there.', { cause })
+    throw new KernelBackendError(
+      'The kernels could not be instantiated: this JavaScript engine may lack wasm SIMD. Use the cpu backend there.',
+      { cause },
+    )
   }
   return makeRuntime(backend, memory, functions)
 }
@@ -90,7 +97,9 @@ function makeRuntime(backend: WasmBackendInternals, memory: WasmMemory, function
     const size = sizeOf(shape)
     if (size > 0 && pointerOf(tensor) === 0) {
       backend.disposeData(tensor.dataId)
-      throw new KernelBackendError(`wasm memory is full: ${size * 4} bytes for ${dtype} [${shape.join(', ')}] were refused, ${memory.buffer.byteLength} are in use (4 GiB at most). Dispose tensors or use a smaller context.`)
+      throw new KernelBackendError(
+        `wasm memory is full: ${size * 4} bytes for ${dtype} [${shape.join(', ')}] were refused, ${memory.buffer.byteLength} are in use (4 GiB at most). Dispose tensors or use a smaller context.`,
+      )
     }
     return tensor
   }
@@ -120,7 +129,12 @@ function sizeOf(shape: number[]): number {
 }
 
 function checkInternals(backend: object): asserts backend is WasmBackendInternals {
-  const candidate = backend as { wasm?: { asm?: { memory?: { buffer?: unknown } } }; dataIdMap?: { get?: unknown }; makeOutput?: unknown; disposeData?: unknown }
+  const candidate = backend as {
+    wasm?: { asm?: { memory?: { buffer?: unknown } } }
+    dataIdMap?: { get?: unknown }
+    makeOutput?: unknown
+    disposeData?: unknown
+  }
   const missing = [
     ...(candidate.wasm?.asm?.memory?.buffer ? [] : ['wasm.asm.memory']),
     ...(typeof candidate.dataIdMap?.get === 'function' ? [] : ['dataIdMap']),
@@ -128,5 +142,7 @@ function checkInternals(backend: object): asserts backend is WasmBackendInternal
     ...(typeof candidate.disposeData === 'function' ? [] : ['disposeData']),
   ]
   if (missing.length === 0) return
-  throw new KernelBackendError(`This wasm backend has no ${missing.join(', ')}. The kernels are tested with ${testedVersion}: install that version.`)
+  throw new KernelBackendError(
+    `This wasm backend has no ${missing.join(', ')}. The kernels are tested with ${testedVersion}: install that version.`,
+  )
 }

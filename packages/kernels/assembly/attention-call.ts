@@ -1,0 +1,115 @@
+// The record of one attention call and the record of one segment, as int32 written by src/paged-attention/wasm.ts and src/segment-record.ts.
+
+/** How a segment's rows are stored. */
+export const enum Kind { f32 = 0, f16 = 1, channels = 2, tokens = 3, codebook = 4 }
+
+/** Rows a tile holds at most. */
+export const TILE: i32 = 64
+/** Floats between the score rows of a tile: the tile and room for writes of whole vectors past it. */
+export const SCORE_STRIDE: i32 = 68
+/** Bytes of a call; addresses of query variants follow it. */
+export const CALL_BYTES: usize = 160
+/** Bytes of a segment. */
+export const SEGMENT_BYTES: usize = 96
+/** Bytes of the table that turns a byte of codes into four channels: the address it was made from, padding, 256 vectors. */
+export const LOOKUP_BYTES: i32 = 16 + 4096
+
+@unmanaged
+export class Call {
+  kvHeads: i32
+  group: i32
+  n: i32
+  keyDim: i32
+  valueDim: i32
+  total: i32
+  scale: f32
+  causal: i32
+  /** int32 [kvHeads, total], or 0 */
+  live: u32
+  /** f32 [queryHeads, n, valueDim] */
+  output: u32
+  /** f32 [queryHeads, n], or 0 */
+  logSumExp: u32
+  keys: u32
+  keyCount: i32
+  values: u32
+  valueCount: i32
+  variants: i32
+  scratch: u32
+  /** attentionMass only: f32 [queryHeads, total], and 1 for the maximum instead of the sum */
+  mass: u32
+  largest: i32
+  /** Unrotated keys: f32 [maxPositions, pairs], int32 [kvHeads, total]; 0 when there are none */
+  cos: u32
+  sin: u32
+  positions: u32
+  pairs: i32
+  maxPositions: i32
+  /** Hadamard block of key codes that a rotated query reads, and of value codes that are summed up rotated; 0 for none */
+  keyBlock: i32
+  valueBlock: i32
+  /** Written: 1 when a position was outside the tables */
+  wrongPosition: i32
+
+  // Filled while the call runs: scratch of the current chunk.
+  /** f32 [variants, rows, padded keyDim]; the second after the Hadamard transform of each block */
+  query: u32
+  rotatedQuery: u32
+  tile: u32
+  /** Second tile, for lines turned to rows */
+  turned: u32
+  codeScratch: u32
+  keyLookup: u32
+  valueLookup: u32
+  /** Bytes from an output row to its rotated part */
+  rotatedOutput: u32
+  unused0: i32
+  unused1: i32
+  unused2: i32
+  unused3: i32
+}
+
+/** Addresses are of head 0; strides in bytes. A line is a row, or a channel when codes run along tokens. */
+@unmanaged
+export class Segment {
+  kind: i32
+  bits: i32
+  /** Elements that share metadata; for codebooks: channels after which codes start anew */
+  group: i32
+  wide: i32
+  data: u32
+  dataHead: u32
+  dataLine: u32
+  /** 0 for codes without scales */
+  metadata: u32
+  metadataHead: u32
+  metadataLine: u32
+  from: i32
+  rows: i32
+  query: i32
+  unrotated: i32
+  // Codebooks only.
+  vector: i32
+  entries: i32
+  table: u32
+  tableHead: u32
+  /** From the table of one code of a row to that of the next; 0 when all share one */
+  tableUnit: u32
+  hadamard: i32
+  factor: f32
+  unused0: i32
+  unused1: i32
+  unused2: i32
+}
+
+// @ts-ignore: decorator
+@inline
+export function segmentAt(table: usize, index: i32): Segment {
+  return changetype<Segment>(table + <usize>index * SEGMENT_BYTES)
+}
+
+// @ts-ignore: decorator
+@inline
+export function pad(size: i32, unit: i32): i32 {
+  return (size + unit - 1) & ~(unit - 1)
+}

@@ -1,0 +1,116 @@
+// Codebook codes to rows of f32. Where a byte stands for four channels (1 channel of 2 bits, 2 of 4, 4 of 8) it is one look-up of a vector: in the table
+// itself, or in a table of all 256 bytes made once a call. Other layouts take their codes one by one.
+import { LOOKUP_BYTES, Segment } from './attention-call'
+import { halfValue } from './half'
+import { butterfly } from './hadamard'
+
+/** Writes the four channels of every byte to `lookup`, unless it holds them already. */
+export function fillLookup(table: usize, vector: i32, bits: i32, entries: i32, lookup: usize): void {
+  if (load<u32>(lookup) == <u32>table) return
+  store<u32>(lookup, <u32>table)
+  let to = lookup + 16
+  for (let byte = 0; byte < 256; byte++) {
+    for (let shift = 0; shift < 8; shift += bits) {
+      const code = (byte >> shift) & ((1 << bits) - 1)
+      for (let k = 0; k < vector; k++, to += 4) store<f32>(to, code < entries ? load<f32>(table + <usize>(code * vector + k) * 4) : 0)
+    }
+  }
+}
+
+/** Factor of one group of a row. */
+// @ts-ignore: decorator
+@inline
+export function factorAt(segment: Segment, metadata: usize, group: i32): f32 {
+  if (!segment.metadata) return segment.factor
+  const scale = segment.wide ? load<f32>(metadata + <usize>group * 4) : halfValue(<u32>load<u16>(metadata + <usize>group * 2))
+  return scale * segment.factor
+}
+
+/** `bytes` bytes of codes, four channels each; returns the end of what was written. */
+// @ts-ignore: decorator
+@inline
+function bytesOf(codes: usize, bytes: i32, table: usize, unitBytes: usize, factor: v128, to: usize): usize {
+  let left = bytes
+  for (; left >= 4; left -= 4, codes += 4, to += 64) {
+    const word = load<u32>(codes)
+    v128.store(to, f32x4.mul(factor, v128.load(table + <usize>((word << 4) & 0xff0))))
+    table += unitBytes
+    v128.store(to, f32x4.mul(factor, v128.load(table + <usize>((word >> 4) & 0xff0))), 16)
+    table += unitBytes
+    v128.store(to, f32x4.mul(factor, v128.load(table + <usize>((word >> 12) & 0xff0))), 32)
+    table += unitBytes
+    v128.store(to, f32x4.mul(factor, v128.load(table + <usize>((word >> 20) & 0xff0))), 48)
+    table += unitBytes
+  }
+  for (; left > 0; left--, codes++, to += 16) {
+    v128.store(to, f32x4.mul(factor, v128.load(table + ((<usize>load<u8>(codes)) << 4))))
+    table += unitBytes
+  }
+  return to
+}
+
+/** `units` codes of V channels from bit `bit` on, `channels` channels in all. Reads up to three bytes past the line, which the allocator always has. */
+// @ts-ignore: decorator
+@inline
+function unitsOf(V: i32, line: usize, bit: i32, bits: i32, units: i32, channels: i32, table: usize, unitBytes: usize, factor: f32, to: usize): void {
+  const mask = <u32>((1 << bits) - 1)
+  const factors = f32x4.splat(factor)
+  for (let unit = 0; unit < units; unit++, bit += bits, table += unitBytes, channels -= V, to += V * 4) {
+    const code = (load<u32>(line + <usize>(bit >> 3)) >> (<u32>bit & 7)) & mask
+    const entry = table + <usize>code * (V * 4)
+    if (channels < V) {
+      for (let k: usize = 0; k < <usize>channels * 4; k += 4) store<f32>(to + k, factor * load<f32>(entry + k))
+    } else if (V == 1) store<f32>(to, factor * load<f32>(entry))
+    else if (V == 2) v128.store64_lane(to, f32x4.mul(factors, v128.load64_zero(entry)), 0)
+    else {
+      v128.store(to, f32x4.mul(factors, v128.load(entry)))
+      if (V == 6) v128.store64_lane(to + 16, f32x4.mul(factors, v128.load64_zero(entry + 16)), 0)
+      if (V == 8) v128.store(to, f32x4.mul(factors, v128.load(entry, 16)), 16)
+    }
+  }
+}
+
+function unitsOfAny(vector: i32, line: usize, bit: i32, bits: i32, units: i32, channels: i32, table: usize, unitBytes: usize, factor: f32, to: usize): void {
+  if (vector == 1) unitsOf(1, line, bit, bits, units, channels, table, unitBytes, factor, to)
+  else if (vector == 2) unitsOf(2, line, bit, bits, units, channels, table, unitBytes, factor, to)
+  else if (vector == 4) unitsOf(4, line, bit, bits, units, channels, table, unitBytes, factor, to)
+  else if (vector == 6) unitsOf(6, line, bit, bits, units, channels, table, unitBytes, factor, to)
+  else unitsOf(8, line, bit, bits, units, channels, table, unitBytes, factor, to)
+}
+
+/** Rows row..row+count (of the page) of a head to `to`, `stride` bytes apart; in the space of the table, or with `back` after the Hadamard transform. */
+export function decodeCodeRows(segment: Segment, head: i32, row: i32, count: i32, dim: i32, to: usize, stride: usize, lookup: usize, back: bool): void {
+  const vector = segment.vector, bits = segment.bits, span = segment.group
+  const unitBytes = <usize>segment.tableUnit
+  const perSpan = (span + vector - 1) / vector
+  const whole = vector * 2 == bits && bits <= 8 && (span & 3) == 0 && (bits == 8 || unitBytes == 0)
+  let table = <usize>segment.table + <usize>head * segment.tableHead
+  if (whole && bits != 8) {
+    fillLookup(table, vector, bits, segment.entries, lookup)
+    table = lookup + (LOOKUP_BYTES - 4096)
+  }
+  let line = <usize>segment.data + <usize>head * segment.dataHead + <usize>row * segment.dataLine
+  let metadata = <usize>segment.metadata + <usize>head * segment.metadataHead + <usize>row * segment.metadataLine
+  for (let i = 0; i < count; i++, line += segment.dataLine, metadata += segment.metadataLine, to += stride) {
+    let group = 0
+    for (let start = 0; start < dim; start += span, group++) {
+      const factor = factorAt(segment, metadata, group)
+      const unit = group * perSpan
+      const tables = table + <usize>unit * unitBytes
+      const target = to + <usize>start * 4
+      if (whole) bytesOf(line + <usize>((unit * bits) >> 3), span >> 2, tables, unitBytes, f32x4.splat(factor), target)
+      else unitsOfAny(vector, line, unit * bits, bits, perSpan, span, tables, unitBytes, factor, target)
+    }
+    if (back && segment.hadamard) butterfly(to, dim, segment.hadamard)
+  }
+}
+
+/** All rows of a segment as f32 [heads, rows, dim]. lookup: LOOKUP_BYTES. */
+export function codebookDecode(record: usize, heads: i32, dim: i32, output: usize, lookup: usize): void {
+  const segment = changetype<Segment>(record)
+  store<u32>(lookup, 0)
+  for (let head = 0; head < heads; head++) {
+    decodeCodeRows(segment, head, segment.from, segment.rows, dim, output, <usize>dim * 4, lookup, true)
+    output += <usize>segment.rows * dim * 4
+  }
+}

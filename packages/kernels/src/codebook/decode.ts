@@ -1,0 +1,71 @@
+// Row decode of codebook pages in plain TypeScript, every step one f32 operation: it defines what codes mean.
+
+import { butterfly } from '../hadamard/reference'
+import { floatFromHalf } from '../rows/half'
+import { type CodebookLayout, type CodebookSizes, codebookShapes } from './layout'
+
+/** Storage of one encoded page of `rows` rows. */
+export interface CodebookPage {
+  readonly codes: Int32Array
+  readonly metadata: Int32Array | Float32Array | undefined
+  readonly table: Float32Array
+  readonly rows: number
+}
+
+/** What turns table entries into values: 1 / sqrt(group) undoes the norm's growth, 1 / sqrt(block) makes the Hadamard transform orthonormal. */
+export function codebookFactor({ scale, group, hadamard }: CodebookLayout): number {
+  return Math.fround(1 / Math.sqrt((scale === 'group' ? group : 1) * Math.max(1, hadamard)))
+}
+
+/** Stored norm of a group, counted over the row. */
+function scaleAt(
+  { metadata, rows }: CodebookPage,
+  { scale, metadata: store }: CodebookLayout,
+  groups: number,
+  head: number,
+  row: number,
+  group: number,
+): number {
+  if (scale === 'none' || !metadata) return 1
+  const line = head * rows + row
+  if (store === 'f32') return metadata[line * groups + group] ?? 0
+  const word = metadata[line * Math.ceil(groups / 2) + (group >> 1)] ?? 0
+  return floatFromHalf((word >>> (16 * (group & 1))) & 0xffff)
+}
+
+/** Code at bit `bit` of the line of words that starts at `at`. */
+function takeCode(words: Int32Array, at: number, bit: number, bits: number): number {
+  const word = at + (bit >> 5)
+  const offset = bit & 31
+  const low = (words[word] ?? 0) >>> offset
+  const high = offset + bits > 32 ? (words[word + 1] ?? 0) << (32 - offset) : 0
+  return (low | high) & (2 ** bits - 1)
+}
+
+/** Decodes row `row` of a head: float32 [dim]. `heads` 1 is enough to work out the sizes. */
+export function decodeCodebookRow(
+  page: CodebookPage,
+  layout: CodebookLayout,
+  dim: number,
+  head: number,
+  row: number,
+): Float32Array {
+  const sizes: CodebookSizes = codebookShapes('codebookDecode', layout, 1, page.rows, dim)
+  const { bits, span, units } = sizes
+  const { vector, entries, hadamard } = layout
+  const output = new Float32Array(dim)
+  const factor = codebookFactor(layout)
+  const words = sizes.codes[2] ?? 0
+  const perSpan = Math.ceil(span / vector)
+  for (let unit = 0; unit < units; unit++) {
+    const group = Math.floor(unit / perSpan)
+    const from = group * span + (unit % perSpan) * vector
+    const scaled = Math.fround(scaleAt(page, layout, dim / span, head, row, group) * factor)
+    const code = takeCode(page.codes, (head * page.rows + row) * words, unit * bits, bits)
+    const entry = ((layout.tables === 'shared' ? 0 : (head * units + unit) * entries) + code) * vector
+    const end = Math.min(vector, (group + 1) * span - from)
+    for (let k = 0; k < end; k++) output[from + k] = scaled * (page.table[entry + k] ?? 0)
+  }
+  if (hadamard > 0) butterfly(output, hadamard)
+  return output
+}

@@ -1,0 +1,54 @@
+// Segments as records of int32, as assembly/attention-call.ts declares them.
+import type { Tensor, TensorInfo } from '@tensorflow/tfjs-core'
+import { codebookFactor } from './codebook/decode'
+import { codebookShapes } from './codebook/layout'
+import type { RowSegment } from './layouts'
+import type { WasmRuntime } from './wasm/runtime'
+
+export const recordWords = 24
+
+const kinds = { f32: 0, f16: 1, channels: 2, tokens: 3, codebook: 4 } as const
+
+/** Records of segments, kept while the segment object lives: tensors do not move in wasm memory. So a call costs about 30 ns a segment here. */
+const records = new WeakMap<
+  RowSegment,
+  { readonly runtime: WasmRuntime; readonly dim: number; readonly words: Int32Array }
+>()
+
+/** Record of a checked segment whose rows have `dim` channels. */
+export function recordOf(segment: RowSegment, dim: number, runtime: WasmRuntime): Int32Array {
+  const known = records.get(segment)
+  if (known?.runtime === runtime && known.dim === dim) return known.words
+  const words = makeRecord(segment, dim, runtime)
+  records.set(segment, { runtime, dim, words })
+  return words
+}
+
+/** kind, bits, group, wide, data, its head and line strides, metadata, its strides, from, rows, query, unrotated; then what codebooks need. Strides in bytes. */
+function makeRecord(segment: RowSegment, dim: number, runtime: WasmRuntime): Int32Array {
+  const { layout, tensors, from, rows, query = 0, unrotated = false } = segment
+  const record = new Int32Array(recordWords)
+  const [first, second] = tensors as readonly Tensor[] as readonly [Tensor, Tensor | undefined]
+  const strides = (tensor: TensorInfo, line: number): [number, number, number] => [
+    runtime.pointerOf(tensor),
+    line * (tensor.shape[1] ?? 0),
+    line,
+  ]
+  const data = strides(first, (first.shape[2] ?? 0) * 4)
+  const view = [from, rows, query, unrotated ? 1 : 0]
+  if (layout.kind === 'dense') record.set([kinds[layout.store], 0, 0, 0, ...data, 0, 0, 0, ...view])
+  else if (layout.kind === 'affine' && second) {
+    const wide = layout.metadata === 'f32'
+    const metadata = strides(second, (second.shape[2] ?? 0) * (wide ? 8 : 4))
+    record.set([kinds[layout.along], layout.bits, layout.group, wide ? 1 : 0, ...data, ...metadata, ...view])
+  } else if (layout.kind === 'codebook' && segment.table) {
+    const { bits, span, units } = codebookShapes('codebook', layout, 1, rows, dim)
+    const { vector, entries, hadamard } = layout
+    const metadata = second ? strides(second, (second.shape[2] ?? 0) * 4) : [0, 0, 0]
+    const unitBytes = layout.tables === 'shared' ? 0 : entries * vector * 4
+    record.set([kinds.codebook, bits, span, layout.metadata === 'f32' ? 1 : 0, ...data, ...metadata, ...view])
+    record.set([vector, entries, runtime.pointerOf(segment.table), unitBytes * units, unitBytes, hadamard], 14)
+    new Float32Array(record.buffer)[20] = codebookFactor(layout)
+  }
+  return record
+}
