@@ -1,5 +1,6 @@
 export type { EngineBackend } from './backend'
 export { BackendError, engineBackends, useBackend } from './backend'
+export { loadCache, saveCache } from './cache-file'
 export type { EngineErrorParts, ModelFileErrorCode, ResolveErrorCode, TokenizerErrorCode } from './errors'
 export { EngineError, ModelFileError, ResolveError, TokenizerError, UnsupportedArchitectureError } from './errors'
 export type { ByteSource, FileFolder } from './files/byte-source'

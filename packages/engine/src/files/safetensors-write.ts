@@ -1,7 +1,7 @@
 // Writes safetensors files: the counterpart of safetensors.ts.
-import fs from 'node:fs/promises'
 import { refuseFile as fail } from '../errors'
 import { dtypeBytes, type SafetensorsDtype, type TensorValues } from './safetensors'
+import { writeWhole } from './write-whole'
 
 /** A tensor to write. `dtype` is needed only where the array does not say it: F16 and BF16 as bits in a Uint16Array, BOOL in a Uint8Array. */
 export interface TensorToWrite {
@@ -67,19 +67,5 @@ export async function writeSafetensors(
   tensors: Readonly<Record<string, TensorToWrite>>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  const bytes = encodeSafetensors(tensors, metadata)
-  const temporary = `${file}.${globalThis.crypto.randomUUID()}.tmp`
-  try {
-    const handle = await fs.open(temporary, 'wx')
-    try {
-      await handle.writeFile(bytes)
-      await handle.sync()
-    } finally {
-      await handle.close()
-    }
-    await fs.rename(temporary, file)
-  } catch (error) {
-    await fs.rm(temporary, { force: true })
-    throw error
-  }
+  await writeWhole(file, [encodeSafetensors(tensors, metadata)])
 }
