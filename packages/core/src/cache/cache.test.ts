@@ -204,6 +204,24 @@ describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
     expect(tf.memory().numBytes).toBe(before)
   })
 
+  it('keeps storage order and exact sinks when an eviction precedes sealing', async () => {
+    const cache = openCache(model, ready(window({ sinks: 4 }, compose(norms(), blocks()))))
+    await feed(cache, [20], () => 'promptEnd')
+    await feed(cache, new Array<number>(60).fill(1), () => 'decode', 30)
+    const [lane] = cache.segments(0)
+    expect(lane?.keys.filter((s) => s.zone === 'sink').reduce((n, s) => n + s.rows, 0)).toBe(4)
+    expect(lane?.keys.some((s) => s.zone === 'sealed')).toBe(true)
+    const { keys, values, positions } = await cache.materialize(0)
+    for (const row of positions) expect([...row]).toEqual([...row].sort((a, b) => a - b))
+    // The newest rows of the window are the newest tokens, as they were handed in.
+    const newest = inputs(1, 30 + 59, 0)
+    const held = (await values.array()) as number[][][]
+    const given = (await newest.values.array()) as number[][][]
+    expect(held[1]?.at(-1)).toEqual(given[1]?.[0])
+    tf.dispose([keys, values, newest.queries, newest.keys, newest.values])
+    cache.dispose()
+  })
+
   it('refuses a damaged serialised cache', async () => {
     const cache = openCache(model, ready(blocks()))
     await feed(cache, [70])

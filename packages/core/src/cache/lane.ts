@@ -8,6 +8,9 @@ import { type Account, bytesOf } from './page'
 import { PartStore } from './part-store'
 import { copyOf, Positions } from './positions'
 
+/** Dropped rows from which copying what stays is worth it: a page of exact rows. */
+const COMPACT_FROM = 64
+
 export interface LaneShape {
   /** KV heads of the model in this lane, ascending and adjacent. */
   readonly heads: readonly number[]
@@ -189,6 +192,12 @@ export class Lane {
     const isNew = dropped.map((x, i) => (x && (!before || before.some((row) => row[i] === 1)) ? 1 : 0))
     const fresh = runsOf(isNew)
     if (fresh.length === 0) return
+    // A large drop is copied once into full pages; a small one (streaming, a row a step) only moves views.
+    const count = fresh.reduce((n, r) => n + r.end - r.start, 0)
+    if (!renumber && !before && count >= COMPACT_FROM && this.keys.exact && this.values.exact) {
+      this.compact(dropped, fresh)
+      return
+    }
     if (renumber)
       for (const { start, end } of [...fresh].reverse()) {
         this.keys.renumber(start, end, (row) => before?.[0]?.[row] !== 0)
@@ -196,6 +205,17 @@ export class Lane {
       }
     this.live = this.shape.heads.map((_, h) => Int32Array.from(dropped, (x, i) => (x ? 0 : (before?.[h]?.[i] ?? 1))))
     this.reclaim()
+  }
+
+  /** Copies the rows that stay into pages of their own; `dropped` as flags and as ranges. */
+  private compact(dropped: Uint8Array, ranges: readonly RowRange[]): void {
+    const kept = Int32Array.from([...dropped.keys()].filter((row) => dropped[row] === 0))
+    const index = tf.tidy(() => tf.tile(tf.tensor2d(kept, [1, kept.length], 'int32'), [this.shape.heads.length, 1]))
+    for (const [name, column] of this.columns) this.setColumn(name, gatherColumn(column, index, kept.length))
+    for (const { start, end } of [...ranges].reverse()) this.positions.drop(start, end)
+    this.keys.gather(index, kept.length)
+    this.values.gather(index, kept.length)
+    index.dispose()
   }
 
   /** Frees rows that are dead for every head, where no half block is touched. */

@@ -52,7 +52,8 @@ export class PartStore {
 
   /** Appends exact rows f32 `[heads, n, dim]`; the first `sinks` rows of the sequence go to the sink zone. */
   append(rows: tf.Tensor, n: number, shift: number): void {
-    const toSinks = this.seals ? Math.min(n, Math.max(0, this.sinks - this.rowsIn('sink'))) : 0
+    const begins = this.zones.sealed.length === 0 && this.zones.window.length === 0
+    const toSinks = this.seals && begins ? Math.min(n, Math.max(0, this.sinks - this.rowsIn('sink'))) : 0
     if (toSinks > 0) this.write('sink', rows, 0, toSinks, shift)
     if (n > toSinks) this.write('window', rows, toSinks, n - toSinks, shift)
   }
@@ -233,28 +234,33 @@ export class PartStore {
   }
   private readonly known = new WeakMap<View, RowSegment>()
 
-  /** Keeps rows `index` int32 `[heads, n]` (ascending). Only where nothing is sealed. */
+  /** Keeps rows `index` int32 `[heads, n]` (ascending); the first of them become the sinks. Only where nothing is sealed. */
   gather(index: tf.Tensor, n: number): void {
     const old = [...this.views()]
-    const capacity = this.windowPageRows
+    const sinks = this.seals ? Math.min(this.sinks, n) : 0
+    this.zones.sink = this.gathered(old, index, 0, sinks, Math.max(1, this.sinks))
+    this.zones.window = this.gathered(old, index, sinks, n, this.windowPageRows)
+    for (const v of old) this.letGo(v)
+  }
+
+  /** Rows `index[:, first .. end]` of some views in pages of their own. */
+  private gathered(from: readonly View[], index: tf.Tensor, first: number, end: number, capacity: number): View[] {
     const fresh: View[] = []
-    for (let from = 0; from < n; from += capacity) {
-      const count = Math.min(capacity, n - from)
-      const part = tf.slice(index as tf.Tensor2D, [0, from], [-1, count])
+    for (let at = first; at < end; at += capacity) {
+      const count = Math.min(capacity, end - at)
+      const part = tf.slice(index as tf.Tensor2D, [0, at], [-1, count])
       const rows = gatherRows(
-        old.map((v) => tensorOf(v.page, 'rows')),
-        old.map((v) => v.rows),
+        from.map((v) => tensorOf(v.page, 'rows')),
+        from.map((v) => v.rows),
         part,
         capacity,
-        old.map((v) => v.from),
+        from.map((v) => v.from),
       )
       part.dispose()
       const page = this.hold(new Page({ rows }, capacity, { kind: 'dense', store: this.store }, true, count))
       fresh.push({ page, from: 0, rows: count, shift: 0 })
     }
-    this.zones.sink = []
-    this.zones.window = fresh
-    for (const v of old) this.letGo(v)
+    return fresh
   }
 
   /** Row bounds of blocks that live and die together. */
