@@ -35,6 +35,8 @@ export default defineConfig({
         items: [
           { text: 'Getting started', link: '/guide/getting-started' },
           { text: 'Composing', link: '/guide/composing' },
+          { text: 'Reference numbers', link: '/reference-numbers' },
+          { text: 'Roadmap', link: '/roadmap' },
         ],
       },
       { text: 'Methods', items: [{ text: 'All methods', link: '/methods' }, ...pagesOf('methods')] },
