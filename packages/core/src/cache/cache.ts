@@ -6,10 +6,11 @@ import type { ByteLedger, KVCache, KVCompressor, LaneView, LayerCensus, ModelSha
 import { CacheStateError, ContextOverflow, ModelMismatch, NonFiniteError } from '../errors'
 import { StepRotation } from '../rope'
 import type { RestoredCache } from './file-format'
-import { LayerCache, planLayer, type Step } from './layer'
+import { LayerCache, type Step } from './layer'
 import { censusOf, ledgerOf } from './ledger'
 import { Account, bytesOf } from './page'
 import { type PartStore, ZONES } from './part-store'
+import { planLayer } from './plan'
 import { serializeCache } from './serialize'
 
 /**

@@ -1,4 +1,5 @@
 /** Storage: fixed-size pages of tensors, counted, shared by forks; views name rows of a page. */
+import { copyRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { AffineLayout, RowStore, Tensors } from '../contract'
 
@@ -61,3 +62,30 @@ export interface View {
 
 /** Bytes of a tensor as tf.memory() counts them. */
 export const bytesOf = (t: tf.Tensor): number => t.size * tf.util.bytesPerElement(t.dtype)
+
+export const mapTensors = (tensors: Tensors, change: (t: tf.Tensor) => tf.Tensor): Tensors =>
+  Object.fromEntries(Object.entries(tensors).map(([name, t]) => [name, change(t)]))
+
+export const emptyLike = (t: tf.Tensor, rows: number): tf.Tensor =>
+  tf.zeros([t.shape[0] ?? 0, rows, ...t.shape.slice(2)], t.dtype)
+
+/** `[heads, rows, ...]` with everything behind the rows flattened; shares the data. */
+export const as3d = (t: tf.Tensor): tf.Tensor3D => tf.reshape(t, [t.shape[0] ?? 0, t.shape[1] ?? 0, -1])
+
+/** The rows written so far in a page of its own. */
+export function copyPage(page: Page): Page {
+  const tensors = mapTensors(page.tensors, (t) => {
+    const fresh = tf.zeros(t.shape, t.dtype)
+    const [source, target] = [as3d(t), as3d(fresh)]
+    copyRows(target, 0, source, 0, page.used)
+    tf.dispose([source, target])
+    return fresh
+  })
+  return new Page(tensors, page.capacity, page.layout, page.rowWise, page.used)
+}
+
+export function tensorOf(page: Page, name: string): tf.Tensor {
+  const tensor = page.tensors[name]
+  if (!tensor) throw new Error(`page has no tensor ${name}`)
+  return tensor
+}

@@ -1,10 +1,13 @@
-/** The rows of one part (keys or values) of one lane: sinks, then sealed blocks, then the exact recent window. */
+/**
+ * The rows of one part (keys or values) of one lane: sinks, then sealed blocks, then the exact recent window.
+ * Longer than most files here: every way rows come, move and go stands side by side, since each must keep their order.
+ */
 
 import { allocateRows, copyRows, gatherRows, type RowSegment, readRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Quantizer, RowRange, RowStore, Tensors, Window } from '../contract'
 import { UnsupportedStage } from '../errors'
-import { type Account, Page, type View } from './page'
+import { type Account, as3d, copyPage, emptyLike, mapTensors, Page, tensorOf, type View } from './page'
 
 /** Exact rows that will be sealed or dropped live in small pages, so that little of a page is ever idle. */
 const WINDOW_PAGE_ROWS = 16
@@ -366,33 +369,7 @@ export class PartStore {
   }
 }
 
-const mapTensors = (tensors: Tensors, change: (t: tf.Tensor) => tf.Tensor): Tensors =>
-  Object.fromEntries(Object.entries(tensors).map(([name, t]) => [name, change(t)]))
-
-const emptyLike = (t: tf.Tensor, rows: number): tf.Tensor =>
-  tf.zeros([t.shape[0] ?? 0, rows, ...t.shape.slice(2)], t.dtype)
-
-/** `[heads, rows, ...]` with everything behind the rows flattened; shares the data. */
-const as3d = (t: tf.Tensor): tf.Tensor3D => tf.reshape(t, [t.shape[0] ?? 0, t.shape[1] ?? 0, -1])
-
 const concatRows = (pieces: tf.Tensor3D[]): tf.Tensor3D => {
   const [only] = pieces
   return pieces.length === 1 && only ? only : tf.concat(pieces, 1)
-}
-
-function copyPage(page: Page): Page {
-  const tensors = mapTensors(page.tensors, (t) => {
-    const fresh = tf.zeros(t.shape, t.dtype)
-    const [source, target] = [as3d(t), as3d(fresh)]
-    copyRows(target, 0, source, 0, page.used)
-    tf.dispose([source, target])
-    return fresh
-  })
-  return new Page(tensors, page.capacity, page.layout, page.rowWise, page.used)
-}
-
-export function tensorOf(page: Page, name: string): tf.Tensor {
-  const tensor = page.tensors[name]
-  if (!tensor) throw new Error(`page has no tensor ${name}`)
-  return tensor
 }

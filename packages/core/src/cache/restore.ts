@@ -14,9 +14,10 @@ import {
   type TensorRecord,
   VERSION,
 } from './file-format'
-import { LayerCache, planLayer } from './layer'
+import { LayerCache } from './layer'
 import { Account, Page } from './page'
 import type { PartStore } from './part-store'
+import { planLayer } from './plan'
 
 /**
  * Restores a cache from the bytes of `serialize()`.
