@@ -63,10 +63,13 @@ export class Call {
   valueLookup: u32
   /** Bytes from an output row to its rotated part */
   rotatedOutput: u32
-  unused0: i32
-  unused1: i32
-  unused2: i32
-  unused3: i32
+  /** Rows that will be read next: brought into the cache while the current ones are worked on; 0 for none */
+  next: u32
+  nextBytes: u32
+  /** Rows already brought into the cache */
+  touched: u32
+  /** Keeps the loads that do so */
+  sink: i32
 }
 
 /** Addresses are of head 0; strides in bytes. A line is a row, or a channel when codes run along tokens. */

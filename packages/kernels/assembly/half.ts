@@ -67,15 +67,17 @@ export function packHalves(from: usize, to: usize, width: i32): void {
 /** Reads `width` f32 values from words of two halves. */
 export function unpackHalves(from: usize, to: usize, width: i32): void {
   let i = 0
-  let largest = i16x8.splat(0)
+  const zeros = i16x8.splat(0)
+  let largest = zeros
   const start = from
   for (; i + 8 <= width; i += 8, from += 16) {
     const words = v128.load(from)
     largest = i16x8.max_u(largest, v128.and(words, i16x8.splat(0x7fff)))
-    const even = floatFromFiniteTopHalf(i32x4.shl(words, 16))
-    const odd = floatFromFiniteTopHalf(words)
-    v128.store(to + <usize>i * 4, i8x16.shuffle(even, odd, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23))
-    v128.store(to + <usize>i * 4, i8x16.shuffle(even, odd, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31), 16)
+    // Each half into the top of its lane: zeros lie below it.
+    const low = i8x16.shuffle(zeros, words, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23)
+    const high = i8x16.shuffle(zeros, words, 8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31)
+    v128.store(to + <usize>i * 4, floatFromFiniteTopHalf(low))
+    v128.store(to + <usize>i * 4, floatFromFiniteTopHalf(high), 16)
   }
   // Infinities and NaN are rare: found by the largest exponent seen, then the row is read again, exactly.
   if (v128.any_true(i16x8.ge_u(largest, i16x8.splat(0x7c00)))) {

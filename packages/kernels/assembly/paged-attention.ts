@@ -4,7 +4,7 @@ import { CALL_BYTES, Call, Kind, LOOKUP_BYTES, SCORE_STRIDE, TILE, pad, segmentA
 import { codeScratch } from './code-lines'
 import { permutedScratch } from './code-rows'
 import { butterfly } from './hadamard'
-import { DIRECT_ROWS, addScores, addValues } from './segments'
+import { DIRECT_ROWS, addScores, addValues, setNext } from './segments'
 import { expBelowZero, logOf } from './softmax-math'
 import { clear } from './transpose'
 import { max4, sum4 } from './math'
@@ -197,6 +197,7 @@ function attendChunk(call: Call, head: i32, firstQuery: i32, queries: i32): void
     const first = firstRow(call, firstQuery, start)
     clear(scores, <usize>rows * scoreStride)
     let count = 0
+    setNext(call, call.values, call.valueCount, valueSegment, valueAt, head)
     while (count < TILE && keySegment < call.keyCount) {
       const segment = segmentAt(call.keys, keySegment)
       if (segment.kind == Kind.tokens && count > 0) break
@@ -217,6 +218,7 @@ function attendChunk(call: Call, head: i32, firstQuery: i32, queries: i32): void
       continue
     }
     softmaxTile(call, rows, firstQuery, start, count, usedMask, scores, maxima, totals, output, outputStride)
+    setNext(call, call.keys, call.keyCount, keySegment, keyAt, head)
     for (let done = 0; done < count && valueSegment < call.valueCount; ) {
       const segment = segmentAt(call.values, valueSegment)
       const take = min(count - done, segment.rows - valueAt)
@@ -253,6 +255,7 @@ export function pagedAttention(call: usize): void {
   const step = chunkQueries(record.group, record.n)
   record.keyLookup = (record.scratch + 15) & ~15
   record.valueLookup = record.keyLookup + LOOKUP_BYTES
+  record.touched = 0
   store<u32>(record.keyLookup, 0)
   store<u32>(record.valueLookup, 0)
   for (let head = 0; head < record.kvHeads; head++) {

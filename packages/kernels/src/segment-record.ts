@@ -9,19 +9,40 @@ export const recordWords = 24
 
 const kinds = { f32: 0, f16: 1, channels: 2, tokens: 3, codebook: 4 } as const
 
-/** Records of segments, kept while the segment object lives: tensors do not move in wasm memory. So a call costs about 30 ns a segment here. */
-const records = new WeakMap<
-  RowSegment,
-  { readonly runtime: WasmRuntime; readonly dim: number; readonly words: Int32Array }
->()
+/** What is remembered of a segment while the object lives. */
+interface SegmentMemory {
+  /** Sizes it was checked for; -1 before the first check */
+  heads: number
+  dim: number
+  /** Its record: tensors do not move in wasm memory */
+  runtime: WasmRuntime | undefined
+  recordDim: number
+  words: Int32Array
+}
+
+/** One map for checks and records: a decode step reads more rows than the cache holds, so every map walked is a miss per segment. */
+const memories = new WeakMap<RowSegment, SegmentMemory>()
+const noWords = new Int32Array(0)
+
+/** What is remembered of a segment, made when there is nothing yet. */
+export function memoryOf(segment: RowSegment): SegmentMemory {
+  let memory = memories.get(segment)
+  if (!memory) {
+    memory = { heads: -1, dim: -1, runtime: undefined, recordDim: -1, words: noWords }
+    memories.set(segment, memory)
+  }
+  return memory
+}
 
 /** Record of a checked segment whose rows have `dim` channels. */
 export function recordOf(segment: RowSegment, dim: number, runtime: WasmRuntime): Int32Array {
-  const known = records.get(segment)
-  if (known?.runtime === runtime && known.dim === dim) return known.words
-  const words = makeRecord(segment, dim, runtime)
-  records.set(segment, { runtime, dim, words })
-  return words
+  const memory = memoryOf(segment)
+  if (memory.runtime !== runtime || memory.recordDim !== dim) {
+    memory.words = makeRecord(segment, dim, runtime)
+    memory.runtime = runtime
+    memory.recordDim = dim
+  }
+  return memory.words
 }
 
 /** kind, bits, group, wide, data, its head and line strides, metadata, its strides, from, rows, query, unrotated; then what codebooks need. Strides in bytes. */

@@ -4,13 +4,7 @@ import { checkInteger } from '../check'
 import { checkCodebookPage } from '../codebook/layout'
 import { KernelInputError } from '../errors'
 import { checkAffinePage, checkRowPage, type RowSegment } from '../layouts'
-
-interface Checked {
-  readonly heads: number
-  readonly dim: number
-}
-
-const checkedSegments = new WeakMap<RowSegment, Checked>()
+import { memoryOf } from '../segment-record'
 
 /**
  * Throws KernelInputError unless every segment is a fitting view of a live page; returns the rows of all.
@@ -28,12 +22,15 @@ export function checkSegments(
   let rows = 0
   for (let i = 0; i < segments.length; i++) {
     const segment = segments[i] as RowSegment
-    for (const tensor of segment.tensors) if (tensor.isDisposed) throw disposedError(where, `${part}[${i}]`)
+    const { tensors } = segment
+    for (let t = 0; t < tensors.length; t++)
+      if ((tensors[t] as Tensor).isDisposed) throw disposedError(where, `${part}[${i}]`)
     if (segment.table?.isDisposed) throw disposedError(where, `${part}[${i}]`)
-    const checked = checkedSegments.get(segment)
-    if (checked?.heads !== heads || checked.dim !== dim) {
+    const memory = memoryOf(segment)
+    if (memory.heads !== heads || memory.dim !== dim) {
       checkSegment(where, `${part}[${i}]`, segment, heads, dim)
-      checkedSegments.set(segment, { heads, dim })
+      memory.heads = heads
+      memory.dim = dim
     }
     if (segment.unrotated && part === 'values')
       throw new KernelInputError({
