@@ -1,0 +1,150 @@
+import { neg, norm } from '@tensorflow/tfjs-core'
+import { describe, expect, it } from 'vitest'
+import { ready } from './calibrate'
+import { compose, foldSpace, onLayers, protectLayers, split, stagesOn, window } from './compose'
+import type { AnyStage, KVCompressor, Stage } from './contract'
+import { defineQuantizer, defineScorer } from './define'
+import { IncompatibleStages, NotCalibrated, OptionError, WindowError } from './errors'
+import { fraction, integer, parseOptions } from './options'
+
+const card = (name: string) => ({ name, title: name, summary: '', chunkInvariant: true })
+const quantizer = (name: string, rope: 'pre' | 'post' = 'post') =>
+  defineQuantizer({
+    name,
+    rope,
+    options: { block: integer({ default: 8, min: 1, doc: '' }) },
+    window: ({ block }) => ({
+      sinks: 0,
+      keys: { recent: 0, block, drain: 'blocks' },
+      values: { recent: 0, block, drain: 'blocks' },
+    }),
+    quantizer: () => ({
+      layout: { kind: 'custom' },
+      rowsPerGroup: 1,
+      theoreticalBitsPerValue: 1,
+      encode: () => ({}),
+      decode: (block) => Object.values(block)[0] as never,
+    }),
+  })
+const scorer = (name: string) =>
+  defineScorer({ name, needs: { keys: { of: 'keys' } }, score: ({ keys }) => neg(norm(keys, 2, -1)) })
+/** Keeps some channels of the keys after RoPE, so that rotary pairs are broken. */
+const channelMask: KVCompressor = {
+  card: card('channel-mask'),
+  stages: [
+    {
+      kind: 'transform',
+      id: 'channel-mask',
+      options: null,
+      when: 'promptEnd',
+      on: { part: 'keys' },
+      accepts: (space) => ({ ...space, rope: 'post', pairsIntact: false }),
+      bind: () => {
+        throw new Error('not bound here')
+      },
+    } satisfies Stage<'transform'> as AnyStage,
+  ],
+}
+
+describe('compose', () => {
+  it('orders stages by kind, whatever the order of the arguments', () => {
+    const kinds = (c: KVCompressor) => c.stages.map((s) => s.kind)
+    const [a, b] = [compose(scorer('norms')(), quantizer('q')()), compose(quantizer('q')(), scorer('norms')())]
+    expect(kinds(a)).toEqual(['score', 'quantize', 'quantize'])
+    expect(kinds(b)).toEqual(kinds(a))
+    expect(compose(a, channelMask).stages.map((s) => s.id)).toEqual(['norms', 'channel-mask', 'q', 'q'])
+  })
+
+  it('refuses two stages for the same rows and names both and the cure', () => {
+    expect(() => compose(quantizer('a')(), quantizer('b')())).toThrow(IncompatibleStages)
+    expect(() => compose(quantizer('a')(), quantizer('b')())).toThrow(
+      /a and b cannot be composed.*split\(\{ keys, values \}\)/,
+    )
+    expect(() => compose(scorer('a')(), scorer('b')())).toThrow(/a and b cannot be composed/)
+  })
+
+  it('allows the same two on different layers or parts', () => {
+    const layers = compose(onLayers([0, 1], quantizer('a')()), protectLayers([0, 1], 4, quantizer('b')()))
+    expect([0, 1, 2, 3].map((l) => stagesOn(layers, 'quantize', l, 'keys')[0]?.id)).toEqual(['a', 'a', 'b', 'b'])
+    const parts = split({ keys: quantizer('a')(), values: quantizer('b')() })
+    expect(stagesOn(parts, 'quantize', 0, 'keys').map((s) => s.id)).toEqual(['a'])
+    expect(stagesOn(parts, 'quantize', 0, 'values').map((s) => s.id)).toEqual(['b'])
+  })
+
+  it('refuses a later stage that cannot take what an earlier one leaves', () => {
+    expect(foldSpace(compose(channelMask, quantizer('post')()).stages, 'keys').pairsIntact).toBe(false)
+    expect(() => compose(channelMask, quantizer('pre', 'pre')())).toThrow(
+      /channel-mask and pre cannot be composed: pre takes pre-RoPE rows, but channel-mask broke the rotary pairs/,
+    )
+  })
+
+  it('merges windows where it can, and refuses two different ones', () => {
+    const sinks = window({ sinks: 4 }, scorer('norms')())
+    expect(compose(sinks, quantizer('q')()).window).toMatchObject({ sinks: 4, keys: { recent: 0, block: 8 } })
+    const [a, b] = [onLayers([0], quantizer('a')()), onLayers([1], quantizer('b')({ block: 16 }))]
+    expect(() => compose(a, b)).toThrow(/a@layers\[0\] and b@layers\[1\].*different windows for keys/)
+    const [f16, f32] = (['f16', 'f32'] as const).map((store) => window({ store }, scorer(store)()))
+    expect(() => compose(f16 as KVCompressor, onLayers([9], f32 as KVCompressor))).toThrow(
+      /store exact rows differently/,
+    )
+  })
+
+  it('refuses what makes no sense', () => {
+    expect(() => compose()).toThrow(OptionError)
+    expect(() => split({ keys: scorer('norms')(), values: quantizer('q')() })).toThrow(
+      /decides over keys and values together/,
+    )
+    expect(() => onLayers([-1], quantizer('q')())).toThrow(OptionError)
+    expect(() => window({ sinks: -1 }, quantizer('q')())).toThrow(OptionError)
+    expect(() => window({ keys: { block: 0 } }, quantizer('q')())).toThrow(OptionError)
+    const budget = {
+      kind: 'budget',
+      id: 'share',
+      options: null,
+      when: 'promptEnd',
+      accepts: (s) => s,
+      bind: () => ({ ragged: true, counts: () => [] }),
+    } satisfies Stage<'budget'>
+    expect(() => compose({ card: card('share'), stages: [budget] })).toThrow(/nothing scores/)
+    expect(() =>
+      compose({
+        card: card('w'),
+        stages: [],
+        window: {
+          sinks: 0,
+          keys: { recent: 0.5, block: 1, drain: 'all' },
+          values: { recent: 0, block: 1, drain: 'all' },
+        },
+      }),
+    ).toThrow(WindowError)
+  })
+
+  it('is ready only with the artifacts of its fitted stages', () => {
+    const [stage] = quantizer('learned')().stages
+    const learned = { ...stage, fit: { scope: 'layer', run: () => Promise.reject(new Error('unused')) } } as AnyStage
+    const c = { card: card('learned'), stages: [learned] }
+    expect(() => ready(c)).toThrow(NotCalibrated)
+    expect(ready(c, [{ stage: 'learned', fingerprint: '', json: null, tensors: {} }]).ready).toBe(true)
+  })
+})
+
+describe('options', () => {
+  const schema = { bits: integer({ default: 2, min: 1, max: 8, doc: '' }), keep: fraction({ default: 0.5, doc: '' }) }
+
+  it('fills defaults and freezes', () => {
+    const options = parseOptions('m', schema, { bits: 3 })
+    expect(options).toEqual({ bits: 3, keep: 0.5 })
+    expect(Object.isFrozen(options)).toBe(true)
+  })
+
+  it.each([
+    [{ bits: 5.5 }, 'option bits is 5.5; allowed: a whole number from 1 to 8'],
+    [{ bits: 9 }, 'allowed: a whole number from 1 to 8'],
+    [{ keep: 0 }, 'allowed: a number above 0 and at most 1'],
+    [{ keep: Number.NaN }, 'option keep'],
+    [{ bit: 2 }, 'one of the options bits, keep'],
+  ])('refuses %j', (given, message) => {
+    expect(() => parseOptions('m', schema, given as never)).toThrow(message)
+    expect(() => parseOptions('m', schema, given as never)).toThrow(OptionError)
+  })
+})
