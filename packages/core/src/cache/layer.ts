@@ -89,12 +89,14 @@ export class LayerCache {
   async settle(queries: tf.Tensor, step: Step): Promise<void> {
     const { score, pick } = this.plan
     const acting = score?.when ?? pick?.when
-    if (acting !== undefined && acting !== 'room') {
+    // After the prompt nobody looks at the queries for a stage that acts at its end.
+    const watches = acting === 'promptEnd' ? step.phase !== 'decode' : acting !== undefined && acting !== 'room'
+    if (acting && watches) {
       const rotated = step.rotation.rotate(queries) as tf.Tensor3D
       this.ring?.push(rotated)
       if (acts(acting, step)) await this.evict({ stepQueries: rotated, ring: this.ring })
       rotated.dispose()
-      if (acting === 'promptEnd' && step.phase !== 'prompt') this.ring?.replace(null)
+      if (acting === 'promptEnd' && step.phase === 'promptEnd') this.ring?.replace(null)
     }
     // The prompt stays exact until the stage that acts at its end has acted.
     if (!(acting === 'promptEnd' && step.phase === 'prompt')) for (const lane of this.lanes) lane.seal()
