@@ -85,6 +85,20 @@ const lastAttention = defineScorer({
   count: (tokens, { cache }) => Math.min(tokens, cache),
   score: ({ attention }) => tf.mean(attention, 0, true),
 })
+/** Sums the attention a token ever received, a state per token. */
+const heavy = defineScorer({
+  name: 'heavy',
+  when: 'step',
+  options: { cache: integer({ default: 40, min: 1, doc: '' }) },
+  needs: { attention: { of: 'attention', queries: 'all', reduce: 'sum' } },
+  columns: ['mass'],
+  count: (tokens, { cache }) => Math.min(tokens, cache),
+  score: ({ attention }, _, { columns }) => {
+    const [heads = 0, rows = 0] = columns['mass']?.shape ?? []
+    const mass = tf.add(columns['mass'] as tf.Tensor, tf.sum(tf.reshape(attention, [heads, -1, rows]), 1))
+    return { scores: mass, columns: { mass } }
+  },
+})
 const recentOnly = definePick({
   name: 'recent',
   when: 'room',
@@ -180,6 +194,8 @@ describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
     ['norms+blocks', compose(norms(), blocks())],
     ['last', lastAttention()],
     ['last+blocks', compose(lastAttention(), blocks())],
+    ['heavy', heavy()],
+    ['heavy+blocks', compose(heavy(), blocks())],
     ['recent', recentOnly()],
     ['recent+blocks', compose(recentOnly({ recent: 60 }), blocks())],
   ]

@@ -4,7 +4,7 @@ import { attentionMass, gatherRows, pagedAttention } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Quantizer, RowRange, RowStore, Windows } from '../contract'
 import type { StepRotation } from '../rope'
-import { type Account, bytesOf } from './page'
+import { type Account, Held } from './page'
 import { PartStore } from './part-store'
 import { copyOf, Positions } from './positions'
 
@@ -32,9 +32,9 @@ export class Lane {
   shift = 0
   /** 1 = live, per head and row; null while every stored row is live. */
   live: Int32Array[] | null = null
-  private mask: tf.Tensor | null = null
+  private readonly mask: Held<tf.Tensor>
   /** Per-token state of a scorer, f32 `[heads, rows]`. */
-  readonly columns = new Map<string, tf.Tensor2D>()
+  private readonly columnsHeld = new Map<string, Held<tf.Tensor2D>>()
 
   constructor(
     readonly shape: LaneShape,
@@ -45,6 +45,7 @@ export class Lane {
     this.keys = new PartStore(n, shape.keyDim, store, windows.sinks, windows.keys, shape.keyQuantizer, account)
     this.values = new PartStore(n, shape.valueDim, store, windows.sinks, windows.values, shape.valueQuantizer, account)
     this.positions = new Positions(n, account)
+    this.mask = new Held(account)
   }
 
   /** Rows stored, dropped ones that a block still holds included. */
@@ -133,33 +134,24 @@ export class Lane {
     return this.columns.get(name) as tf.Tensor2D
   }
   setColumn(name: string, next: tf.Tensor2D): void {
-    this.account.add(bytesOf(next))
-    const old = this.columns.get(name)
-    if (old) {
-      this.account.add(-bytesOf(old))
-      old.dispose()
-    }
-    this.columns.set(name, next)
+    const held = this.columnsHeld.get(name) ?? new Held<tf.Tensor2D>(this.account)
+    this.columnsHeld.set(name, held)
+    held.replace(next)
+  }
+  /** The columns as they are now, borrowed. */
+  get columns(): ReadonlyMap<string, tf.Tensor2D> {
+    return new Map([...this.columnsHeld].flatMap(([name, { tensor }]) => (tensor ? [[name, tensor] as const] : [])))
   }
 
   /** int32 `[heads, rows + extra]`; kept until the mask changes. */
   private liveMask(extra: number): tf.Tensor | null {
-    this.setMask(null)
+    this.mask.replace(null)
     if (!this.live) return null
     const rows = this.rows + extra
     const flat = Int32Array.from(this.live.flatMap((row) => [...row, ...new Array<number>(extra).fill(1)]))
-    this.setMask(tf.tensor2d(flat, [this.live.length, rows], 'int32'))
-    return this.mask
+    this.mask.replace(tf.tensor2d(flat, [this.live.length, rows], 'int32'))
+    return this.mask.tensor
   }
-  private setMask(next: tf.Tensor | null): void {
-    if (next) this.account.add(bytesOf(next))
-    if (this.mask) {
-      this.account.add(-bytesOf(this.mask))
-      this.mask.dispose()
-    }
-    this.mask = next
-  }
-
   /** Keeps rows `index` int32 `[heads or 1, n]`, ascending. Takes over the index. */
   async keepRows(index: tf.Tensor2D, n: number): Promise<void> {
     const heads = this.shape.heads.length
@@ -231,7 +223,7 @@ export class Lane {
     }
     if (this.live?.every((row) => row.every((x) => x === 1))) {
       this.live = null
-      this.setMask(null)
+      this.mask.replace(null)
     }
   }
 
@@ -262,9 +254,7 @@ export class Lane {
   }
 
   get stateBytes(): number {
-    let bytes = this.positions.bytes + (this.mask ? bytesOf(this.mask) : 0)
-    for (const column of this.columns.values()) bytes += bytesOf(column)
-    return bytes
+    return [...this.columnsHeld.values()].reduce((n, held) => n + held.bytes, this.positions.bytes + this.mask.bytes)
   }
 
   copy(account: Account): Lane {
@@ -282,12 +272,9 @@ export class Lane {
     this.keys.dispose()
     this.values.dispose()
     this.positions.dispose()
-    this.setMask(null)
-    for (const column of this.columns.values()) {
-      this.account.add(-bytesOf(column))
-      column.dispose()
-    }
-    this.columns.clear()
+    this.mask.replace(null)
+    for (const held of this.columnsHeld.values()) held.replace(null)
+    this.columnsHeld.clear()
   }
 }
 

@@ -3,8 +3,7 @@ import * as tf from '@tensorflow/tfjs-core'
 import type { Needs, Observation, Observed } from '../contract'
 import { UnsupportedStage } from '../errors'
 import type { Lane } from './lane'
-import type { Account } from './page'
-import { bytesOf } from './page'
+import { type Account, Held } from './page'
 
 /** How many of the last queries (after RoPE) a layer must remember for these needs. */
 export const queriesNeeded = (needs: Needs): number =>
@@ -17,42 +16,40 @@ export const queriesNeeded = (needs: Needs): number =>
 
 /** Ring of the newest queries of a layer `[queryHeads, <= size, keyDim]`, after RoPE; counted in the ledger. */
 export class QueryRing {
-  private ring: tf.Tensor3D | null = null
+  private readonly ring: Held<tf.Tensor3D>
   constructor(
     readonly size: number,
-    private readonly account: Account,
-  ) {}
+    account: Account,
+  ) {
+    this.ring = new Held(account)
+  }
   get bytes(): number {
-    return this.ring ? bytesOf(this.ring) : 0
+    return this.ring.bytes
   }
   push(queries: tf.Tensor3D): void {
+    const held = this.ring.tensor
     const next = tf.tidy(() => {
       const n = queries.shape[1]
       const fresh = n > this.size ? tf.slice(queries, [0, n - this.size, 0], [-1, this.size, -1]) : queries
-      const kept = this.ring ? Math.min(this.ring.shape[1], this.size - fresh.shape[1]) : 0
-      const tail = this.ring && kept > 0 ? [tf.slice(this.ring, [0, this.ring.shape[1] - kept, 0], [-1, kept, -1])] : []
+      const kept = held ? Math.min(held.shape[1], this.size - fresh.shape[1]) : 0
+      const tail = held && kept > 0 ? [tf.slice(held, [0, held.shape[1] - kept, 0], [-1, kept, -1])] : []
       // concat makes storage of its own, also of a single piece
       return tf.concat([...tail, fresh, tf.zeros([fresh.shape[0], 0, fresh.shape[2]])], 1) as tf.Tensor3D
     })
-    this.replace(next)
+    this.ring.replace(next)
   }
   /** The last n, borrowed inside a tidy. */
   last(n: number): tf.Tensor3D {
-    const ring = this.ring
+    const ring = this.ring.tensor
     if (!ring) throw new UnsupportedStage('observation', 'no queries were seen yet.')
     const have = ring.shape[1]
     return have <= n ? ring : tf.slice(ring, [0, have - n, 0], [-1, n, -1])
   }
   get state(): tf.Tensor3D | null {
-    return this.ring
+    return this.ring.tensor
   }
   replace(next: tf.Tensor3D | null): void {
-    if (next) this.account.add(bytesOf(next))
-    if (this.ring) {
-      this.account.add(-bytesOf(this.ring))
-      this.ring.dispose()
-    }
-    this.ring = next
+    this.ring.replace(next)
   }
 }
 

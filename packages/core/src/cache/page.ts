@@ -13,6 +13,24 @@ export class Account {
   }
 }
 
+/** A tensor that a cache changes by replacing it: counted while held, freed when replaced. */
+export class Held<T extends tf.Tensor> {
+  private held: T | null = null
+  constructor(private readonly account: Account) {}
+  get tensor(): T | null {
+    return this.held
+  }
+  get bytes(): number {
+    return this.held ? bytesOf(this.held) : 0
+  }
+  replace(next: T | null): void {
+    if (next) this.account.add(bytesOf(next))
+    this.account.add(-this.bytes)
+    this.held?.dispose()
+    this.held = next
+  }
+}
+
 export type PageLayout =
   | AffineLayout
   | { readonly kind: 'custom' }

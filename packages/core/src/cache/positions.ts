@@ -2,20 +2,22 @@
 
 import { gatherRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import { type Account, bytesOf } from './page'
+import { type Account, Held } from './page'
 
 export class Positions {
   /** int32 `[heads, rows]` for rows that were gathered; runs follow it. */
-  private gathered: tf.Tensor2D | null = null
+  private readonly gathered: Held<tf.Tensor2D>
   private runs: { start: number; rows: number }[] = []
 
   constructor(
     private readonly heads: number,
-    private readonly account: Account,
-  ) {}
+    account: Account,
+  ) {
+    this.gathered = new Held(account)
+  }
 
   get bytes(): number {
-    return this.gathered ? bytesOf(this.gathered) : 0
+    return this.gathered.bytes
   }
 
   append(start: number, rows: number): void {
@@ -28,8 +30,9 @@ export class Positions {
   tensor(): tf.Tensor2D {
     const flat = Int32Array.from(this.runs.flatMap((r) => Array.from({ length: r.rows }, (_, i) => r.start + i)))
     const tail = tf.tidy(() => tf.tile(tf.tensor2d(flat, [1, flat.length], 'int32'), [this.heads, 1]))
-    if (!this.gathered) return tail
-    const all = tf.concat([this.gathered, tail], 1) as tf.Tensor2D
+    const held = this.gathered.tensor
+    if (!held) return tail
+    const all = tf.concat([held, tail], 1) as tf.Tensor2D
     tail.dispose()
     return all
   }
@@ -41,18 +44,18 @@ export class Positions {
       return tf.reshape(gatherRows([rows], [all.shape[1]], index, n), [this.heads, n]) as tf.Tensor2D
     })
     all.dispose()
-    this.replace(kept)
+    this.gathered.replace(kept)
     this.runs = []
   }
 
   drop(start: number, end: number): void {
     let at = 0
-    const held = this.gathered
+    const held = this.gathered.tensor
     if (held) {
       const n = held.shape[1]
       const [a, b] = [Math.min(start, n), Math.min(end, n)]
       if (a < b)
-        this.replace(
+        this.gathered.replace(
           tf.tidy(() => tf.concat([tf.slice(held, [0, 0], [-1, a]), tf.slice(held, [0, b], [-1, n - b])], 1)),
         )
       at = n
@@ -71,33 +74,25 @@ export class Positions {
     })
   }
 
-  private replace(next: tf.Tensor2D | null): void {
-    if (next) this.account.add(bytesOf(next))
-    if (this.gathered) {
-      this.account.add(-bytesOf(this.gathered))
-      this.gathered.dispose()
-    }
-    this.gathered = next
-  }
-
   copy(account: Account): Positions {
     const twin = new Positions(this.heads, account)
-    if (this.gathered) twin.replace(tf.tidy(() => copyOf(this.gathered as tf.Tensor2D)))
+    const held = this.gathered.tensor
+    if (held) twin.gathered.replace(copyOf(held))
     twin.runs = this.runs.map((r) => ({ ...r }))
     return twin
   }
 
   /** For serialisation. */
   get state(): { readonly gathered: tf.Tensor2D | null; readonly runs: readonly { start: number; rows: number }[] } {
-    return { gathered: this.gathered, runs: this.runs }
+    return { gathered: this.gathered.tensor, runs: this.runs }
   }
   restore(gathered: tf.Tensor2D | null, runs: readonly { start: number; rows: number }[]): void {
-    this.replace(gathered)
+    this.gathered.replace(gathered)
     this.runs = runs.map((r) => ({ ...r }))
   }
 
   dispose(): void {
-    this.replace(null)
+    this.gathered.replace(null)
     this.runs = []
   }
 }
