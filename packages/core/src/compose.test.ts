@@ -2,7 +2,7 @@ import { neg, norm } from '@tensorflow/tfjs-core'
 import { describe, expect, it } from 'vitest'
 import { ready } from './calibrate'
 import { compose, foldSpace, onLayers, protectLayers, split, stagesOn, window } from './compose'
-import type { AnyStage, KVCompressor, Stage } from './contract'
+import type { AnyStage, KVCompressor, Space, Stage } from './contract'
 import { defineQuantizer, defineScorer } from './define'
 import { IncompatibleStages, NotCalibrated, OptionError, WindowError } from './errors'
 import { fraction, integer, parseOptions } from './options'
@@ -38,13 +38,16 @@ const channelMask: KVCompressor = {
       options: null,
       when: 'promptEnd',
       on: { part: 'keys' },
-      accepts: (space) => ({ ...space, rope: 'post', pairsIntact: false }),
+      accepts: (space) => ({ ...space, rope: 'post', latent: true }),
       bind: () => {
         throw new Error('not bound here')
       },
     } satisfies Stage<'transform'> as AnyStage,
   ],
 }
+
+/** A stage that leaves keys keys, after RoPE. */
+const afterRope = (space: Space): Space => ({ ...space, rope: 'post' })
 
 describe('compose', () => {
   it('orders stages by kind, whatever the order of the arguments', () => {
@@ -72,9 +75,12 @@ describe('compose', () => {
   })
 
   it('refuses a later stage that cannot take what an earlier one leaves', () => {
-    expect(foldSpace(compose(channelMask, quantizer('post')()).stages, 'keys').pairsIntact).toBe(false)
-    expect(() => compose(channelMask, quantizer('pre', 'pre')())).toThrow(
-      /channel-mask and pre cannot be composed: pre takes pre-RoPE rows, but channel-mask broke the rotary pairs/,
+    // Latents are nobody's keys any more: a quantizer of either side takes them.
+    expect(foldSpace(compose(channelMask, quantizer('post')()).stages, 'keys').latent).toBe(true)
+    expect(foldSpace(compose(channelMask, quantizer('pre', 'pre')()).stages, 'keys').rope).toBe('post')
+    const scaled = { ...channelMask, stages: channelMask.stages.map((s) => ({ ...s, accepts: afterRope }) as AnyStage) }
+    expect(() => compose(scaled, quantizer('pre', 'pre')())).toThrow(
+      /channel-mask and pre cannot be composed: pre takes keys before RoPE, and channel-mask works on keys after it/,
     )
   })
 

@@ -19,7 +19,7 @@ const UNBOUNDED: Window = { recent: Number.POSITIVE_INFINITY, block: 1, drain: '
 export const NO_SEALING: Windows = { sinks: 0, keys: UNBOUNDED, values: UNBOUNDED }
 
 /** Kinds of which one part of one layer can hold only one. */
-const SINGLE: readonly Kind[] = ['score', 'budget', 'pick', 'resample', 'predict', 'quantize', 'recall']
+const SINGLE: readonly Kind[] = ['score', 'budget', 'pick', 'resample', 'transform', 'predict', 'quantize', 'recall']
 /** Kinds whose decision covers keys and values together. */
 const WHOLE: readonly Kind[] = ['model', 'score', 'budget', 'pick', 'resample', 'recall']
 
@@ -40,6 +40,7 @@ export function compose(...parts: readonly KVCompressor[]): KVCompressor {
     stages,
     ...(window ? { window } : {}),
     ...(store ? { store } : {}),
+    ...ownRowsOf(parts),
   })
 }
 
@@ -102,6 +103,7 @@ export function split(o: { readonly keys: KVCompressor; readonly values: KVCompr
     stages: KINDS.flatMap((kind) => stages.filter((s) => s.kind === kind)),
     window: { sinks: Math.max(kw.sinks, vw.sinks), keys: kw.keys, values: vw.values },
     ...(store ? { store } : {}),
+    ...ownRowsOf([o.keys, o.values]),
   })
 }
 
@@ -126,44 +128,85 @@ export function protectLayers(layers: readonly number[], total: number, compress
   )
 }
 
+/** Restricts a compressor to all layers but some, whatever number of layers the model has. */
+export function exceptLayers(layers: readonly number[], compressor: KVCompressor): KVCompressor {
+  if (layers.some((l) => !Number.isInteger(l) || l < 0))
+    throw new OptionError('exceptLayers', 'layers', layers, 'layer numbers from 0')
+  return checked({
+    ...compressor,
+    card: { ...compressor.card, name: `${compressor.card.name}@except[${layers.join(',')}]` },
+    stages: compressor.stages.map(
+      (s) => ({ ...s, on: { ...s.on, except: [...new Set([...(s.on?.except ?? []), ...layers])] } }) as AnyStage,
+    ),
+  })
+}
+
+/** What a step attends to in place of its own rows: the originals, or what is stored of them. */
+export const ownRows = (which: 'exact' | 'stored', compressor: KVCompressor): KVCompressor =>
+  checked({ ...compressor, ownRows: which })
+
+/** Whether a stage acts on a layer. */
+export const actsOn = (stage: AnyStage, layer: number): boolean =>
+  (stage.on?.layers?.includes(layer) ?? true) && !stage.on?.except?.includes(layer)
+
 /** The stages of one kind that act on a layer (and part). */
 export function stagesOn<K extends Kind>(c: KVCompressor, kind: K, layer: number, part?: Part): readonly Stage<K>[] {
   return c.stages.filter(
-    (s) =>
-      s.kind === kind &&
-      (s.on?.layers?.includes(layer) ?? true) &&
-      (part === undefined || (s.on?.part ?? part) === part),
+    (s) => s.kind === kind && actsOn(s, layer) && (part === undefined || (s.on?.part ?? part) === part),
   ) as unknown as readonly Stage<K>[]
 }
 
+/** The space of a part's rows as the model makes them. */
+export const modelSpace = (part: Part): Space => ({
+  part,
+  heads: 'each',
+  dim: null,
+  rope: part === 'keys' ? 'free' : 'none',
+  latent: false,
+  layerGroup: 1,
+  tokenSets: 'model',
+  drops: false,
+  slots: false,
+  randomAccess: true,
+})
+
 /** The space of a part's rows after every stage; the fold that refuses illegal mixes. */
 export function foldSpace(stages: readonly AnyStage[], part: Part): Space {
-  let space: Space = {
-    part,
-    heads: 'each',
-    dim: null,
-    rope: part === 'keys' ? 'pre' : 'none',
-    pairsIntact: true,
-    layerGroup: 1,
-    tokenSets: 'model',
-    slots: false,
-    randomAccess: true,
-  }
+  return foldSpaces(stages, part).at(-1)?.space ?? modelSpace(part)
+}
+
+/** The space after each stage of a part, in order. */
+export function foldSpaces(stages: readonly AnyStage[], part: Part): readonly { stage: AnyStage; space: Space }[] {
+  let space = modelSpace(part)
   let earlier = 'the model'
+  let claimed = { side: 'free' as Space['rope'], by: '' }
+  const steps: { stage: AnyStage; space: Space }[] = []
   for (const stage of stages) {
     if ((stage.on?.part ?? part) !== part) continue
     const next = stage.accepts(space, earlier)
-    if (next.rope !== space.rope && space.rope !== 'none' && !space.pairsIntact)
-      throw new IncompatibleStages(
-        earlier,
-        stage.id,
-        `${stage.id} takes ${next.rope}-RoPE rows, but ${earlier} broke the rotary pairs.`,
-        'Use a variant that works on the same side of RoPE.',
-      )
+    if (next.rope === 'pre' || next.rope === 'post') {
+      if (claimed.side !== 'free' && claimed.side !== next.rope)
+        throw new IncompatibleStages(
+          claimed.by,
+          stage.id,
+          `${stage.id} takes keys ${SIDE[next.rope]} RoPE, and ${claimed.by} works on keys ${SIDE[claimed.side === 'pre' ? 'pre' : 'post']} it.`,
+          'Choose methods of the same side, or give them different layers with onLayers().',
+        )
+      if (claimed.side === 'free') claimed = { side: next.rope, by: stage.id }
+    }
     space = next
     earlier = stage.id
+    steps.push({ stage, space })
   }
-  return space
+  return steps
+}
+
+const SIDE = { pre: 'before', post: 'after' } as const
+
+/** On which side of RoPE a layer stores its keys: where its stages work, after RoPE when none says. */
+export function keySide(stages: readonly AnyStage[], layer: number): 'pre' | 'post' {
+  const acting = stages.filter((s) => actsOn(s, layer))
+  return foldSpaces(acting, 'keys').some(({ space }) => space.rope === 'pre') ? 'pre' : 'post'
 }
 
 function checked(c: KVCompressor): KVCompressor {
@@ -177,10 +220,17 @@ function checked(c: KVCompressor): KVCompressor {
         `${s.id} shares out a budget by scores, and nothing scores.`,
         'Add a scorer, for example snapkv().',
       )
-  foldSpace(c.stages, 'keys')
-  foldSpace(c.stages, 'values')
+  for (const stages of stageSets(c.stages)) for (const part of ['keys', 'values'] as const) foldSpace(stages, part)
   if (c.window) for (const part of ['keys', 'values'] as const) checkWindow(part, c.window[part])
   return Object.freeze(c)
+}
+
+/** Every different set of stages that some layer meets: layers that nobody names are met once. */
+function stageSets(stages: readonly AnyStage[]): readonly (readonly AnyStage[])[] {
+  const named = new Set(stages.flatMap((s) => [...(s.on?.layers ?? []), ...(s.on?.except ?? [])]))
+  const unnamed = Math.max(-1, ...named) + 1
+  const sets = [...named, unnamed].map((layer) => stages.filter((s) => actsOn(s, layer)))
+  return [...new Map(sets.map((set) => [set.map((s) => stages.indexOf(s)).join(), set])).values()]
 }
 
 function checkWindow(part: Part, w: Window): void {
@@ -222,9 +272,21 @@ const VERB: Record<Kind, string> = {
 
 function overlap(a: AnyStage, b: AnyStage): boolean {
   const parts = a.on?.part === undefined || b.on?.part === undefined || a.on.part === b.on.part
-  const la = a.on?.layers
-  const lb = b.on?.layers
-  return parts && (!la || !lb || la.some((l) => lb.includes(l)))
+  const named = new Set([a, b].flatMap((s) => [...(s.on?.layers ?? []), ...(s.on?.except ?? [])]))
+  return parts && [...named, Math.max(-1, ...named) + 1].some((layer) => actsOn(a, layer) && actsOn(b, layer))
+}
+
+function ownRowsOf(parts: readonly KVCompressor[]): Pick<KVCompressor, 'ownRows'> {
+  const [a, ...rest] = parts.filter((p) => p.ownRows !== undefined)
+  const b = rest.find((p) => p.ownRows !== a?.ownRows)
+  if (a && b)
+    throw new IncompatibleStages(
+      a.card.name,
+      b.card.name,
+      'one attends to its own rows as they are, the other as they are stored.',
+      "Say which: ownRows('exact', ...) around the mix of both parts, after making them agree.",
+    )
+  return a?.ownRows ? { ownRows: a.ownRows } : {}
 }
 
 function singleStore(parts: readonly KVCompressor[]): RowStore | undefined {

@@ -2,10 +2,10 @@
  * The contract: a compressor is data, a list of stages. `compose()` flattens, orders by kind and checks,
  * so a mix is again a compressor. Shapes: keys and values `[kvHeads, tokens, dim]`, queries `[queryHeads, tokens, dim]`.
  */
-import type { AffineLayout, RowStore } from '@kvloom/kernels'
+import type { AffineLayout, CodebookLayout, RowStore } from '@kvloom/kernels'
 import type { Tensor } from '@tensorflow/tfjs-core'
 
-export type { AffineLayout, RowStore }
+export type { AffineLayout, CodebookLayout, RowStore }
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json }
 export type Tensors = Readonly<Record<string, Tensor>>
 export type Part = 'keys' | 'values'
@@ -47,8 +47,13 @@ export interface KVCompressor {
   readonly stages: readonly AnyStage[]
   /** The exact zones this compressor proposes; `window()` overrides. */
   readonly window?: Windows
-  /** How exact rows are stored (sinks, recent window, dense caches). Default f16. */
+  /** How exact rows are stored (sinks, recent window, dense caches), and the latents of a transform without a quantizer. Default f16. */
   readonly store?: RowStore
+  /**
+   * What a step attends to in place of its own new rows: the originals (`exact`, default), or what is stored of them
+   * (`stored`: rows are appended and sealed first). `stored` is how weight and rank methods are meant (protocol W).
+   */
+  readonly ownRows?: 'exact' | 'stored'
 }
 
 export type AnyStage = { [K in Kind]: Stage<K> }[Kind]
@@ -59,33 +64,45 @@ export interface Stage<K extends Kind = Kind> {
   readonly options: Json
   readonly when: When
   /** Set by `split({ keys, values })` and `onLayers([2, 29], c)`. */
-  readonly on?: { readonly part?: Part; readonly layers?: readonly number[] }
+  readonly on?: { readonly part?: Part; readonly layers?: readonly number[]; readonly except?: readonly number[] }
   /** What it hands on; throws IncompatibleStages (both names and the cure). `earlier` names the stage that made this space. */
   accepts(input: Space, earlier: string): Space
   /** Absent: data-free. */
   readonly fit?: Fit
-  /** Per layer and part; parses its artifact. Throws ModelMismatch. */
+  /** Per layer and part; parses its artifact, which is there when the stage has `fit`. Throws ModelMismatch, ArtifactMismatch. */
   bind(site: Site, artifact?: Artifact): Bound[K]
 }
 
 /** What flows between stages, per part: rows of shape `[heads, tokens, dim]`. */
 export interface Space {
   readonly part: Part
-  /** Heads that share one row; `'all'` = heads merged. */
+  /** `each`: a row per KV head. `all`: the heads of a token are merged into one row `[1, tokens, heads * dim]`, or one latent. */
   readonly heads: 'each' | 'all'
   /** null while it is the model's own dim; a number once a stage changed it. */
   readonly dim: number | null
-  readonly rope: 'pre' | 'post' | 'none'
-  /** False once rotary pairs are broken (ThinK's mask, a PCA after RoPE). */
-  readonly pairsIntact: boolean
+  /**
+   * `free`: keys that no stage has claimed a side for (stored after RoPE then). `pre` / `post`: a stage works on keys before / after
+   * rotation, so the whole layer stores them there. `none`: values, which nothing rotates.
+   */
+  readonly rope: 'free' | 'pre' | 'post' | 'none'
+  /** True for latents and residuals: later stages take them as they are, on whichever side of RoPE they were made. */
+  readonly latent: boolean
   /** Size of a layer group that is compressed together. */
   readonly layerGroup: number
-  /** Over what the kept tokens are identical. */
+  /** Over what the kept tokens are identical: per head, per layer, or over the whole model. */
   readonly tokenSets: 'head' | 'layer' | 'model'
+  /** Whether tokens are still dropped after the end of the prompt. */
+  readonly drops: boolean
   /** True after FreqKV: rows are not tokens any more. */
   readonly slots: boolean
-  /** One row decodes alone: not AQUA-KV chains, not entropy codes. */
+  /** One row decodes alone: not AQUA-KV chains, not groups of rows. */
   readonly randomAccess: boolean
+}
+
+/** A tensor in host memory: what artifacts and tables are made of. */
+export interface HostTensor {
+  readonly shape: readonly number[]
+  readonly values: Float32Array | Int32Array
 }
 
 /** Where a stage is bound: one layer, one part of a known model. */
@@ -93,8 +110,16 @@ export interface Site {
   readonly layer: number
   readonly part: Part
   readonly model: ModelShape
+  /** KV head of the model that the first row head belongs to: a ragged layer binds each head on its own. */
+  readonly firstHead: number
+  /** Heads and dim of the rows this stage receives (after earlier stages). */
   readonly heads: number
   readonly dim: number
+  /**
+   * The table as a tensor that the cache owns: uploaded once per `values` array, counted as perModel, freed with the cache.
+   * Borrowed by the stage, which must not dispose it.
+   */
+  hold(table: HostTensor): Tensor
 }
 
 /** How many rows stay exact, per part. `window()` overrides a method's proposal. */
@@ -118,10 +143,12 @@ export interface Window {
 export type Observation =
   /** `[queryHeads, tokens]`: attention of the last n queries (or of all of this step) to each stored token, reduced over queries. */
   | { readonly of: 'attention'; readonly queries: 'all' | number; readonly reduce: 'sum' | 'max' }
-  /** `[queryHeads, last, keyDim]` after RoPE, a counted ring. */
+  /** `[queryHeads, last, keyDim]` after RoPE, a counted ring; `last: Infinity` remembers the whole prompt. */
   | { readonly of: 'queries'; readonly last: number }
-  /** `[kvHeads, tokens, dim]` as stored when asked (after RoPE): the exact window, else decoded. */
+  /** `[kvHeads, tokens, dim]` as stored when asked (keys after RoPE): the exact window, else decoded. */
   | { readonly of: 'keys' | 'values' }
+  /** `[kvHeads, tokens]` int32: the token of every stored row. */
+  | { readonly of: 'tokenIds' }
   /** `[kvHeads, tokens]` int32: original position of every stored row. */
   | { readonly of: 'positions' }
 export type Needs = Readonly<Record<string, Observation>>
@@ -133,19 +160,17 @@ export interface Bound {
   readonly score: Scorer
   readonly budget: BudgetStage
   readonly pick: Pick
-  readonly resample: { readonly from: number; readonly to: number; apply(rows: Tensor): Tensor }
+  readonly resample: Resample
   readonly transform: Transform
-  readonly predict: {
-    readonly sources: readonly { readonly back: 0 | 1; readonly part: Part }[]
-    predict(sources: readonly Tensor[]): Tensor
-  }
+  readonly predict: Predictor
   readonly quantize: Quantizer
   readonly recall: Recall
 }
 
 export interface ModelStage {
+  /** New weights of a possibly new shape. The engine runs it once, before anything else. */
   transform?(weights: ModelWeights): ModelWeights
-  /** The layer whose cache this layer reads. */
+  /** The earlier layer whose keys and values this layer reads (itself when it keeps its own). */
   sourceLayer?(layer: number): number
 }
 
@@ -185,71 +210,188 @@ export interface Pick<N extends Needs = Needs> {
   /** `'slot'`: rows are re-numbered without gaps after a drop (StreamingLLM); `'original'`: positions never change. */
   readonly positions: 'original' | 'slot'
   /** Row ranges that stay (same for all heads), or a mask `[kvHeads, tokens]` with exactly `count` ones per head. */
-  keep(tokens: number, count: number, scores: Tensor | null, seen: Observed<N>): readonly RowRange[] | Tensor
+  keep(
+    tokens: number,
+    count: number,
+    scores: Tensor | null,
+    seen: Observed<N>,
+    now: PickContext,
+  ): readonly RowRange[] | Tensor
+  /** Each KV head keeps its own number of rows: the mask of `keep` counts, not `count`, and `keep` is asked at every turn. */
+  readonly ragged?: boolean
 }
 
-/** Decode is declared as data, `x = tokenScale * (main . up) + bias`; core derives the folded fast paths. */
+/** Where in the sequence a pick acts. */
+export interface PickContext {
+  readonly phase: Phase
+  /** Tokens seen so far, this step's included. */
+  readonly tokensSeen: number
+  /** First KV head of the lane at hand (a lane per head when ragged). */
+  readonly head: number
+  /** What the pick wants to remember about this lane; stored with the cache, serialised, copied by a fork. */
+  memory: Json
+}
+
+/** Rows that replace rows: a fixed linear map along the sequence, run when the cache is full. Keys come before RoPE and are rotated by slot. */
+export interface Resample {
+  /** First rows that are never touched. */
+  readonly sinks: number
+  /** Slots at which the cache is full, sinks included. */
+  readonly capacity: number
+  /** How many rows the `capacity - sinks` rows become. */
+  readonly to: number
+  /** `[heads, capacity - sinks, dim]` f32 to `[heads, to, dim]`; runs in tf.tidy. */
+  apply(rows: Tensor): Tensor
+}
+
+/**
+ * Rows to latents and back. Decode is declared as data, `x = scale * (main . up) + bias`; core derives from it the query side
+ * (keys after RoPE: `q . up^T`), the output side (values: `output . up`) and tiles (everything else).
+ * All methods run in tf.tidy and dispose nothing.
+ */
 export interface Transform {
-  readonly fitted: 'model' | 'prompt' | 'block'
+  /** What the map is fitted on: the model (an artifact), or this prompt (at its end). */
+  readonly fitted: 'model' | 'prompt'
   readonly needs: Needs
-  fitOnline?(rows: Tensor, seen: Observed): Tensors | Promise<Tensors>
-  encode(rows: Tensor, state: Tensors): { readonly main: Tensor; readonly side: Tensors; readonly exempt?: Tensor }
-  decoder(state: Tensors, side: Tensors, member: number): { up?: Tensor; bias?: Tensor; tokenScale?: Tensor }
+  /** Heads and dim of `main`. `heads` divides the KV heads; main head j stands for its run of adjacent KV heads. */
+  readonly main: { readonly heads: number; readonly dim: number }
+  /** Whether rows that leave the window after the prompt are transformed too (default), or stay exact. */
+  readonly afterPrompt?: boolean
+  /** State of this prompt from the rows kept at its end; stored and counted as perPrompt. Tensors may be int32. */
+  fitOnline?(rows: Tensor, seen: Observed): Tensors
+  /** `members`: the same rows `[heads, n, dim]` of every layer of the group (one unless `layers` says more), ascending. */
+  encode(members: readonly Tensor[], state: Tensors): Encoded
+  /** How layer number `member` of the group is decoded. `up` `[main.heads, main.dim, heads * dim / main.heads]`, `bias` `[heads, 1, dim]`. */
+  decoder(state: Tensors, member: number): { readonly up?: Tensor; readonly bias?: Tensor }
+  /** Layers that are compressed together, ascending, this one included; rows are sealed when the last one has them. Default: alone. */
+  readonly layers?: readonly number[]
+}
+export interface Encoded {
+  /** `[main.heads, n, main.dim]`: what later stages receive. */
+  readonly main: Tensor
+  /** Per layer of the group `[heads, n]`: multiplies the decoded row. */
+  readonly scale?: readonly Tensor[]
+  /** Rows that stay exact, `mask` `[heads, n]` 1 = exempt, as many per head as it marks. Read once when sealed. */
+  readonly exempt?: Tensor
+}
+
+/** What predictors read: `back: 1` the previous layer, `back: 0` this layer (keys, when values are predicted). */
+export interface PredictorSource {
+  readonly back: 0 | 1
+  readonly part: Part
+}
+
+/** What the reader can guess from reconstructions. Rows are merged over heads `[1, n, heads * dim]`; what flows on is the residual. */
+export interface Predictor {
+  /** In the order of the weights. */
+  readonly sources: readonly PredictorSource[]
+  /** Sources `[n, heads * dim]` each to `[n, heads * dim]`; row i depends on row i alone, with one order of sums. */
+  predict(sources: readonly Tensor[]): Tensor
+  /** Keep reconstructions between steps (counted as workspace) instead of rebuilding them at each step. */
+  readonly keepReconstruction: boolean
 }
 
 /** Packed bits; the last lossy step. */
 export interface Quantizer {
-  /** `affine` has a fused attention kernel and stores `{ words, metadata }`; `custom` is decoded by tiles. */
-  readonly layout: AffineLayout | { readonly kind: 'custom' }
+  /** `affine` and `codebook` have a fused attention kernel and store `{ words, metadata }` or `{ codes, metadata? }`; `custom` is decoded by tiles. */
+  readonly layout: AffineLayout | CodebookLayout | { readonly kind: 'custom' }
+  /** The codebook, from `site.hold`: f32 `[entries, vector]` shared, or `[heads, dim / vector, entries, vector]`. */
+  readonly table?: Tensor
+  /** Rows of all KV heads of a token as one row `[1, n, heads * dim]`. */
+  readonly mergedHeads?: boolean
   /** 1: every stored tensor is `[heads, rows, width]` and rows gather; more: rows of a block are sealed, masked and freed together. */
   readonly rowsPerGroup: number
   /** Largest magnitude its metadata can hold; rows beyond it are refused when they are appended. Default: any finite number. */
   readonly largest?: number
   /** Formula, for the report; bytes are facts of the ledger. */
   readonly theoreticalBitsPerValue: number
-  /** `[heads, n, dim]` f32 to named tensors; n is a multiple of rowsPerGroup. Names in `metadata` count as metadata. */
+  /** `[heads, n, dim]` f32 to named tensors; n is a multiple of rowsPerGroup. Names that begin with `metadata` count as metadata. */
   encode(rows: Tensor): Tensors
   /** The definition; fused forms must agree with it. Returns f32 `[heads, rows, dim]`. */
   decode(block: Tensors, rows: number): Tensor
 }
 
+/** Which stored rows a query reads. An index over keys as they are stored (after RoPE), built in blocks and only appended to. */
 export interface Recall {
+  /** `device`: rows that are not selected are skipped. `host`: indexed rows leave the device, the selected ones are fetched at each step. */
   readonly tier: 'device' | 'host'
-  index(rows: Tensor): Tensors | Promise<Tensors>
-  select(queries: Tensor, index: Tensors, budget: number): Tensor
+  /** First rows, always read and never indexed. */
+  readonly sinks: number
+  /** Rows indexed together after the prompt; until as many wait, new rows are always read. */
+  readonly every: number
+  /** Rows a query reads of the prompt and what follows it, sinks included (recent, not yet indexed rows come on top). */
+  readonly budget: number
+  /** Index of keys f32 `[kvHeads, n, keyDim]`; runs once per block, may read back. Owns what it returns; the cache frees it. */
+  index(keys: Tensor, block: { readonly number: number; readonly phase: Phase }): Promise<Tensors>
+  /**
+   * For one query per head `[queryHeads, keyDim]` after RoPE: which of the indexed rows to read, `count` per query head, int32
+   * `[queryHeads, count]` ascending, numbered through all blocks (`sizes[i]` rows in block i).
+   */
+  select(queries: Tensor, blocks: readonly Tensors[], sizes: readonly number[], count: number): Promise<Tensor>
 }
 
 /** How calibration fits a stage. */
 export type Fit =
-  | { readonly scope: 'layer'; run(samples: LayerSamples): Promise<Artifact> }
-  | { readonly scope: 'model'; run(run: CalibrationRun): Promise<Artifact> }
+  | {
+      readonly scope: 'layer'
+      /** Squared gradients of the loss are wanted. */
+      readonly gradients?: boolean
+      /** Predictors: what they will read for a part, before they are bound. */
+      readonly sources?: (part: Part) => readonly PredictorSource[]
+      run(samples: LayerSamples): Promise<Learned>
+    }
+  | { readonly scope: 'model'; run(run: CalibrationRun): Promise<Learned> }
 
-/** Layer by layer, keys before values, stages in order, downstream fitted before the next layer. */
+/** What a fit returns; core adds the fingerprint. With scope `layer`, names are of one layer and part. */
+export interface Learned {
+  readonly json: Json
+  readonly tensors: Readonly<Record<string, HostTensor>>
+}
+
+/** What a stage is fitted on: one layer and part, as the stage will really receive it. */
 export interface LayerSamples {
   readonly layer: number
   readonly part: Part
-  /** Rows as this stage will receive them, after every earlier stage. */
-  readonly target: AsyncIterable<Tensor>
-  /** Reconstructions through the whole chain (closed loop). */
-  readonly sources: readonly AsyncIterable<Tensor>[]
-  /** Fisher: squared gradients, same shape as target. */
-  readonly gradients?: AsyncIterable<Tensor>
+  readonly model: ModelShape
+  /** Heads and dim of the rows. */
+  readonly heads: number
+  readonly dim: number
+  /** One `[heads, n, dim]` per calibration sequence, after every earlier stage; borrowed, may be walked more than once. */
+  readonly target: readonly HostTensor[]
+  /** Predictors: per source, one `[n, heads * dim]` per sequence, reconstructions through the whole chain (closed loop). */
+  readonly sources: readonly (readonly HostTensor[])[]
+  /** Fisher: squared gradients of the loss, shaped like `target`; only when the fit asks and no earlier stage changed the rows' basis. */
+  readonly gradients?: readonly HostTensor[]
 }
 
-/** What an engine offers to calibration. */
+/** What an engine offers to calibration. Layers must be asked for in ascending order; everything is the uncompressed model's. */
 export interface CalibrationRun {
   readonly model: ModelShape
-  capture(what: readonly Observation[]): AsyncIterable<Tensors>
-  /** Runs a candidate; last hidden states `[tokens, hidden]`. */
-  hidden(candidate: readonly AnyStage[]): Promise<Tensor>
+  readonly weights: ModelWeights
+  /** Keys before RoPE and values of every calibration sequence, `[kvHeads, tokens, dim]`. */
+  rows(layer: number): Promise<Readonly<Record<Part, readonly HostTensor[]>>>
+  /** Squared gradients of the next-token loss with respect to what `rows` returns. */
+  gradients(layer: number): Promise<Readonly<Record<Part, readonly HostTensor[]>>>
+  /** Last hidden states (after the final norm) `[tokens, hidden]` per short sentence, run through a candidate (none: uncompressed). */
+  hidden(candidate: KVCompressor | null): Promise<readonly HostTensor[]>
+  /** Keys after RoPE and values of every layer for the same short sentences: `[layer][sentence]`, `[kvHeads, tokens, dim]`. */
+  sentences(): Promise<readonly Readonly<Record<Part, readonly HostTensor[]>>[]>
+  progress?(done: {
+    readonly layer: number
+    readonly layers: number
+    readonly stage: string
+    readonly part: Part | null
+  }): void
 }
 
 /** What a fitted stage learned: named tensors and JSON with a fingerprint of model, options and neighbouring stages. */
 export interface Artifact {
   readonly stage: string
   readonly fingerprint: string
+  /** Scope `layer`: by `<layer>.<part>`. */
   readonly json: Json
-  readonly tensors: Tensors
+  /** Scope `layer`: named `<layer>.<part>.<name>`. */
+  readonly tensors: Readonly<Record<string, HostTensor>>
 }
 
 /** Rotary embedding as data: half-split pairs (j, j + dim/2). */
@@ -310,7 +452,9 @@ export interface KVCache {
    * Rotates, attends to the compressed past and to this chunk exactly, appends, observes, evicts and seals.
    * Returns f32 `[queryHeads, n, valueDim]`, owned by the caller. Inputs stay the caller's. Throws NonFiniteError.
    */
-  attend(layer: number, now: { queries: Tensor; keys: Tensor; values: Tensor }): Promise<Tensor>
+  attend(layer: number, now: { queries: Tensor; keys?: Tensor; values?: Tensor }): Promise<Tensor>
+  /** The layer whose rows a layer reads; itself unless layers are shared (then keys and values are not handed over). */
+  sourceLayer(layer: number): number
   /** Attention of queries (before RoPE, at positions `tokensSeen - n ...`) over what is stored; nothing is appended. */
   read(layer: number, queries: Tensor): Promise<Tensor>
   /** Ends the step: finishes what spans layers and frees blocks whose rows are all dropped. */
@@ -338,7 +482,11 @@ export interface SegmentView {
   readonly from: number
   readonly rows: number
   readonly capacity: number
-  readonly layout: AffineLayout | { readonly kind: 'custom' } | { readonly kind: 'dense'; readonly store: RowStore }
+  readonly layout:
+    | AffineLayout
+    | CodebookLayout
+    | { readonly kind: 'custom' }
+    | { readonly kind: 'dense'; readonly store: RowStore }
 }
 export interface LaneView {
   readonly heads: readonly number[]
@@ -348,8 +496,8 @@ export interface LaneView {
 
 /** Rows held, per part, summed over heads and divided by kvHeads (so a ragged layer may be fractional). */
 export interface LayerCensus {
-  readonly keys: { readonly exact: number; readonly sealed: number }
-  readonly values: { readonly exact: number; readonly sealed: number }
+  readonly keys: PartCensus
+  readonly values: PartCensus
   /** Dead rows still held in blocks that cannot be gathered. */
   readonly dead: number
 }
@@ -372,11 +520,21 @@ export interface ByteLedger {
   readonly workspace: number
   /** Tables fitted per prompt. */
   readonly perPrompt: number
-  /** Tables fitted per model, shared by every cache of it. */
+  /** Rows of a recall's host tier, in host memory: not in `total`, which is the device's. */
+  readonly host: number
+  /** Tables fitted per model. */
   readonly perModel: number
   readonly total: number
   /** Highest total since open, transients of an eviction included. */
   readonly peak: number
   /** Of total: bytes in pages also held by a fork. */
   readonly shared: number
+}
+
+/** Rows of one part. A layer that reads another layer's rows holds none. */
+export interface PartCensus {
+  readonly exact: number
+  readonly sealed: number
+  /** By formula: bits per value of the model's own rows that a sealed row takes, shares of a layer group and metadata included. */
+  readonly sealedBitsPerValue: number
 }

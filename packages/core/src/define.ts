@@ -2,11 +2,15 @@
 
 import type { Tensor } from '@tensorflow/tfjs-core'
 import type {
+  Artifact,
   Bound,
+  Fit,
+  HostTensor,
   KVCompressor,
   MethodCard,
   Needs,
   Observed,
+  Part,
   Pick,
   Quantizer,
   RowStore,
@@ -14,9 +18,11 @@ import type {
   Space,
   Stage,
   Tensors,
+  Transform,
   When,
   Windows,
 } from './contract'
+import { ArtifactMismatch, IncompatibleStages } from './errors'
 import { fraction, type OptionSchema, type OptionsOf, parseOptions } from './options'
 
 /** A method: options in, an immutable compressor out. Docs, the command line and the registry read `card` and `options`. */
@@ -87,7 +93,7 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
       options: options as Stage['options'],
       ...(layers ? { on: { layers } } : {}),
       when: typeof d.when === 'function' ? d.when(options) : (d.when ?? 'promptEnd'),
-      accepts: (space) => ({ ...space, tokenSets: d.tokenSets ?? 'head' }),
+      accepts: (space) => dropping(space, d.tokenSets ?? 'head', stage.when),
       bind: (site) => ({
         needs: typeof d.needs === 'function' ? d.needs(options, site) : d.needs,
         ...(d.columns ? { columns: d.columns } : {}),
@@ -99,6 +105,14 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
     return { stages: [stage] }
   })
 }
+
+/** The space behind a stage that drops tokens: the narrower of the token sets, and whether it goes on after the prompt. */
+export const dropping = (space: Space, sets: Space['tokenSets'], when: When): Space => ({
+  ...space,
+  tokenSets: SETS[Math.min(SETS.indexOf(space.tokenSets), SETS.indexOf(sets))] ?? sets,
+  drops: space.drops || when !== 'promptEnd',
+})
+const SETS: readonly Space['tokenSets'][] = ['head', 'layer', 'model']
 
 /** A pick: which tokens stay, from positions alone (`by: 'positions'`) or over any scorer's scores. */
 export function definePick<const N extends Needs, S extends OptionSchema>(
@@ -115,14 +129,15 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
 ): MethodFactory<S> {
   return defineMethod(cardOf(d, false), d.options, (options) => {
     d.check?.(options)
+    const when = typeof d.when === 'function' ? d.when(options) : (d.when ?? 'promptEnd')
     return {
       stages: [
         {
           kind: 'pick',
           id: d.name,
           options: options as Stage['options'],
-          when: typeof d.when === 'function' ? d.when(options) : (d.when ?? 'promptEnd'),
-          accepts: (space) => ({ ...space, tokenSets: d.tokenSets ?? 'head' }),
+          when,
+          accepts: (space) => dropping(space, d.tokenSets ?? 'head', when),
           bind: (site) => d.pick(options, site) as Bound['pick'],
         },
       ],
@@ -142,24 +157,31 @@ export function defineQuantizer<S extends OptionSchema>(
     /** Where keys are quantized. Default after RoPE. */
     readonly rope?: 'pre' | 'post'
     readonly randomAccess?: boolean
+    /** How tables are learned; absent: data-free. `bind` then gets the artifact. */
+    readonly fit?: (options: OptionsOf<S>) => Fit | undefined
     /** Throw ModelMismatch when the site's dims do not divide. */
-    readonly quantizer: (options: OptionsOf<S>, site: Site) => Quantizer
+    readonly quantizer: (options: OptionsOf<S>, site: Site, artifact?: Artifact) => Quantizer
   },
 ): MethodFactory<S> {
   return defineMethod(cardOf(d, true), d.options, (options) => {
     d.check?.(options)
+    const fit = d.fit?.(options)
     const stage = (part: 'keys' | 'values'): Stage<'quantize'> => ({
       kind: 'quantize',
       id: d.name,
       options: options as Stage['options'],
       when: 'seal',
       on: { part },
-      accepts: (space) => ({
-        ...space,
-        rope: space.rope === 'none' ? 'none' : (d.rope ?? 'post'),
-        randomAccess: space.randomAccess && (d.randomAccess ?? true),
-      }),
-      bind: (site) => d.quantizer(options, site),
+      accepts: (space, earlier) => {
+        refuseSlots(space, d.name, earlier)
+        return {
+          ...space,
+          rope: space.latent || space.rope === 'none' ? space.rope : (d.rope ?? 'post'),
+          randomAccess: space.randomAccess && (d.randomAccess ?? true),
+        }
+      },
+      ...(fit ? { fit } : {}),
+      bind: (site, artifact) => d.quantizer(options, site, artifact),
     })
     return {
       stages: [stage('keys'), stage('values')],
@@ -167,4 +189,121 @@ export function defineQuantizer<S extends OptionSchema>(
       ...(d.store ? { store: d.store(options) } : {}),
     }
   })
+}
+
+/** A transform: rows to latents, one stage per part it acts on; `fit` makes its maps from the model, `fitOnline` from the prompt. */
+export function defineTransform<S extends OptionSchema>(
+  d: Described & {
+    readonly options: S
+    /** Throw OptionError for options that do not fit each other. */
+    readonly check?: (options: OptionsOf<S>) => void
+    /** Default `seal`: as rows leave the window. `promptEnd`: the prompt stays exact until its end, where the map is fitted. */
+    readonly when?: 'seal' | 'promptEnd'
+    /** Parts it acts on. Default both. */
+    readonly parts?: (options: OptionsOf<S>) => readonly Part[]
+    readonly layers?: (options: OptionsOf<S>) => readonly number[] | undefined
+    /** Side of RoPE it takes keys on. `free`: either. */
+    readonly rope: 'free' | 'pre' | 'post'
+    /** Whether the heads of a token share one latent. */
+    readonly mergesHeads?: boolean | ((options: OptionsOf<S>) => boolean)
+    /** Layers compressed together; they must keep the same tokens. Default 1. */
+    readonly layerGroup?: number
+    readonly window?: (options: OptionsOf<S>) => Windows
+    readonly store?: (options: OptionsOf<S>) => RowStore
+    readonly ownRows?: 'exact' | 'stored'
+    readonly fit?: (options: OptionsOf<S>, part: Part) => Fit | undefined
+    /** Throw ModelMismatch when it does not fit the model. */
+    readonly transform: (options: OptionsOf<S>, site: Site, artifact?: Artifact) => Transform
+  },
+): MethodFactory<S> {
+  return defineMethod(cardOf(d, d.when !== 'promptEnd'), d.options, (options) => {
+    d.check?.(options)
+    const merges = typeof d.mergesHeads === 'function' ? d.mergesHeads(options) : (d.mergesHeads ?? false)
+    const group = d.layerGroup ?? 1
+    const layers = d.layers?.(options)
+    const stage = (part: Part): Stage<'transform'> => {
+      const fit = d.fit?.(options, part)
+      return {
+        kind: 'transform',
+        id: d.name,
+        options: options as Stage['options'],
+        when: d.when ?? 'seal',
+        on: { part, ...(layers ? { layers } : {}) },
+        accepts: (space, earlier) => {
+          refuseSlots(space, d.name, earlier)
+          if (merges) refuseHeadSets(space, d.name, earlier)
+          if (group > 1) refuseLayerSets(space, d.name, earlier)
+          return {
+            ...space,
+            heads: merges ? 'all' : space.heads,
+            rope: part === 'values' || d.rope === 'free' ? space.rope : d.rope,
+            latent: true,
+            layerGroup: group,
+          }
+        },
+        ...(fit ? { fit } : {}),
+        bind: (site, artifact) => d.transform(options, site, artifact),
+      }
+    }
+    return {
+      stages: (d.parts?.(options) ?? ['keys', 'values']).map(stage),
+      ...(d.window ? { window: d.window(options) } : {}),
+      ...(d.store ? { store: d.store(options) } : {}),
+      ...(d.ownRows ? { ownRows: d.ownRows } : {}),
+    }
+  })
+}
+
+/** For stages that seal rows once. @throws IncompatibleStages after a stage that rewrites rows. */
+export function refuseSlots(space: Space, name: string, earlier: string): void {
+  if (space.slots)
+    throw new IncompatibleStages(
+      earlier,
+      name,
+      `${earlier} rewrites its rows, and ${name} seals a row once.`,
+      'Keep one of them, or give them different layers with onLayers().',
+    )
+}
+
+/** For stages that merge the heads of a token into one row. @throws IncompatibleStages when heads keep different tokens. */
+export function refuseHeadSets(space: Space, name: string, earlier: string): void {
+  if (space.tokenSets === 'head')
+    throw new IncompatibleStages(
+      earlier,
+      name,
+      `${name} makes one row of all heads of a token, and after ${earlier} each head keeps its own tokens.`,
+      'Use a method with one set of tokens per layer (tova, streaming-llm).',
+    )
+}
+
+/** For stages that join the rows of several layers. @throws IncompatibleStages when layers keep different tokens. */
+export function refuseLayerSets(space: Space, name: string, earlier: string): void {
+  if (space.tokenSets !== 'model')
+    throw new IncompatibleStages(
+      earlier,
+      name,
+      `${name} joins the rows of several layers, and after ${earlier} each layer keeps its own tokens.`,
+      'Use a method with one set of tokens for all layers (streaming-llm), or give them different layers with onLayers().',
+    )
+}
+
+/** What one layer and part learned. @throws ArtifactMismatch when it is missing or not of this shape. */
+export function learned(
+  artifact: Artifact | undefined,
+  site: Site,
+  name: string,
+  shape?: readonly number[],
+): HostTensor {
+  const found = artifact?.tensors[`${site.layer}.${site.part}.${name}`]
+  if (!found)
+    throw new ArtifactMismatch(
+      artifact?.stage ?? name,
+      `it holds no ${name} for the ${site.part} of layer ${site.layer}.`,
+    )
+  if (shape && (shape.length !== found.shape.length || shape.some((n, i) => n !== found.shape[i])))
+    throw new ArtifactMismatch(
+      artifact?.stage ?? name,
+      `${name} of layer ${site.layer} has shape [${found.shape.join(', ')}] instead of [${shape.join(', ')}].`,
+    )
+  return found
 }

@@ -122,3 +122,23 @@ export class SerializedCacheError extends KvloomError {
 
 const show = (value: unknown): string =>
   typeof value === 'string' ? `"${value}"` : String(JSON.stringify(value) ?? value)
+
+/** An artifact that was fitted for something else. */
+export class ArtifactMismatch extends KvloomError {
+  constructor(
+    readonly stage: string,
+    why: string,
+  ) {
+    super('ARTIFACT_MISMATCH', `The artifact of ${stage} does not fit: ${why} Calibrate again: kvloom calibrate.`)
+  }
+}
+
+/** Calibration that cannot go on: too few rows, values that are not finite, an engine that lacks what a fit asks for. */
+export class CalibrationError extends KvloomError {
+  constructor(
+    readonly stage: string,
+    why: string,
+  ) {
+    super('CALIBRATION', `${stage} cannot be fitted: ${why}`)
+  }
+}

@@ -1,7 +1,23 @@
 export { openCache } from './cache/cache'
 export { restoreCache } from './cache/restore'
-export { ready } from './calibrate'
-export { compose, foldSpace, NO_SEALING, onLayers, protectLayers, split, stagesOn, window } from './compose'
+export type { CalibrateOptions } from './calibrate'
+export { artifactFingerprint, calibrate, needsCalibration, ready } from './calibrate'
+export {
+  actsOn,
+  compose,
+  exceptLayers,
+  foldSpace,
+  foldSpaces,
+  keySide,
+  modelSpace,
+  NO_SEALING,
+  onLayers,
+  ownRows,
+  protectLayers,
+  split,
+  stagesOn,
+  window,
+} from './compose'
 export type {
   AffineLayout,
   AnyStage,
@@ -10,7 +26,10 @@ export type {
   BudgetStage,
   ByteLedger,
   CalibrationRun,
+  CodebookLayout,
+  Encoded,
   Fit,
+  HostTensor,
   Json,
   Kind,
   KVCache,
@@ -18,6 +37,7 @@ export type {
   LaneView,
   LayerCensus,
   LayerSamples,
+  Learned,
   MethodCard,
   ModelShape,
   ModelStage,
@@ -26,11 +46,16 @@ export type {
   Observation,
   Observed,
   Part,
+  PartCensus,
   Phase,
   Pick,
+  PickContext,
+  Predictor,
+  PredictorSource,
   Quantizer,
   Ready,
   Recall,
+  Resample,
   Rope,
   RowRange,
   RowStore,
@@ -47,9 +72,22 @@ export type {
 } from './contract'
 export { KINDS } from './contract'
 export type { MethodFactory } from './define'
-export { defineMethod, definePick, defineQuantizer, defineScorer } from './define'
 export {
+  defineMethod,
+  definePick,
+  defineQuantizer,
+  defineScorer,
+  defineTransform,
+  dropping,
+  learned,
+  refuseHeadSets,
+  refuseLayerSets,
+  refuseSlots,
+} from './define'
+export {
+  ArtifactMismatch,
   CacheStateError,
+  CalibrationError,
   ContextOverflow,
   IncompatibleStages,
   KvloomError,
@@ -63,3 +101,4 @@ export {
 } from './errors'
 export type { OptionSchema, OptionSpec, OptionsOf } from './options'
 export { fraction, integer, layerList, oneOf, parseOptions } from './options'
+export { siteOf, upload } from './site'

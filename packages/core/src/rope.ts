@@ -25,18 +25,10 @@ export class StepRotation {
   private table(rope: Rope, shift: number) {
     const known = this.tables.get(shift)
     if (known) return known
-    const pairs = rope.dim / 2
-    const cos = new Float32Array(this.count * pairs)
-    const sin = new Float32Array(this.count * pairs)
-    for (let i = 0; i < this.count; i++)
-      for (let j = 0; j < pairs; j++) {
-        const angle = (this.start - shift + i) * (rope.frequencies[j] ?? 0)
-        cos[i * pairs + j] = Math.cos(angle) * rope.attentionFactor
-        sin[i * pairs + j] = Math.sin(angle) * rope.attentionFactor
-      }
+    const { cos, sin } = ropeTables(rope, this.start - shift, this.count)
     const table = {
-      cos: tf.tensor2d(cos, [this.count, pairs]),
-      sin: tf.tensor2d(sin, [this.count, pairs]),
+      cos,
+      sin,
       positions: tf.tensor1d(
         Int32Array.from({ length: this.count }, (_, i) => i),
         'int32',
@@ -50,4 +42,18 @@ export class StepRotation {
     for (const table of this.tables.values()) tf.dispose([table.cos, table.sin, table.positions])
     this.tables.clear()
   }
+}
+
+/** Cosines and sines of positions `start ... start + count - 1`, f32 `[count, pairs]` each. */
+export function ropeTables(rope: Rope, start: number, count: number): { cos: tf.Tensor2D; sin: tf.Tensor2D } {
+  const pairs = rope.dim / 2
+  const cos = new Float32Array(count * pairs)
+  const sin = new Float32Array(count * pairs)
+  for (let i = 0; i < count; i++)
+    for (let j = 0; j < pairs; j++) {
+      const angle = (start + i) * (rope.frequencies[j] ?? 0)
+      cos[i * pairs + j] = Math.cos(angle) * rope.attentionFactor
+      sin[i * pairs + j] = Math.sin(angle) * rope.attentionFactor
+    }
+  return { cos: tf.tensor2d(cos, [count, pairs]), sin: tf.tensor2d(sin, [count, pairs]) }
 }

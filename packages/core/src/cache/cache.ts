@@ -2,60 +2,97 @@
 
 import { hasNonFinite } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
+import { checkArtifacts } from '../calibrate'
 import type { ByteLedger, KVCache, KVCompressor, LaneView, LayerCensus, ModelShape, Phase, Ready } from '../contract'
 import { CacheStateError, ContextOverflow, ModelMismatch, NonFiniteError } from '../errors'
 import { StepRotation } from '../rope'
 import type { RestoredCache } from './file-format'
+import type { LaneContext, NewRows } from './lane'
 import { LayerCache, type Step } from './layer'
 import { censusOf, ledgerOf } from './ledger'
-import { Account, bytesOf } from './page'
+import { Account } from './page'
 import { type PartStore, ZONES } from './part-store'
-import { planLayer } from './plan'
+import { type LayerPlan, planLayer, sourceLayers } from './plan'
+import { TablePool } from './pool'
+import { Reconstructor } from './reconstruct'
+import { Rotary } from './rotary'
+import { sealLayer } from './seal'
 import { serializeCache } from './serialize'
 
 /**
  * Opens an empty cache for a model. Lanes per head are decided here (ragged budgets).
- * @throws ModelMismatch, IncompatibleStages, UnsupportedStage, WindowError
+ * @throws ModelMismatch, IncompatibleStages, UnsupportedStage, WindowError, ArtifactMismatch
  */
 export function openCache(model: ModelShape, ready: Ready): KVCache {
-  const plans = Array.from({ length: model.layers }, (_, layer) => planLayer(model, ready, layer))
+  checkArtifacts(model, ready)
   const account = new Account()
-  return new Cache(
-    model,
-    ready,
-    plans.map((plan) => new LayerCache(plan, account)),
-    account,
-    0,
-  )
+  const { layers, pool } = openLayers(model, ready, account)
+  return cacheOf(model, ready, { layers, pool, account, tokens: [] })
+}
+
+/** Empty layers, bound to their stages. */
+export function openLayers(model: ModelShape, ready: Ready, account: Account) {
+  const pool = new TablePool()
+  try {
+    const sources = sourceLayers(model, ready)
+    const plans = sources.map((_, layer) => planLayer(model, ready, layer, sources, pool.hold))
+    account.add(pool.bytes)
+    return { layers: plans.map((plan) => new LayerCache(plan, account)), pool }
+  } catch (error) {
+    pool.release()
+    throw error
+  }
 }
 
 /** For restoring: a cache over layers that are filled already. */
 export function cacheOf(model: ModelShape, ready: Ready, restored: RestoredCache): KVCache {
-  return new Cache(model, ready, restored.layers, restored.account, restored.tokensSeen)
+  return new Cache(model, ready, restored)
+}
+
+/** Own rows that a later layer still has to read. */
+interface Pending {
+  readonly queries: tf.Tensor
+  readonly own: NewRows
 }
 
 class Cache implements KVCache {
-  private step: (Step & { readonly done: Set<number> }) | null = null
+  private step: (Step & { readonly done: Set<number>; readonly all: number[] }) | null = null
   /** Why no further step is possible; what is stored stays readable. */
   private broken: string | null = null
   private disposed = false
+  private readonly layers: readonly LayerCache[]
+  private readonly pool: TablePool
+  private readonly account: Account
+  private readonly rotary: Rotary
+  private readonly reconstructor: Reconstructor
+  /** Layers to settle once layer i has attended, in order. */
+  private readonly settles: readonly (readonly number[])[]
+  private readonly pending = new Map<number, Pending>()
+  /** The tokens seen so far, dropped ones included. */
+  private tokens: number[]
 
   constructor(
     readonly model: ModelShape,
     private readonly ready: Ready,
-    private readonly layers: readonly LayerCache[],
-    private readonly account: Account,
-    private seen: number,
-  ) {}
+    restored: RestoredCache,
+  ) {
+    this.layers = restored.layers
+    this.pool = restored.pool
+    this.account = restored.account
+    this.tokens = [...restored.tokens]
+    this.rotary = new Rotary(model.rope, this.account)
+    this.reconstructor = new Reconstructor(() => this.layers, this.account)
+    this.settles = settleOrder(this.layers.map((l) => l.plan))
+  }
 
   get compressor(): KVCompressor {
     return this.ready.compressor
   }
   get tokensSeen(): number {
-    return this.seen
+    return this.tokens.length
   }
   get chunkLimit(): number {
-    return Math.min(...this.layers.map((l) => l.plan.pick?.does.chunkLimit ?? Number.POSITIVE_INFINITY))
+    return Math.min(...this.layers.map((l) => l.chunkLimit))
   }
 
   begin(tokens: Int32Array, phase: Phase): void {
@@ -68,55 +105,129 @@ class Cache implements KVCache {
         `begin() was given ${tokens.length} tokens, this compressor takes at most ${this.chunkLimit} at once (chunkLimit). Use smaller chunks.`,
       )
     for (const layer of this.layers) this.checkContext(layer, tokens.length)
-    for (const layer of this.layers) layer.room(tokens.length)
+    for (const layer of this.layers) layer.room(tokens.length, this.tokensSeen)
+    const all = [...this.tokens, ...tokens]
     this.step = {
       phase,
-      start: this.seen,
+      start: this.tokensSeen,
       count: tokens.length,
-      rotation: new StepRotation(this.model.rope, this.seen, tokens.length),
+      rotation: new StepRotation(this.model.rope, this.tokensSeen, tokens.length),
+      get tokenIds() {
+        return Int32Array.from(all)
+      },
+      all,
       done: new Set(),
     }
   }
 
   private checkContext(layer: LayerCache, incoming: number): void {
-    const { pick } = layer.plan
+    const { pick, resample } = layer.plan
+    if (resample) return
     const renumbers = pick?.does.positions === 'slot' && pick.when === 'room'
     const positions = renumbers
       ? Math.min(...layer.lanes.map((lane) => pick.does.count(lane.liveRows, incoming))) + incoming
-      : this.seen + incoming
+      : this.tokensSeen + incoming
     if (positions > this.model.contextLength) throw new ContextOverflow(positions, this.model.contextLength)
   }
 
-  async attend(layer: number, now: { queries: tf.Tensor; keys: tf.Tensor; values: tf.Tensor }): Promise<tf.Tensor> {
+  sourceLayer(layer: number): number {
+    return this.layerAt(layer).plan.source
+  }
+
+  async attend(layer: number, now: { queries: tf.Tensor; keys?: tf.Tensor; values?: tf.Tensor }): Promise<tf.Tensor> {
     this.usable()
     const step = this.step
     if (!step) throw new CacheStateError(`attend(${layer}) was called outside a step. Call begin() first.`)
-    const cache = this.layerAt(layer)
+    const { source } = this.layerAt(layer).plan
     if (step.done.has(layer)) throw new CacheStateError(`attend(${layer}) was called twice in one step.`)
+    if (source !== layer && !step.done.has(source))
+      throw new CacheStateError(`attend(${layer}) reads layer ${source}, which has not attended in this step.`)
     this.checkShapes(layer, step.count, now)
-    await this.checkFinite(layer, now)
-    const keys = step.rotation.rotate(now.keys)
+    const own = await this.ownRows(layer, now)
     try {
-      const output = cache.attend(now.queries, { keys, values: now.values, n: step.count }, step.rotation)
-      cache.append(keys, now.values, step)
-      await cache.settle(now.queries, step)
+      const output = await this.attendStep(layer, source, now.queries, own, step)
       step.done.add(layer)
       return output
     } catch (error) {
       this.broken = `layer ${layer} failed: ${error instanceof Error ? error.message : String(error)}`
       throw error
-    } finally {
-      keys.dispose()
+    }
+  }
+
+  /** The rows that a layer brings, checked; null when it reads another layer's. */
+  private async ownRows(layer: number, now: { keys?: tf.Tensor; values?: tf.Tensor }): Promise<NewRows | null> {
+    const { keys, values } = now
+    if (this.layerAt(layer).plan.source !== layer || !keys || !values) return null
+    await this.checkFinite(layer, { keys, values })
+    return { keys, values, n: keys.shape[1] ?? 0 }
+  }
+
+  private async attendStep(
+    layer: number,
+    source: number,
+    queries: tf.Tensor,
+    own: NewRows | null,
+    step: Step,
+  ): Promise<tf.Tensor> {
+    const cache = this.layerAt(source)
+    const context = this.contextOf(source, step.rotation)
+    const storesFirst = this.compressor.ownRows === 'stored'
+    if (own && storesFirst) {
+      cache.append(own, step)
+      if (!cache.frozen(step)) await sealLayer(cache, this.layers, this.reconstructor, step.phase === 'promptEnd')
+    }
+    const exact = storesFirst ? null : (own ?? this.pending.get(source)?.own ?? null)
+    const output = await cache.attend(queries, exact, storesFirst ? step.count : 0, context)
+    const due = this.settles[layer] ?? []
+    if (own && !due.includes(layer)) {
+      const copies = { queries: tf.clone(queries), keys: tf.clone(own.keys), values: tf.clone(own.values) }
+      this.pending.set(layer, { queries: copies.queries, own: { keys: copies.keys, values: copies.values, n: own.n } })
+    }
+    for (const l of due) {
+      const rows = l === layer && own ? { queries, own } : this.pending.get(l)
+      if (!rows) throw new Error(`layer ${l} has no rows to settle`)
+      await this.settle(this.layerAt(l), rows, step, storesFirst)
+      this.release(l)
+    }
+    this.reconstructor.forget(source)
+    return output
+  }
+
+  /** Stores a layer's rows, evicts, seals and indexes. */
+  private async settle(cache: LayerCache, { queries, own }: Pending, step: Step, stored: boolean): Promise<void> {
+    const context = this.contextOf(cache.plan.layer, step.rotation)
+    if (!stored) cache.append(own, step)
+    await cache.settle(queries, step, context)
+    if (!cache.frozen(step)) await sealLayer(cache, this.layers, this.reconstructor, step.phase === 'promptEnd')
+    await cache.index(step, context)
+  }
+
+  private release(layer: number): void {
+    const rows = this.pending.get(layer)
+    if (rows) tf.dispose([rows.queries, rows.own.keys, rows.own.values])
+    this.pending.delete(layer)
+  }
+
+  private contextOf(layer: number, rotation: StepRotation): LaneContext {
+    return {
+      rotation,
+      rotary: this.rotary,
+      prediction: (part) => this.reconstructor.ofSealed(layer, part),
     }
   }
 
   async read(layer: number, queries: tf.Tensor): Promise<tf.Tensor> {
     this.usable()
     const n = queries.shape[1] ?? 0
-    const rotation = new StepRotation(this.model.rope, this.seen - n, n)
-    const output = this.layerAt(layer).attend(queries, null, rotation)
-    rotation.dispose()
-    return output
+    const rotation = new StepRotation(this.model.rope, this.tokensSeen - n, n)
+    const { source } = this.layerAt(layer).plan
+    const cache = this.layerAt(source)
+    try {
+      return await cache.attend(queries, null, Math.min(n, cache.lanes[0]?.rows ?? 0), this.contextOf(source, rotation))
+    } finally {
+      rotation.dispose()
+      if (!this.step) this.reconstructor.forget(Number.POSITIVE_INFINITY)
+    }
   }
 
   async commit(): Promise<void> {
@@ -127,7 +238,8 @@ class Cache implements KVCache {
       throw new CacheStateError(`commit() was called after ${step.done.size} of ${this.layers.length} layers attended.`)
     for (const layer of this.layers) for (const lane of layer.lanes) lane.reclaim()
     step.rotation.dispose()
-    this.seen += step.count
+    this.reconstructor.forget(Number.POSITIVE_INFINITY)
+    this.tokens = step.all
     this.step = null
   }
 
@@ -135,21 +247,17 @@ class Cache implements KVCache {
     this.usable()
     if (this.step) throw new CacheStateError('fork() was called inside a step. Call commit() first.')
     const account = new Account()
-    return new Cache(
-      this.model,
-      this.ready,
-      this.layers.map((l) => l.copy(account)),
+    account.add(this.pool.bytes)
+    return new Cache(this.model, this.ready, {
+      layers: this.layers.map((l) => l.copy(account)),
+      pool: this.pool.retain(),
       account,
-      this.seen,
-    )
+      tokens: this.tokens,
+    })
   }
 
   bytes(): ByteLedger {
-    return ledgerOf(
-      this.layers,
-      this.account,
-      this.ready.artifacts.flatMap((a) => Object.values(a.tensors)).reduce((n, t) => n + bytesOf(t), 0),
-    )
+    return ledgerOf(this.layers, this.account, this.pool, this.rotary)
   }
 
   census(layer: number): LayerCensus {
@@ -157,16 +265,23 @@ class Cache implements KVCache {
   }
 
   async materialize(layer: number, lane = 0): Promise<{ keys: tf.Tensor; values: tf.Tensor; positions: Int32Array[] }> {
-    const held = this.layerAt(layer).lanes[lane]
+    const held = this.layerAt(this.layerAt(layer).plan.source).lanes[lane]
     if (!held) throw new CacheStateError(`Layer ${layer} has no lane ${lane}.`)
     const tensor = held.positions.tensor()
     const flat = (await tensor.data()) as Int32Array
-    const rows = held.rows
+    const total = held.rows
     tensor.dispose()
     const positions = held.shape.heads.map((_, h) =>
-      flat.slice(h * rows, (h + 1) * rows).map((p, i) => (held.live?.[h]?.[i] === 0 ? -1 : p)),
+      flat.slice(h * total, (h + 1) * total).map((p, i) => (held.live?.[h]?.[i] === 0 ? -1 : p)),
     )
-    return { keys: held.keys.read(), values: held.values.read(), positions }
+    const { source } = this.layerAt(layer).plan
+    const rows = {
+      keys: held.keys.read(this.reconstructor.ofSealed(source, 'keys')),
+      values: held.values.read(this.reconstructor.ofSealed(source, 'values')),
+      positions,
+    }
+    if (!this.step) this.reconstructor.forget(Number.POSITIVE_INFINITY)
+    return rows
   }
 
   segments(layer: number): readonly LaneView[] {
@@ -191,14 +306,18 @@ class Cache implements KVCache {
   serialize(): AsyncIterable<Uint8Array> {
     this.usable()
     if (this.step) throw new CacheStateError('serialize() was called inside a step. Call commit() first.')
-    return serializeCache(this.model, this.ready, this.layers, this.seen)
+    return serializeCache(this.model, this.ready, this.layers, this.tokens)
   }
 
   dispose(): void {
     if (this.disposed) return
     this.disposed = true
     this.step?.rotation.dispose()
+    for (const layer of [...this.pending.keys()]) this.release(layer)
+    this.reconstructor.forget(Number.POSITIVE_INFINITY)
     for (const layer of this.layers) layer.dispose()
+    this.rotary.dispose()
+    this.pool.release()
   }
 
   /** Nothing of this step was stored: forget that it began. */
@@ -221,22 +340,27 @@ class Cache implements KVCache {
       )
   }
 
-  private checkShapes(layer: number, n: number, now: { queries: tf.Tensor; keys: tf.Tensor; values: tf.Tensor }): void {
+  private checkShapes(
+    layer: number,
+    n: number,
+    now: { queries: tf.Tensor; keys?: tf.Tensor; values?: tf.Tensor },
+  ): void {
     const { queryHeads, kvHeads, keyDim, valueDim } = this.model
     const expected = { queries: [queryHeads, n, keyDim], keys: [kvHeads, n, keyDim], values: [kvHeads, n, valueDim] }
-    for (const part of ['queries', 'keys', 'values'] as const)
-      if (!tf.util.arraysEqual(now[part].shape, expected[part]))
+    const shared = this.layerAt(layer).plan.source !== layer
+    for (const part of ['queries', 'keys', 'values'] as const) {
+      const given = now[part]
+      if (shared && part !== 'queries') continue
+      if (!given || !tf.util.arraysEqual(given.shape, expected[part]))
         throw new ModelMismatch(
           'attend()',
-          `layer ${layer} was handed ${part} of shape [${now[part].shape.join(', ')}].`,
+          `layer ${layer} was handed ${part} of shape [${given?.shape.join(', ') ?? 'none'}].`,
           `Give [${expected[part].join(', ')}].`,
         )
+    }
   }
 
-  private async checkFinite(
-    layer: number,
-    now: { queries: tf.Tensor; keys: tf.Tensor; values: tf.Tensor },
-  ): Promise<void> {
+  private async checkFinite(layer: number, now: { keys: tf.Tensor; values: tf.Tensor }): Promise<void> {
     for (const part of ['keys', 'values'] as const) {
       const limit = this.layerAt(layer).plan.largest[part]
       const flag = hasNonFinite(now[part], limit)
@@ -249,4 +373,23 @@ class Cache implements KVCache {
       }
     }
   }
+}
+
+/**
+ * When each layer stores this step's rows: as soon as the last layer that reads them has attended; a predicted layer not before
+ * its source, the last layer of a group not before the others.
+ */
+function settleOrder(plans: readonly LayerPlan[]): readonly (readonly number[])[] {
+  const at: number[] = []
+  for (const { layer, source, previous, lanes } of plans) {
+    if (source !== layer) continue
+    const readers = plans.filter((p) => p.source === layer).map((p) => p.layer)
+    const codecs = lanes.flatMap(({ keyCodec, valueCodec }) => [keyCodec, valueCodec])
+    const after = codecs.flatMap((c) => [
+      ...(c?.parts.predictor && previous !== null ? [previous] : []),
+      ...(c?.parts.layers.at(-1) === layer ? c.parts.layers.filter((l) => l !== layer) : []),
+    ])
+    at[layer] = Math.max(layer, ...readers, ...after.map((l) => at[l] ?? l))
+  }
+  return plans.map((_, layer) => plans.map((p) => p.layer).filter((l) => at[l] === layer))
 }

@@ -4,39 +4,47 @@
  */
 import { sha256 } from '@noble/hashes/sha2.js'
 import { bytesToHex } from '@noble/hashes/utils.js'
-import type { ModelShape, Ready } from '../contract'
+import type { Json, ModelShape, Ready } from '../contract'
 import type { LayerCache } from './layer'
 import type { Account } from './page'
 import type { Zone } from './part-store'
+import type { TablePool } from './pool'
 
 export const MAGIC = new TextEncoder().encode('KVLOOM\0\0')
-export const VERSION = 1
+export const VERSION = 2
 export const DIGEST_BYTES = 32
 
 export interface TensorRecord {
   readonly shape: readonly number[]
   readonly dtype: 'float32' | 'int32'
 }
+export interface PageRecord {
+  readonly tensors: Readonly<Record<string, TensorRecord>>
+  /** Rows in host memory in place of tensors. */
+  readonly host: Readonly<Record<string, TensorRecord>> | null
+  readonly capacity: number
+  readonly used: number
+  readonly sealed: boolean
+  readonly rowWise: boolean
+}
 export interface PartRecord {
-  readonly pages: readonly {
-    readonly tensors: Readonly<Record<string, TensorRecord>>
-    readonly capacity: number
-    readonly used: number
-    readonly sealed: boolean
-  }[]
   readonly views: readonly {
     readonly zone: Zone
+    /** Number in the file's list of pages: layers of a group share pages. */
     readonly page: number
     readonly from: number
     readonly rows: number
     readonly shift: number
   }[]
+  readonly state: Readonly<Record<string, TensorRecord>>
+  readonly kept: TensorRecord | null
 }
 export interface LaneRecord {
   readonly keys: PartRecord
   readonly values: PartRecord
   readonly gathered: TensorRecord | null
   readonly runs: readonly { readonly start: number; readonly rows: number }[]
+  readonly highest: number
   readonly shift: number
   /** Row numbers that are dropped but still held, per head. */
   readonly dead: readonly (readonly number[])[] | null
@@ -45,14 +53,27 @@ export interface LaneRecord {
 export interface Header {
   readonly model: string
   readonly compressor: string
-  readonly tokensSeen: number
-  readonly layers: readonly { readonly lanes: readonly LaneRecord[]; readonly ring: TensorRecord | null }[]
+  /** Every token seen. */
+  readonly tokens: readonly number[]
+  readonly pages: readonly PageRecord[]
+  readonly layers: readonly LayerRecord[]
+}
+export interface LayerRecord {
+  readonly lanes: readonly LaneRecord[]
+  readonly ring: TensorRecord | null
+  /** Blocks of the recall index per lane. */
+  readonly recall: readonly (readonly {
+    readonly rows: number
+    readonly tensors: Readonly<Record<string, TensorRecord>>
+  }[])[]
+  readonly memory: readonly Json[]
 }
 
 export interface RestoredCache {
   readonly layers: readonly LayerCache[]
+  readonly pool: TablePool
   readonly account: Account
-  readonly tokensSeen: number
+  readonly tokens: readonly number[]
 }
 
 /** Identifies stages, options, windows and store: what a file must agree with to be restored. */

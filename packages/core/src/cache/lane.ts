@@ -1,12 +1,15 @@
 /** A lane: KV heads that are stored together and hold equally many rows. One per layer, or one per head when ragged. */
 
-import { attentionMass, gatherRows, pagedAttention } from '@kvloom/kernels'
+import { attentionMass, gatherRows, rope } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import type { Quantizer, RowRange, RowStore, Windows } from '../contract'
+import type { Part, Resample, RowRange, RowStore, Windows } from '../contract'
 import type { StepRotation } from '../rope'
+import { attendLane, type OwnRows, type Reading } from './attend'
+import type { Codec } from './codec'
 import { type Account, Held } from './page'
 import { PartStore } from './part-store'
 import { copyOf, Positions } from './positions'
+import type { Rotary } from './rotary'
 
 /** Dropped rows from which copying what stays is worth it: a page of exact rows. */
 const COMPACT_FROM = 64
@@ -20,8 +23,24 @@ export interface LaneShape {
   readonly attentionScale: number
   readonly store: RowStore
   readonly windows: Windows
-  readonly keyQuantizer: Quantizer | null
-  readonly valueQuantizer: Quantizer | null
+  readonly keyCodec: Codec | null
+  readonly valueCodec: Codec | null
+  /** `pre`: keys are stored before RoPE and rotated by their positions when read. */
+  readonly side: 'pre' | 'post'
+}
+
+/** This step's rows before anything was done to them, keys before RoPE. */
+export interface NewRows {
+  readonly keys: tf.Tensor
+  readonly values: tf.Tensor
+  readonly n: number
+}
+
+/** What a lane needs from its cache to be read. */
+export interface LaneContext {
+  readonly rotation: StepRotation
+  readonly rotary: Rotary
+  readonly prediction: (part: Part) => tf.Tensor2D | null
 }
 
 export class Lane {
@@ -42,8 +61,8 @@ export class Lane {
   ) {
     const n = shape.heads.length
     const { windows, store } = shape
-    this.keys = new PartStore(n, shape.keyDim, store, windows.sinks, windows.keys, shape.keyQuantizer, account)
-    this.values = new PartStore(n, shape.valueDim, store, windows.sinks, windows.values, shape.valueQuantizer, account)
+    this.keys = new PartStore(n, shape.keyDim, store, windows.sinks, windows.keys, shape.keyCodec, account)
+    this.values = new PartStore(n, shape.valueDim, store, windows.sinks, windows.values, shape.valueCodec, account)
     this.positions = new Positions(n, account)
     this.mask = new Held(account)
   }
@@ -58,65 +77,104 @@ export class Lane {
     return first ? first.reduce((n, x) => n + x, 0) : this.rows
   }
 
-  /** Queries `[lane queryHeads, n, keyDim]` before RoPE over what is stored and, if given, this step's own exact rows (rotated keys). */
+  /**
+   * Queries `[lane queryHeads, n, keyDim]` before RoPE over what is stored and, if given, this step's own rows;
+   * `stored`: the last so many rows are the queries' own.
+   */
   attend(
     queries: tf.Tensor,
-    own: { keys: tf.Tensor; values: tf.Tensor; n: number } | null,
-    rotation: StepRotation,
+    own: NewRows | null,
+    stored: number,
+    context: LaneContext,
+    limits: {
+      readonly live?: tf.Tensor
+      readonly ranges?: Reading['ranges']
+      readonly fetched?: Reading['fetched']
+    } = {},
   ): tf.Tensor {
-    const transient: tf.Tensor[] = []
-    const { variants, variantOf } = this.queryVariants(queries, rotation)
-    const dense = { kind: 'dense', store: 'f32' } as const
-    const keys = this.keys.segments(transient, variantOf)
-    const values = this.values.segments(transient, () => 0)
-    if (own) {
-      keys.push({ layout: dense, tensors: [own.keys], from: 0, rows: own.n, query: variantOf(this.shift) })
-      values.push({ layout: dense, tensors: [own.values], from: 0, rows: own.n })
+    const { rotation } = context
+    const rotates = this.shape.side === 'pre' && context.rotary.rotates
+    const shifts = rotates ? [this.shift] : [...new Set([this.shift, ...[...this.keys.views()].map((v) => v.shift)])]
+    // A row at slot (p - s) seen from the query's slot is where p would be seen from (query - shift + s).
+    const variants = shifts.map((s) => rotation.rotate(queries, rotates ? s : this.shift - s))
+    const mine: OwnRows | null = own && {
+      keys: rotation.rotate(own.keys, rotates ? this.shift : 0),
+      values: own.values,
+      n: own.n,
     }
-    const live = this.liveMask(own?.n ?? 0)
-    const { output } = pagedAttention({
-      queries: variants as tf.Tensor3D[],
-      keys,
-      values,
-      kvHeads: this.shape.heads.length,
-      keyDim: this.shape.keyDim,
-      valueDim: this.shape.valueDim,
-      scale: this.shape.attentionScale,
-      ...(live ? { live: live as tf.Tensor2D } : {}),
-      causal: true,
+    const positions = rotates ? this.rotaryPositions(own?.n ?? 0) : null
+    const output = attendLane(this, {
+      variants,
+      variantOf: (shift) => (rotates ? 0 : shifts.indexOf(shift)),
+      own: mine,
+      stored,
+      live: limits.live ?? this.liveMask(own?.n ?? 0),
+      rotation: positions && { ...context.rotary.upTo(Math.max(1, this.positions.end)), positions },
+      prediction: context.prediction,
+      ...(limits.ranges ? { ranges: limits.ranges } : {}),
+      ...(limits.fetched ? { fetched: limits.fetched } : {}),
     })
-    tf.dispose([...variants, ...transient])
+    tf.dispose([...variants, ...(mine ? [mine.keys] : []), ...(positions ? [positions] : [])])
     return output
   }
 
+  /** Where every stored key is rotated to: original positions, moved down by what was dropped before them; int32 `[heads, rows + extra]`. */
+  rotaryPositions(extra: number): tf.Tensor2D {
+    const shifts = [...this.keys.views()].map((v) => ({ rows: v.rows, shift: v.shift }))
+    const known = this.positions.tensor()
+    if (extra === 0 && shifts.every((v) => v.shift === 0)) return known
+    const moved = new Int32Array(this.rows + extra)
+    let at = 0
+    for (const { rows, shift } of shifts) {
+      moved.fill(shift, at, at + rows)
+      at += rows
+    }
+    return tf.tidy(() => {
+      const all = tf.concat([known, tf.zeros([known.shape[0], extra], 'int32')], 1)
+      const result = tf.sub(all, tf.tensor2d(moved, [1, this.rows + extra], 'int32')) as tf.Tensor2D
+      known.dispose()
+      return result
+    })
+  }
+
+  /** Every stored key after RoPE, f32 `[heads, count, keyDim]`. */
+  rotatedKeys(context: LaneContext, from = 0, count = this.rows): tf.Tensor3D {
+    const rows = this.keys.readRange(from, count, context.prediction('keys'))
+    if (this.shape.side === 'post' || !context.rotary.rotates) return rows
+    const all = this.rotaryPositions(0)
+    const positions = tf.slice(all, [0, from], [-1, count])
+    const rotated = rope(rows, context.rotary.upTo(Math.max(1, this.positions.end)), positions) as tf.Tensor3D
+    tf.dispose([rows, all, positions])
+    return rotated
+  }
+
   /** Attention of the last n rows' queries (after RoPE) to every stored row: `[lane queryHeads, rows]`. */
-  attentionOf(rotatedQueries: tf.Tensor, reduce: 'sum' | 'max'): tf.Tensor {
-    const transient: tf.Tensor[] = []
+  attentionOf(rotatedQueries: tf.Tensor, reduce: 'sum' | 'max', context: LaneContext): tf.Tensor {
     const live = this.liveMask(0)
+    const plain = this.keys.fused && (this.shape.side === 'post' || !context.rotary.rotates)
+    const rows = plain ? null : this.rotatedKeys(context)
     const mass = attentionMass({
       queries: [rotatedQueries as tf.Tensor3D],
-      keys: this.keys.segments(transient, () => 0),
+      keys: rows
+        ? [{ layout: { kind: 'dense', store: 'f32' }, tensors: [rows], from: 0, rows: this.rows }]
+        : this.keys.segments(0, this.rows, () => 0, false),
       kvHeads: this.shape.heads.length,
       scale: this.shape.attentionScale,
       ...(live ? { live: live as tf.Tensor2D } : {}),
       causal: true,
       reduce,
     })
-    tf.dispose(transient)
+    rows?.dispose()
     return mass
   }
 
-  private queryVariants(queries: tf.Tensor, rotation: StepRotation) {
-    // A row at slot (p - s) seen from the query's slot is where p would be seen from (query - shift + s).
-    const shifts = [...new Set([this.shift, ...[...this.keys.views()].map((v) => v.shift)])]
-    const variants = shifts.map((s) => rotation.rotate(queries, this.shift - s))
-    return { variants, variantOf: (shift: number) => shifts.indexOf(shift) }
-  }
-
-  /** Appends this step's rows (rotated keys) at original positions `start ...`. */
-  append(keys: tf.Tensor, values: tf.Tensor, n: number, start: number): void {
+  /** Appends this step's rows at original positions `start ...`. */
+  append(own: NewRows, rotation: StepRotation, start: number): void {
+    const { n } = own
+    const keys = this.shape.side === 'post' ? rotation.rotate(own.keys) : own.keys
     this.keys.append(keys, n, this.shift)
-    this.values.append(values, n, this.shift)
+    if (keys !== own.keys) keys.dispose()
+    this.values.append(own.values, n, this.shift)
     this.positions.append(start, n)
     if (this.live) this.live = this.live.map((row) => Int32Array.from([...row, ...new Array<number>(n).fill(1)]))
     for (const [name, column] of this.columns)
@@ -124,6 +182,21 @@ export class Lane {
         name,
         tf.tidy(() => tf.concat([column, tf.zeros([column.shape[0], n])], 1)),
       )
+  }
+
+  /** Slots of a full cache become fewer (a rewritable exact zone); the rows are numbered anew. `seen`: tokens so far. */
+  resample({ sinks, capacity, apply }: Resample, seen: number): void {
+    for (const part of [this.keys, this.values]) {
+      const rows = tf.tidy(() => {
+        const all = part.read()
+        const head = tf.slice(all, [0, 0, 0], [-1, sinks, -1])
+        return tf.concat([head, apply(tf.slice(all, [0, sinks, 0], [-1, capacity - sinks, -1]))], 1)
+      })
+      part.rewrite(rows)
+      rows.dispose()
+    }
+    this.positions.restart(this.keys.rows)
+    this.shift = seen - this.keys.rows
   }
 
   /** Makes sure a scorer's column exists, zeros for rows that are there already. */
@@ -246,11 +319,6 @@ export class Lane {
         }
     }
     return runsOf(dead)
-  }
-
-  seal(): void {
-    this.keys.seal()
-    this.values.seal()
   }
 
   get stateBytes(): number {

@@ -1,13 +1,15 @@
 /** One layer's cache: its lanes, and the stages that act on it after an append: score, budget, pick, seal. */
 import { selectTop } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import type { Phase, RowRange, Scorer, When } from '../contract'
+import type { Json, Phase, PickContext, RowRange, Scorer, When } from '../contract'
 import { UnsupportedStage } from '../errors'
 import type { StepRotation } from '../rope'
-import { Lane } from './lane'
+import { Lane, type LaneContext, type NewRows } from './lane'
 import { observe, QueryRing, type Sight } from './observe'
 import type { Account } from './page'
 import type { LayerPlan } from './plan'
+import { copyOf } from './positions'
+import { RecallIndex } from './recall-index'
 
 /** This step's tensors and place in the sequence. */
 export interface Step {
@@ -16,11 +18,16 @@ export interface Step {
   readonly start: number
   readonly count: number
   readonly rotation: StepRotation
+  /** The token at every original position so far, this step's included. */
+  readonly tokenIds: Int32Array
 }
 
 export class LayerCache {
   lanes: Lane[]
   readonly ring: QueryRing | null
+  recall: RecallIndex[]
+  /** What a ragged pick remembers, per lane. */
+  memory: Json[]
 
   constructor(
     readonly plan: LayerPlan,
@@ -28,42 +35,65 @@ export class LayerCache {
   ) {
     this.lanes = plan.lanes.map((shape) => new Lane(shape, account))
     this.ring = plan.ring > 0 ? new QueryRing(plan.ring, account) : null
+    const { recall } = plan
+    this.recall = recall ? this.lanes.map(() => new RecallIndex(recall, account)) : []
+    this.memory = this.lanes.map(() => null)
   }
 
-  /** Drops rows before an append (stages with `when: 'room'`). */
-  room(incoming: number): void {
-    const { pick } = this.plan
+  /** Makes room before an append (stages with `when: 'room'`). `seen`: tokens so far. */
+  room(incoming: number, seen: number): void {
+    const { pick, resample } = this.plan
+    if (resample)
+      for (const lane of this.lanes)
+        if (lane.rows + incoming > resample.capacity && lane.rows === resample.capacity) lane.resample(resample, seen)
     if (pick?.when !== 'room') return
-    for (const lane of this.lanes) {
+    for (const [i, lane] of this.lanes.entries()) {
       const tokens = lane.liveRows
       const count = pick.does.count(tokens, incoming)
       if (count >= tokens) continue
-      const kept = pick.does.keep(tokens, count, null, {})
+      const kept = pick.does.keep(
+        tokens,
+        count,
+        null,
+        {},
+        this.contextOf(i, { phase: 'decode', start: seen, count: 0 }),
+      )
       if (!isRanges(kept))
         throw new UnsupportedStage(pick.id, 'a pick that makes room before an append must return row ranges.')
       lane.keepRanges(liveToStored(lane, kept), pick.does.positions === 'slot')
     }
   }
 
+  /** The most tokens that may be appended now. */
+  get chunkLimit(): number {
+    const { pick, resample } = this.plan
+    const picks = pick?.does.chunkLimit ?? Number.POSITIVE_INFINITY
+    const rows = this.lanes[0]?.rows ?? 0
+    if (!resample) return picks
+    const free = rows < resample.capacity ? resample.capacity - rows : resample.capacity - resample.sinks - resample.to
+    return Math.min(picks, free)
+  }
+
   /** Attention of queries (before RoPE) over what is stored and this step's own rows; `[queryHeads, n, valueDim]`. */
-  attend(
-    queries: tf.Tensor,
-    own: { keys: tf.Tensor; values: tf.Tensor; n: number } | null,
-    rotation: StepRotation,
-  ): tf.Tensor {
+  async attend(queries: tf.Tensor, own: NewRows | null, stored: number, context: LaneContext): Promise<tf.Tensor> {
+    const one = (lane: Lane, i: number, q: tf.Tensor, mine: NewRows | null): Promise<tf.Tensor> | tf.Tensor => {
+      const index = this.recall[i]
+      if (index?.selects(q.shape[1] ?? 0, lane) && stored === 0) return index.attend(lane, q, mine, context)
+      return lane.attend(q, mine, stored, context)
+    }
     const [only] = this.lanes
-    if (this.lanes.length === 1 && only) return only.attend(queries, own, rotation)
-    const outputs = this.lanes.map((lane) => {
+    if (this.lanes.length === 1 && only) return one(only, 0, queries, own)
+    const outputs: tf.Tensor[] = []
+    for (const [i, lane] of this.lanes.entries()) {
       const q = laneSlice(queries, this.queryHeads(lane))
       const mine = own && {
         keys: laneSlice(own.keys, kvHeads(lane)),
         values: laneSlice(own.values, kvHeads(lane)),
         n: own.n,
       }
-      const out = lane.attend(q, mine, rotation)
+      outputs.push(await one(lane, i, q, mine))
       tf.dispose(mine ? [q, mine.keys, mine.values] : [q])
-      return out
-    })
+    }
     const all = tf.concat(outputs, 0)
     tf.dispose(outputs)
     return all
@@ -73,48 +103,79 @@ export class LayerCache {
     return { from: (lane.shape.heads[0] ?? 0) * lane.shape.group, count: lane.shape.heads.length * lane.shape.group }
   }
 
-  /** Appends this step's rows (rotated keys). */
-  append(keys: tf.Tensor, values: tf.Tensor, step: Step): void {
+  /** Appends this step's rows (keys before RoPE). */
+  append(own: NewRows, step: Step): void {
     for (const lane of this.lanes) {
-      if (this.lanes.length === 1) lane.append(keys, values, step.count, step.start)
+      if (this.lanes.length === 1) lane.append(own, step.rotation, step.start)
       else {
-        const [k, v] = [laneSlice(keys, kvHeads(lane)), laneSlice(values, kvHeads(lane))]
-        lane.append(k, v, step.count, step.start)
-        tf.dispose([k, v])
+        const mine = {
+          keys: laneSlice(own.keys, kvHeads(lane)),
+          values: laneSlice(own.values, kvHeads(lane)),
+          n: own.n,
+        }
+        lane.append(mine, step.rotation, step.start)
+        tf.dispose([mine.keys, mine.values])
       }
     }
   }
 
-  /** What follows an append: remember queries, evict, seal. `queries` before RoPE. */
-  async settle(queries: tf.Tensor, step: Step): Promise<void> {
+  /** What the prompt leaves exact until its end, because something acts there. */
+  frozen(step: Pick<Step, 'phase'>): boolean {
+    return this.plan.waitsForPrompt && step.phase === 'prompt'
+  }
+
+  /** What follows an append, up to sealing: remember queries, evict, fit what this prompt fits. `queries` before RoPE. */
+  async settle(queries: tf.Tensor, step: Step, context: LaneContext): Promise<void> {
     const { score, pick } = this.plan
     const acting = score?.when ?? pick?.when
     // After the prompt nobody looks at the queries for a stage that acts at its end.
-    const watches = acting === 'promptEnd' ? step.phase !== 'decode' : acting !== undefined && acting !== 'room'
-    if (acting && watches) {
-      const rotated = step.rotation.rotate(queries) as tf.Tensor3D
-      this.ring?.push(rotated)
-      if (acts(acting, step)) await this.evict({ stepQueries: rotated, ring: this.ring })
-      rotated.dispose()
-      if (acting === 'promptEnd' && step.phase === 'promptEnd') this.ring?.replace(null)
-    }
-    // The prompt stays exact until the stage that acts at its end has acted.
-    if (!(acting === 'promptEnd' && step.phase === 'prompt')) for (const lane of this.lanes) lane.seal()
+    const evicts = acting !== undefined && acting !== 'room' && (acting !== 'promptEnd' || step.phase !== 'decode')
+    if (!evicts && !(this.plan.fitsPrompt && step.phase !== 'decode')) return
+    const rotated = step.rotation.rotate(queries) as tf.Tensor3D
+    this.ring?.push(rotated)
+    const seen = { stepQueries: rotated, ring: this.ring, context, tokenIds: step.tokenIds }
+    if (evicts && acts(acting, step)) await this.evict(seen, step)
+    if (this.plan.fitsPrompt && step.phase === 'promptEnd') this.fitPrompt(seen)
+    rotated.dispose()
+    if (step.phase === 'promptEnd' && !(evicts && acting !== 'promptEnd')) this.ring?.replace(null)
   }
 
-  private async evict(seen: Seen): Promise<void> {
+  /** Transforms that are fitted on this prompt see the rows it leaves. */
+  private fitPrompt(seen: Seen): void {
+    for (const lane of this.lanes)
+      for (const part of [lane.keys, lane.values]) {
+        const transform = part.codec?.parts.transform
+        if (transform?.fitted !== 'prompt' || !transform.fitOnline || lane.rows === 0) continue
+        const fitOnline = transform.fitOnline.bind(transform)
+        const observed = observe(transform.needs, { ...seen, lane, queryHeads: this.queryHeads(lane) })
+        const state = tf.tidy(() => {
+          const fitted = fitOnline(part.read(), observed)
+          return Object.fromEntries(Object.entries(fitted).map(([name, t]) => [name, copyOf(t)]))
+        })
+        tf.dispose(Object.values(observed))
+        part.fit(state)
+      }
+  }
+
+  /** Builds the recall index over what is stored now. */
+  async index(step: Step, context: LaneContext): Promise<void> {
+    for (const [i, lane] of this.lanes.entries()) await this.recall[i]?.extend(lane, step.phase, context)
+  }
+
+  private async evict(seen: Seen, step: Step): Promise<void> {
     const { score, pick } = this.plan
     if (!score) {
       if (!pick) return
-      for (const lane of this.lanes) await this.pickRows(lane, null, pick.does.count(lane.liveRows, 0), seen)
+      for (const [i, lane] of this.lanes.entries())
+        await this.pickRows(lane, i, null, pick.does.count(lane.liveRows, 0), seen, step)
       return
     }
     const dropsNothing = this.lanes.every((lane) => score.does.count(lane.liveRows) >= lane.liveRows)
-    if (dropsNothing && !this.plan.budget && !score.does.columns) return
+    if (dropsNothing && !this.plan.budget && !score.does.columns && !pick?.does.ragged) return
     const scores = this.lanes.map((lane) => this.scoresOf(lane, score.does, seen))
     const counts = await this.counts(scores, score.does)
     for (const [i, lane] of this.lanes.entries())
-      await this.pickRows(lane, scores[i] ?? null, counts[i] ?? lane.liveRows, seen)
+      await this.pickRows(lane, i, scores[i] ?? null, counts[i] ?? lane.liveRows, seen, step)
     tf.dispose(scores)
   }
 
@@ -146,23 +207,56 @@ export class LayerCache {
     return counts
   }
 
-  private async pickRows(lane: Lane, scores: tf.Tensor2D | null, count: number, seen: Seen): Promise<void> {
+  private contextOf(lane: number, { phase, start, count }: Pick<Step, 'phase' | 'start' | 'count'>): PickContext {
+    const { memory } = this
+    return {
+      phase,
+      tokensSeen: start + count,
+      head: this.lanes[lane]?.shape.heads[0] ?? 0,
+      get memory() {
+        return memory[lane] ?? null
+      },
+      set memory(next: Json) {
+        memory[lane] = next
+      },
+    }
+  }
+
+  private async pickRows(
+    lane: Lane,
+    number: number,
+    scores: tf.Tensor2D | null,
+    count: number,
+    seen: Seen,
+    step: Step,
+  ): Promise<void> {
     const { pick } = this.plan
-    if (count >= lane.liveRows) return
+    if (count >= lane.liveRows && !pick?.does.ragged) return
     if (!pick) {
       if (scores) await lane.keepRows(selectTop(scores, count) as tf.Tensor2D, count)
       return
     }
     const observed = observe(pick.does.needs, { ...seen, lane, queryHeads: this.queryHeads(lane) })
-    const kept = pick.does.keep(scores ? lane.rows : lane.liveRows, count, scores, observed)
+    const kept = pick.does.keep(
+      scores ? lane.rows : lane.liveRows,
+      count,
+      scores,
+      observed,
+      this.contextOf(number, step),
+    )
     tf.dispose(Object.values(observed))
     if (isRanges(kept)) {
       lane.keepRanges(scores ? kept : liveToStored(lane, kept), pick.does.positions === 'slot')
       return
     }
-    const index = tf.tidy(() => selectTop(tf.cast(kept, 'float32') as tf.Tensor2D, count)) as tf.Tensor2D
+    const keeps = pick.does.ragged ? await countOf(kept) : count
+    if (keeps >= lane.liveRows) {
+      kept.dispose()
+      return
+    }
+    const index = tf.tidy(() => selectTop(tf.cast(kept, 'float32') as tf.Tensor2D, keeps)) as tf.Tensor2D
     kept.dispose()
-    await lane.keepRows(index, count)
+    await lane.keepRows(index, keeps)
   }
 
   copy(account: Account): LayerCache {
@@ -170,10 +264,13 @@ export class LayerCache {
     twin.lanes = this.lanes.map((lane) => lane.copy(account))
     const ring = this.ring?.state
     if (ring) twin.ring?.push(ring)
+    twin.recall = this.recall.map((index) => index.copy(account))
+    twin.memory = structuredClone(this.memory)
     return twin
   }
 
   dispose(): void {
+    for (const index of this.recall) index.dispose()
     for (const lane of this.lanes) lane.dispose()
     this.ring?.replace(null)
   }
@@ -191,6 +288,14 @@ function acts(when: When, step: Step): boolean {
     return step.phase === 'promptEnd' || Math.floor((step.start + step.count) / n) > Math.floor(step.start / n)
   }
   return false
+}
+
+/** Ones of a mask `[1, tokens]`. */
+async function countOf(mask: tf.Tensor): Promise<number> {
+  const ones = tf.tidy(() => tf.sum(tf.cast(mask, 'int32')))
+  const [n = 0] = await ones.data()
+  ones.dispose()
+  return n
 }
 
 const isRanges = (kept: readonly RowRange[] | tf.Tensor): kept is readonly RowRange[] => Array.isArray(kept)

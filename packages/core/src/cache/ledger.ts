@@ -2,59 +2,64 @@
 import type { ByteLedger, LayerCensus } from '../contract'
 import type { LayerCache } from './layer'
 import { type Account, bytesOf, type Page } from './page'
-import type { PartStore } from './part-store'
+import type { TablePool } from './pool'
+import type { Rotary } from './rotary'
 
-/** Sums every page and tensor held. `perModel`: bytes of artifacts, shared by all caches of the model. */
-export function ledgerOf(layers: readonly LayerCache[], account: Account, perModel: number): ByteLedger {
-  const sum = { payload: 0, metadata: 0, window: 0, slack: 0, state: 0, shared: 0 }
+/** Sums every page and tensor held. */
+export function ledgerOf(layers: readonly LayerCache[], account: Account, pool: TablePool, rotary: Rotary): ByteLedger {
+  const sum = { payload: 0, metadata: 0, window: 0, slack: 0, state: 0, index: 0, workspace: 0, perPrompt: 0, host: 0 }
+  const used = new Map<Page, number>()
   for (const layer of layers) {
     sum.state += layer.ring?.bytes ?? 0
+    for (const index of layer.recall) sum.index += index.bytes
     for (const lane of layer.lanes) {
       sum.state += lane.stateBytes
-      for (const part of [lane.keys, lane.values]) addPart(sum, part)
+      for (const part of [lane.keys, lane.values]) {
+        sum.perPrompt += part.stateBytes
+        sum.workspace += part.kept.bytes
+        sum.host += part.hostBytes
+        const rows = new Map<Page, number>()
+        for (const v of part.views()) rows.set(v.page, (rows.get(v.page) ?? 0) + v.rows)
+        // A page that a layer group shares holds the same rows for each of its layers.
+        for (const [page, count] of rows) used.set(page, Math.max(used.get(page) ?? 0, count))
+      }
     }
   }
-  const { payload, metadata, window, slack, state, shared } = sum
-  return {
-    payload,
-    metadata,
-    window,
-    slack,
-    state,
-    index: 0,
-    workspace: 0,
-    perPrompt: 0,
-    perModel,
-    total: payload + metadata + window + slack + state,
-    peak: account.peak,
-    shared,
+  let shared = pool.shared ? pool.bytes : 0
+  for (const [page, rows] of used) {
+    addPage(sum, page, rows)
+    if (page.shared) shared += page.bytes
   }
+  sum.workspace += rotary.bytes
+  const { host, ...device } = sum
+  const perModel = pool.bytes
+  const total = Object.values(device).reduce((a, b) => a + b, perModel)
+  return { ...sum, host, perModel, total, peak: account.peak, shared }
 }
 
-function addPart(sum: Record<'payload' | 'metadata' | 'window' | 'slack' | 'shared', number>, part: PartStore): void {
-  const rows = new Map<Page, number>()
-  for (const v of part.views()) rows.set(v.page, (rows.get(v.page) ?? 0) + v.rows)
-  for (const [page, used] of rows) {
-    const share = used / page.capacity
-    if (page.shared) sum.shared += page.bytes
-    sum.slack += page.bytes - page.bytes * share
-    for (const [name, tensor] of Object.entries(page.tensors)) {
-      const bytes = bytesOf(tensor) * share
-      if (page.layout.kind === 'dense') sum.window += bytes
-      else if (name.startsWith('metadata')) sum.metadata += bytes
-      else sum.payload += bytes
-    }
+function addPage(sum: Record<'payload' | 'metadata' | 'window' | 'slack', number>, page: Page, rows: number): void {
+  const share = rows / page.capacity
+  sum.slack += page.bytes - page.bytes * share
+  for (const [name, tensor] of Object.entries(page.tensors)) {
+    const bytes = bytesOf(tensor) * share
+    if (!page.sealed) sum.window += bytes
+    else if (name.startsWith('metadata') || name.startsWith('exempt')) sum.metadata += bytes
+    else sum.payload += bytes
   }
 }
 
 /** Rows held by zone, averaged over KV heads. */
 export function censusOf(layer: LayerCache): LayerCensus {
-  const heads = layer.lanes.reduce((n, lane) => n + lane.shape.heads.length, 0)
+  const heads = Math.max(
+    1,
+    layer.lanes.reduce((n, lane) => n + lane.shape.heads.length, 0),
+  )
   const mean = (of: (lane: LayerCache['lanes'][number]) => number) =>
     layer.lanes.reduce((n, lane) => n + of(lane) * lane.shape.heads.length, 0) / heads
   const zones = (part: 'keys' | 'values') => ({
     exact: mean((lane) => lane[part].rowsIn('sink') + lane[part].rowsIn('window')),
     sealed: mean((lane) => lane[part].rowsIn('sealed')),
+    sealedBitsPerValue: layer.lanes[0]?.[part].codec?.bitsPerValue ?? 16,
   })
   return { keys: zones('keys'), values: zones('values'), dead: mean((lane) => lane.rows - lane.liveRows) }
 }

@@ -1,8 +1,9 @@
 /** Answers what stages asked to see, for one lane. Attention is recomputed from stored keys only when somebody asks. */
+import { gatherRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Needs, Observation, Observed } from '../contract'
 import { UnsupportedStage } from '../errors'
-import type { Lane } from './lane'
+import type { Lane, LaneContext } from './lane'
 import { type Account, Held } from './page'
 
 /** How many of the last queries (after RoPE) a layer must remember for these needs. */
@@ -61,6 +62,9 @@ export interface Sight {
   /** This step's queries after RoPE `[queryHeads, n, keyDim]`. */
   readonly stepQueries: tf.Tensor3D
   readonly ring: QueryRing | null
+  readonly context: LaneContext
+  /** The token at every original position. */
+  readonly tokenIds: Int32Array
 }
 
 /** Tensors named as in `needs`, owned by the caller. */
@@ -70,24 +74,35 @@ export function observe<N extends Needs>(needs: N, sight: Sight): Observed<N> {
   return seen as Observed<N>
 }
 
-function one(what: Observation, { lane, queryHeads, stepQueries, ring }: Sight): tf.Tensor {
+function one(what: Observation, { lane, queryHeads, stepQueries, ring, context, tokenIds }: Sight): tf.Tensor {
   const ofLane = (q: tf.Tensor3D) => tf.slice(q, [queryHeads.from, 0, 0], [queryHeads.count, -1, -1])
   const newest = (n: number) => (stepQueries.shape[1] >= n || !ring ? lastRows(stepQueries, n) : ring.last(n))
   switch (what.of) {
     case 'attention': {
       const queries = tf.tidy(() => ofLane(what.queries === 'all' ? stepQueries : newest(what.queries)))
-      const mass = lane.attentionOf(queries, what.reduce)
+      const mass = lane.attentionOf(queries, what.reduce, context)
       queries.dispose()
       return mass
     }
     case 'queries':
       return tf.tidy(() => ofLane(newest(what.last)))
     case 'keys':
-      return lane.keys.read()
+      return lane.rotatedKeys(context)
     case 'values':
-      return lane.values.read()
+      return lane.values.read(context.prediction('values'))
     case 'positions':
       return lane.positions.tensor()
+    case 'tokenIds': {
+      const positions = lane.positions.tensor()
+      const ids = tf.tidy(() => {
+        const [heads, rows] = positions.shape
+        const known = tf.reshape(tf.tensor1d(tokenIds, 'int32'), [1, tokenIds.length, 1])
+        const each = tf.tile(known, [heads, 1, 1])
+        return tf.reshape(gatherRows([each], [tokenIds.length], positions, rows), [heads, rows])
+      })
+      positions.dispose()
+      return ids
+    }
   }
 }
 

@@ -1,15 +1,41 @@
 /** Storage: fixed-size pages of tensors, counted, shared by forks; views name rows of a page. */
 import { copyRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import type { AffineLayout, RowStore, Tensors } from '../contract'
+import type { AffineLayout, CodebookLayout, HostTensor, RowStore, Tensors } from '../contract'
 
-/** Running sum of the bytes one cache holds; pages report to it. */
+/** Running sum of the bytes one cache holds; pages and tensors report to it. A page that several stores hold is counted once. */
 export class Account {
   held = 0
   peak = 0
+  private readonly holders = new Map<Page, number>()
+
   add(bytes: number): void {
     this.held += bytes
     if (this.held > this.peak) this.peak = this.held
+  }
+  hold(page: Page): Page {
+    const holders = this.holders.get(page) ?? 0
+    if (holders === 0) this.add(page.bytes)
+    this.holders.set(page, holders + 1)
+    return page
+  }
+  /** Whether this cache holds the page already. */
+  has(page: Page): boolean {
+    return this.holders.has(page)
+  }
+  letGo(page: Page): void {
+    const left = (this.holders.get(page) ?? 1) - 1
+    if (left > 0) {
+      this.holders.set(page, left)
+      return
+    }
+    this.holders.delete(page)
+    this.add(-page.bytes)
+    page.release()
+  }
+  /** Every page held, once each. */
+  get pages(): IterableIterator<Page> {
+    return this.holders.keys()
   }
 }
 
@@ -33,33 +59,57 @@ export class Held<T extends tf.Tensor> {
 
 export type PageLayout =
   | AffineLayout
+  | CodebookLayout
   | { readonly kind: 'custom' }
   | { readonly kind: 'dense'; readonly store: RowStore }
 
 /** Tensors that are held, written and freed together. */
 export class Page {
-  /** Part stores (of this cache and its forks) that hold this page. */
+  /** Caches (this one and its forks) that hold this page. */
   private owners = 1
+  readonly tensors: Tensors
+  /** Rows of a recall's host tier, in place of tensors: each `[heads, capacity, ...]`. */
+  readonly host: Readonly<Record<string, HostTensor>> | null
+  readonly capacity: number
+  readonly layout: PageLayout
+  /** Sealed rows, in contrast to exact ones (which are dense too). */
+  readonly sealed: boolean
+  /** True: rows gather one by one. False: rows live and die as a block. */
+  readonly rowWise: boolean
+  /** Which rows of a block are exempt from its transform, per head `[heads, m]`, -1 for none; the tensor `exempt.index` in host memory. */
+  readonly exempt: Int32Array | null
   /** Rows written so far; a page is full when it equals capacity. */
   used: number
   readonly bytes: number
 
-  constructor(
-    readonly tensors: Tensors,
-    readonly capacity: number,
-    readonly layout: PageLayout,
-    /** True: rows gather one by one. False: rows live and die as a block. */
-    readonly rowWise: boolean,
-    used: number,
-  ) {
-    this.used = used
-    this.bytes = Object.values(tensors).reduce((sum, t) => sum + bytesOf(t), 0)
+  constructor(p: {
+    readonly tensors: Tensors
+    readonly host?: Readonly<Record<string, HostTensor>>
+    readonly capacity: number
+    readonly layout: PageLayout
+    readonly sealed: boolean
+    readonly rowWise: boolean
+    readonly used: number
+    readonly exempt?: Int32Array | null
+  }) {
+    this.tensors = p.tensors
+    this.host = p.host ?? null
+    this.capacity = p.capacity
+    this.layout = p.layout
+    this.sealed = p.sealed
+    this.rowWise = p.rowWise
+    this.used = p.used
+    this.exempt = p.exempt ?? null
+    this.bytes = Object.values(p.tensors).reduce((sum, t) => sum + bytesOf(t), 0)
   }
   get shared(): boolean {
     return this.owners > 1
   }
   get appendable(): boolean {
-    return this.rowWise && this.used < this.capacity
+    return this.rowWise && this.host === null && this.used < this.capacity
+  }
+  get hostBytes(): number {
+    return Object.values(this.host ?? {}).reduce((sum, t) => sum + t.values.byteLength, 0)
   }
   retain(): this {
     this.owners++
@@ -99,7 +149,14 @@ export function copyPage(page: Page): Page {
     tf.dispose([source, target])
     return fresh
   })
-  return new Page(tensors, page.capacity, page.layout, page.rowWise, page.used)
+  return new Page({
+    tensors,
+    capacity: page.capacity,
+    layout: page.layout,
+    sealed: page.sealed,
+    rowWise: page.rowWise,
+    used: page.used,
+  })
 }
 
 export function tensorOf(page: Page, name: string): tf.Tensor {

@@ -1,22 +1,29 @@
 /** Binds a compressor's stages to one layer of a model, and refuses what cannot run there. */
-import { foldSpace, NO_SEALING, stagesOn } from '../compose'
+
+import type { Tensor } from '@tensorflow/tfjs-core'
+import { actsOn, foldSpaces, keySide, NO_SEALING, stagesOn } from '../compose'
 import type {
   Artifact,
   Bound,
   BudgetStage,
+  HostTensor,
   Kind,
   KVCompressor,
   ModelShape,
   Part,
   Pick,
-  Quantizer,
   Ready,
+  Recall,
+  Resample,
   Scorer,
   Site,
+  Space,
   Stage,
   When,
 } from '../contract'
-import { IncompatibleStages, ModelMismatch, UnsupportedStage, WindowError } from '../errors'
+import { IncompatibleStages, ModelMismatch, WindowError } from '../errors'
+import { siteOf } from '../site'
+import { Codec } from './codec'
 import type { LaneShape } from './lane'
 import { queriesNeeded } from './observe'
 
@@ -29,43 +36,175 @@ interface Acting<T> {
 /** The stages of one layer, bound to it. */
 export interface LayerPlan {
   readonly layer: number
+  /** The layer whose rows this one reads; itself when it keeps its own. */
+  readonly source: number
+  /** The layer before it that keeps rows: what predictors read. */
+  readonly previous: number | null
   readonly score: Acting<Scorer> | null
   readonly budget: BudgetStage | null
   readonly pick: Acting<Pick> | null
+  readonly resample: Resample | null
+  readonly recall: Recall | null
   readonly lanes: readonly LaneShape[]
   /** Largest magnitude that store and metadata of each part can hold. */
   readonly largest: Readonly<Record<Part, number>>
   /** Queries to remember from chunk to chunk. */
   readonly ring: number
+  /** Something acts at the end of the prompt, so nothing is sealed before. */
+  readonly waitsForPrompt: boolean
+  /** A transform is fitted on this prompt. */
+  readonly fitsPrompt: boolean
 }
 
-/** Kinds this cache runs; the others are refused when it is opened. */
-const RUNS: readonly Kind[] = ['score', 'budget', 'pick', 'quantize']
+type Hold = (table: HostTensor) => Tensor
 
-/** Binds a compressor's stages to a layer. @throws ModelMismatch, IncompatibleStages, UnsupportedStage, WindowError */
-export function planLayer(model: ModelShape, { compressor, artifacts }: Ready, layer: number): LayerPlan {
-  for (const stage of compressor.stages)
-    if (!RUNS.includes(stage.kind))
-      throw new UnsupportedStage(
-        stage.id,
-        `stages of kind "${stage.kind}" are described by the contract, but this cache runs only ${RUNS.join(', ')}.`,
-      )
-  const site = (part: Part): Site => ({
-    layer,
-    part,
-    model,
-    heads: model.kvHeads,
-    dim: part === 'keys' ? model.keyDim : model.valueDim,
+/** Which earlier layer each layer reads. @throws ModelMismatch when a layer reads a later one, or one that keeps nothing. */
+export function sourceLayers(model: ModelShape, { compressor, artifacts }: Ready): readonly number[] {
+  const stages = compressor.stages.filter((s): s is Stage<'model'> => s.kind === 'model')
+  const maps = stages.flatMap((s) => {
+    const bound = s.bind(siteOf(model, 0, 'keys'), artifactOf(artifacts, s.id))
+    return bound.sourceLayer ? [{ id: s.id, of: bound.sourceLayer.bind(bound) }] : []
   })
+  return Array.from({ length: model.layers }, (_, layer) => {
+    const source = maps.reduce((l, map) => map.of(l), layer)
+    const again = maps.reduce((l, map) => map.of(l), source)
+    if (source > layer || source < 0 || again !== source)
+      throw new ModelMismatch(
+        maps[0]?.id ?? 'the compressor',
+        `layer ${layer} would read layer ${source}, which is later or keeps nothing of its own.`,
+        'A layer reads itself or an earlier layer that keeps its rows.',
+      )
+    return source
+  })
+}
+
+/** Binds a compressor's stages to a layer. `hold` owns the tables that stages ask for. @throws ModelMismatch, IncompatibleStages, WindowError */
+export function planLayer(
+  model: ModelShape,
+  { compressor, artifacts }: Ready,
+  layer: number,
+  sources: readonly number[],
+  hold: Hold,
+): LayerPlan {
+  const source = sources[layer] ?? layer
+  const previous = Array.from({ length: layer }, (_, l) => layer - 1 - l).find((l) => sources[l] === l) ?? null
+  const base = { layer, source, previous }
+  if (source !== layer) return { ...base, ...NOTHING }
+  const group = model.queryHeads / model.kvHeads
+  if (!Number.isInteger(group))
+    throw new ModelMismatch(
+      'the cache',
+      `${model.queryHeads} query heads over ${model.kvHeads} KV heads.`,
+      'Query heads must be a multiple of KV heads.',
+    )
   const one = <K extends Kind>(kind: K, part: Part): { stage: Stage<K>; bound: Bound[K] } | null => {
     const [stage] = stagesOn(compressor, kind, layer, part)
-    return stage ? { stage, bound: stage.bind(site(part), artifactOf(artifacts, stage.id)) } : null
+    return stage
+      ? { stage, bound: stage.bind(siteOf(model, layer, part, hold), artifactOf(artifacts, stage.id)) }
+      : null
   }
   const scorer = one('score', 'keys')
   const budget = one('budget', 'keys')
   const pick = one('pick', 'keys')
-  const keyQuantizer = one('quantize', 'keys')
-  const valueQuantizer = one('quantize', 'values')
+  const resample = one('resample', 'keys')
+  const recall = one('recall', 'keys')
+  checkPicks(scorer, pick)
+  const windows = compressor.window ?? NO_SEALING
+  const side = keySide(compressor.stages, layer)
+  const store = compressor.store ?? 'f16'
+  const lane = (heads: readonly number[]): LaneShape => {
+    const codec = (part: Part) => codecOf(model, { compressor, artifacts }, layer, part, heads, hold)
+    return {
+      heads,
+      group,
+      keyDim: model.keyDim,
+      valueDim: model.valueDim,
+      attentionScale: model.attentionScale,
+      store,
+      windows,
+      keyCodec: codec('keys'),
+      valueCodec: codec('values'),
+      side,
+    }
+  }
+  const all = Array.from({ length: model.kvHeads }, (_, h) => h)
+  const ragged = budget?.bound.ragged || pick?.bound.ragged
+  const lanes = ragged ? all.map((h) => lane([h])) : [lane(all)]
+  const codecs = lanes.flatMap(({ keyCodec, valueCodec }) => [keyCodec, valueCodec])
+  checkCodecs(compressor, layer, lanes, sources, pick)
+  const needs = [scorer?.bound.needs, pick?.bound.needs, ...codecs.map((c) => c?.parts.transform?.needs)]
+  const fitsPrompt = codecs.some((c) => c?.fittedOnline)
+  return {
+    ...base,
+    score: scorer ? { id: scorer.stage.id, when: scorer.stage.when, does: scorer.bound } : null,
+    budget: budget?.bound ?? null,
+    pick: pick ? { id: pick.stage.id, when: pick.stage.when, does: pick.bound } : null,
+    resample: resample?.bound ?? null,
+    recall: recall?.bound ?? null,
+    lanes,
+    largest: { keys: largest(compressor, lanes[0]?.keyCodec), values: largest(compressor, lanes[0]?.valueCodec) },
+    ring: Math.max(0, ...needs.map((n) => queriesNeeded(n ?? {}))),
+    waitsForPrompt: fitsPrompt || (scorer?.stage.when ?? pick?.stage.when) === 'promptEnd',
+    fitsPrompt,
+  }
+}
+
+const NOTHING = {
+  score: null,
+  budget: null,
+  pick: null,
+  resample: null,
+  recall: null,
+  lanes: [],
+  largest: { keys: Number.POSITIVE_INFINITY, values: Number.POSITIVE_INFINITY },
+  ring: 0,
+  waitsForPrompt: false,
+  fitsPrompt: false,
+} as const
+
+/** Transform, predictor and quantizer of one part as one codec, each bound to the rows it receives; null when nothing seals. */
+export function codecOf(
+  model: ModelShape,
+  { compressor, artifacts }: { readonly compressor: KVCompressor; readonly artifacts: readonly Artifact[] },
+  layer: number,
+  part: Part,
+  heads: readonly number[],
+  hold: Hold,
+  /** Stages to bind; calibration binds those before the one it fits. */
+  until: (stage: Stage) => boolean = () => true,
+): Codec | null {
+  const site = { ...siteOf(model, layer, part, hold), firstHead: heads[0] ?? 0, heads: heads.length }
+  const bind = <K extends Kind>(kind: K, at: Site): Bound[K] | null => {
+    const [stage] = stagesOn(compressor, kind, layer, part)
+    return stage && until(stage as unknown as Stage) ? stage.bind(at, artifactOf(artifacts, stage.id)) : null
+  }
+  const bound = bind('transform', site)
+  // A transform that joins layers may find that this layer belongs to no group.
+  const transform = bound?.layers?.length === 0 ? null : bound
+  const main = transform?.main ?? { heads: site.heads, dim: site.dim }
+  // The last layer of a group seals for all of them.
+  const at = { ...site, layer: transform?.layers?.at(-1) ?? layer }
+  const predictor = bind('predict', { ...at, ...main })
+  const flat = { heads: 1, dim: main.heads * main.dim }
+  const quantizer = bind('quantize', { ...at, ...(predictor ? flat : main) })
+  if (!transform && !predictor && !quantizer) return null
+  const layers = transform?.layers ?? [layer]
+  return new Codec({
+    heads: site.heads,
+    dim: site.dim,
+    store: compressor.store ?? 'f16',
+    transform,
+    predictor,
+    quantizer,
+    layers,
+    member: Math.max(0, layers.indexOf(layer)),
+  })
+}
+
+function checkPicks(
+  scorer: { stage: Stage<'score'> } | null,
+  pick: { stage: Stage<'pick'>; bound: Bound['pick'] } | null,
+): void {
   if (pick && scorer && pick.bound.by === 'positions')
     throw new IncompatibleStages(
       scorer.stage.id,
@@ -80,54 +219,88 @@ export function planLayer(model: ModelShape, { compressor, artifacts }: Ready, l
       `${pick.stage.id} picks by score, and nothing scores.`,
       'Add a scorer, for example snapkv().',
     )
-  for (const q of [keyQuantizer, valueQuantizer])
-    if (q) checkWindow(compressor, q.stage.id, q.bound.rowsPerGroup, q === keyQuantizer ? 'keys' : 'values')
-  for (const part of ['keys', 'values'] as const) {
-    const space = foldSpace(
-      compressor.stages.filter((s) => s.on?.layers?.includes(layer) ?? true),
-      part,
-    )
-    if (part === 'keys' && keyQuantizer && space.rope === 'pre' && model.rope)
-      throw new UnsupportedStage(keyQuantizer.stage.id, 'it stores keys before RoPE, and this cache stores them after.')
-  }
-  const group = model.queryHeads / model.kvHeads
-  if (!Number.isInteger(group))
-    throw new ModelMismatch(
-      'the cache',
-      `${model.queryHeads} query heads over ${model.kvHeads} KV heads.`,
-      'Query heads must be a multiple of KV heads.',
-    )
+}
+
+/** What a fold over spaces cannot see, because it depends on how stages are bound. */
+function checkCodecs(
+  compressor: KVCompressor,
+  layer: number,
+  lanes: readonly LaneShape[],
+  sources: readonly number[],
+  pick: { stage: Stage<'pick'>; bound: Bound['pick'] } | null,
+): void {
   const windows = compressor.window ?? NO_SEALING
-  const lane = (heads: readonly number[]): LaneShape => ({
-    heads,
-    group,
-    keyDim: model.keyDim,
-    valueDim: model.valueDim,
-    attentionScale: model.attentionScale,
-    store: compressor.store ?? 'f16',
-    windows,
-    keyQuantizer: keyQuantizer?.bound ?? null,
-    valueQuantizer: valueQuantizer?.bound ?? null,
-  })
-  const all = Array.from({ length: model.kvHeads }, (_, h) => h)
-  return {
-    layer,
-    score: scorer ? { id: scorer.stage.id, when: scorer.stage.when, does: scorer.bound } : null,
-    budget: budget?.bound ?? null,
-    pick: pick ? { id: pick.stage.id, when: pick.stage.when, does: pick.bound } : null,
-    lanes: budget?.bound.ragged ? all.map((h) => lane([h])) : [lane(all)],
-    largest: { keys: largest(compressor, keyQuantizer?.bound), values: largest(compressor, valueQuantizer?.bound) },
-    ring: Math.max(queriesNeeded(scorer?.bound.needs ?? {}), queriesNeeded(pick?.bound.needs ?? {})),
+  const acting = compressor.stages.filter((s) => actsOn(s, layer))
+  for (const part of ['keys', 'values'] as const) {
+    const codec = lanes[0]?.[part === 'keys' ? 'keyCodec' : 'valueCodec']
+    if (!codec) continue
+    const ids = (kind: Kind) => acting.find((s) => s.kind === kind && (s.on?.part ?? part) === part)?.id ?? kind
+    const { quantizer, predictor, layers } = codec.parts
+    const spaces = foldSpaces(acting, part)
+    const before = (kind: Kind): { space: Space; by: string } => {
+      const at = spaces.findIndex(({ stage }) => stage.kind === kind)
+      const last = at > 0 ? spaces[at - 1] : undefined
+      return { space: last?.space ?? NO_SPACE, by: last?.stage.id ?? 'the model' }
+    }
+    if (quantizer) checkWindow(compressor, ids('quantize'), quantizer.rowsPerGroup, part)
+    if (quantizer?.mergedHeads && before('quantize').space.tokenSets === 'head')
+      throw new IncompatibleStages(
+        before('quantize').by,
+        ids('quantize'),
+        `${ids('quantize')} makes one row of all heads of a token, and after ${before('quantize').by} each head keeps its own tokens.`,
+        'Use a group that divides the head dimension, or one set of tokens per layer (tova, streaming-llm).',
+      )
+    if (predictor && JSON.stringify(windows.keys) !== JSON.stringify(windows.values))
+      throw new WindowError(
+        `${ids('predict')} predicts rows from rows that are sealed at the same time, and keys and values have different windows.`,
+        'Give both the same: window({ keys: { recent: 0, block: 128 }, values: { recent: 0, block: 128 } }, ...).',
+      )
+    if (predictor && codec.rowsPerGroup > 1 && before('predict').space.drops)
+      throw new IncompatibleStages(
+        before('predict').by,
+        ids('quantize'),
+        `${ids('predict')} needs every layer to hold the same rows, and ${ids('quantize')} keeps dropped rows until their block is empty.`,
+        'Use a quantizer whose rows go one by one (higgs, coupled-quantization), or drop tokens at the end of the prompt only.',
+      )
+    for (const l of layers)
+      if (sources[l] !== l)
+        throw new IncompatibleStages(
+          acting.find((s) => s.kind === 'model')?.id ?? 'the model',
+          ids('transform'),
+          `${ids('transform')} joins layers ${layers.join(' and ')}, and layer ${l} keeps no rows of its own.`,
+          'Share other layers, or give them different layers with onLayers().',
+        )
+    if (pick && !pick.bound.ragged) continue
+    if (pick && Object.keys(pick.bound.needs).length > 0 && codec.byBlocks)
+      throw new IncompatibleStages(
+        pick.stage.id,
+        ids('quantize'),
+        `${pick.stage.id} drops rows one by one at every step, and ${ids('quantize')} seals blocks of rows.`,
+        'Use a quantizer whose rows go one by one (higgs, coupled-quantization).',
+      )
   }
+}
+
+const NO_SPACE: Space = {
+  part: 'keys',
+  heads: 'each',
+  dim: null,
+  rope: 'free',
+  latent: false,
+  layerGroup: 1,
+  tokenSets: 'model',
+  drops: false,
+  slots: false,
+  randomAccess: true,
 }
 
 const LARGEST_F16 = 65504
 const LARGEST_F32 = 3.4028234663852886e38
 
-const largest = (c: KVCompressor, quantizer: Quantizer | undefined): number =>
-  Math.min(c.store === 'f32' ? LARGEST_F32 : LARGEST_F16, quantizer?.largest ?? LARGEST_F32)
+const largest = (c: KVCompressor, codec: Codec | null | undefined): number =>
+  Math.min(c.store === 'f32' ? LARGEST_F32 : LARGEST_F16, codec?.parts.quantizer?.largest ?? LARGEST_F32)
 
-const artifactOf = (artifacts: readonly Artifact[], id: string): Artifact | undefined =>
+export const artifactOf = (artifacts: readonly Artifact[], id: string): Artifact | undefined =>
   artifacts.find((a) => a.stage === id)
 
 function checkWindow(c: KVCompressor, id: string, rowsPerGroup: number, part: Part): void {

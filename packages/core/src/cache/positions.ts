@@ -20,6 +20,19 @@ export class Positions {
     return this.gathered.bytes
   }
 
+  /** One more than the largest position, or more. */
+  get end(): number {
+    return Math.max(this.highest, ...this.runs.map((r) => r.start + r.rows))
+  }
+  private highest = 0
+
+  /** Rows are slots now: numbered from 0. */
+  restart(rows: number): void {
+    this.gathered.replace(null)
+    this.runs = rows > 0 ? [{ start: 0, rows }] : []
+    this.highest = 0
+  }
+
   append(start: number, rows: number): void {
     const last = this.runs[this.runs.length - 1]
     if (last && last.start + last.rows === start) last.rows += rows
@@ -44,6 +57,7 @@ export class Positions {
       return tf.reshape(gatherRows([rows], [all.shape[1]], index, n), [this.heads, n]) as tf.Tensor2D
     })
     all.dispose()
+    this.highest = this.end
     this.gathered.replace(kept)
     this.runs = []
   }
@@ -79,15 +93,21 @@ export class Positions {
     const held = this.gathered.tensor
     if (held) twin.gathered.replace(copyOf(held))
     twin.runs = this.runs.map((r) => ({ ...r }))
+    twin.highest = this.highest
     return twin
   }
 
   /** For serialisation. */
-  get state(): { readonly gathered: tf.Tensor2D | null; readonly runs: readonly { start: number; rows: number }[] } {
-    return { gathered: this.gathered.tensor, runs: this.runs }
+  get state(): {
+    readonly gathered: tf.Tensor2D | null
+    readonly runs: readonly { start: number; rows: number }[]
+    readonly highest: number
+  } {
+    return { gathered: this.gathered.tensor, runs: this.runs, highest: this.highest }
   }
-  restore(gathered: tf.Tensor2D | null, runs: readonly { start: number; rows: number }[]): void {
+  restore(gathered: tf.Tensor2D | null, runs: readonly { start: number; rows: number }[], highest: number): void {
     this.gathered.replace(gathered)
+    this.highest = highest
     this.runs = runs.map((r) => ({ ...r }))
   }
 

@@ -1,29 +1,21 @@
 /** Reads what serialize.ts wrote. */
 import { sha256 } from '@noble/hashes/sha2.js'
-import * as tf from '@tensorflow/tfjs-core'
-import type { KVCache, ModelShape, Ready } from '../contract'
+import type * as tf from '@tensorflow/tfjs-core'
+import { checkArtifacts } from '../calibrate'
+import type { HostTensor, KVCache, ModelShape, Ready } from '../contract'
 import { SerializedCacheError } from '../errors'
-import { cacheOf } from './cache'
-import {
-  DIGEST_BYTES,
-  fingerprintOf,
-  type Header,
-  MAGIC,
-  modelKey,
-  type PartRecord,
-  type TensorRecord,
-  VERSION,
-} from './file-format'
-import { LayerCache } from './layer'
+import { upload } from '../site'
+import { cacheOf, openLayers } from './cache'
+import { DIGEST_BYTES, fingerprintOf, type Header, MAGIC, modelKey, type TensorRecord, VERSION } from './file-format'
 import { Account, Page } from './page'
 import type { PartStore } from './part-store'
-import { planLayer } from './plan'
 
 /**
  * Restores a cache from the bytes of `serialize()`.
  * @throws SerializedCacheError when damaged, of another version, model or compressor.
  */
 export function restoreCache(model: ModelShape, ready: Ready, file: Uint8Array): KVCache {
+  checkArtifacts(model, ready)
   const at = MAGIC.length + 8
   if (file.length < at + DIGEST_BYTES || MAGIC.some((b, i) => file[i] !== b))
     throw new SerializedCacheError('it is no kvloom cache file, or it was cut short.')
@@ -40,39 +32,76 @@ export function restoreCache(model: ModelShape, ready: Ready, file: Uint8Array):
   if (header.compressor !== fingerprintOf(ready))
     throw new SerializedCacheError('it was made by another compressor or other options.')
   let offset = at + headerBytes
-  const tensor = (r: TensorRecord): tf.Tensor => {
+  const hostTensor = (r: TensorRecord): HostTensor => {
     const bytes = r.shape.reduce((a, b) => a * b, 1) * 4
     const buffer = Uint8Array.from(body.subarray(offset, offset + bytes)).buffer
     offset += bytes
-    return tf.tensor(
-      r.dtype === 'int32' ? new Int32Array(buffer) : new Float32Array(buffer),
-      r.shape as number[],
-      r.dtype,
-    )
+    return { shape: r.shape, values: r.dtype === 'int32' ? new Int32Array(buffer) : new Float32Array(buffer) }
   }
+  const tensor = (r: TensorRecord): tf.Tensor => upload(hostTensor(r))
   const tensorsOf = (all: Readonly<Record<string, TensorRecord>>) =>
     Object.fromEntries(Object.entries(all).map(([name, r]) => [name, tensor(r)]))
-  const part = (store: PartStore, r: PartRecord): void => {
-    const pages = r.pages.map((p) => {
-      const layout =
-        p.sealed && store.quantizer ? store.quantizer.layout : ({ kind: 'dense', store: store.store } as const)
-      const rowWise = !p.sealed || store.quantizer?.rowsPerGroup === 1
-      return new Page(tensorsOf(p.tensors), p.capacity, layout, rowWise, p.used)
-    })
-    for (const v of r.views) {
-      const page = pages[v.page]
-      if (page) store.restore(v.zone, { page, from: v.from, rows: v.rows, shift: v.shift })
-    }
-  }
   const account = new Account()
-  const layers = header.layers.map((record, l) => {
-    const layer = new LayerCache(planLayer(model, ready, l), account)
-    record.lanes.forEach((r, i) => {
+  const { layers, pool } = openLayers(model, ready, account)
+  // Tensors follow in the order in which the records were made: lanes, rings, indexes, then pages.
+  const restored = header.layers.map((record, l) => {
+    const layer = layers[l]
+    if (!layer) throw new SerializedCacheError(`it holds a layer ${l}, which the model has not.`)
+    const parts = record.lanes.map((r, i) => {
       const lane = layer.lanes[i]
       if (!lane) throw new SerializedCacheError(`layer ${l} holds more lanes than this compressor opens.`)
-      part(lane.keys, r.keys)
-      part(lane.values, r.values)
-      lane.positions.restore(r.gathered ? (tensor(r.gathered) as tf.Tensor2D) : null, r.runs)
+      for (const [store, part] of [
+        [lane.keys, r.keys],
+        [lane.values, r.values],
+      ] as const) {
+        if (Object.keys(part.state).length > 0) store.fit(tensorsOf(part.state))
+        if (part.kept) store.kept.replace(tensor(part.kept) as tf.Tensor2D)
+      }
+      lane.positions.restore(r.gathered ? (tensor(r.gathered) as tf.Tensor2D) : null, r.runs, r.highest)
+      for (const [name, column] of Object.entries(r.columns)) lane.setColumn(name, tensor(column) as tf.Tensor2D)
+      return { lane, r }
+    })
+    if (record.ring) layer.ring?.replace(tensor(record.ring) as tf.Tensor3D)
+    record.recall.forEach((blocks, i) => {
+      for (const block of blocks) layer.recall[i]?.add(tensorsOf(block.tensors), block.rows)
+    })
+    layer.memory = [...record.memory]
+    return { layer, parts }
+  })
+  const pages = header.pages.map((p) => {
+    const tensors = tensorsOf(p.tensors)
+    const host = p.host ? Object.fromEntries(Object.entries(p.host).map(([name, r]) => [name, hostTensor(r)])) : null
+    return { record: p, tensors, host }
+  })
+  const made = new Map<number, Page>()
+  const pageOf = (store: PartStore, number: number): Page => {
+    const known = made.get(number)
+    const from = pages[number]
+    if (known) return known
+    if (!from) throw new SerializedCacheError(`it names page ${number}, which it does not hold.`)
+    const { capacity, used, sealed, rowWise } = from.record
+    const index = from.tensors['exempt.index']
+    const page = new Page({
+      tensors: from.tensors,
+      ...(from.host ? { host: from.host } : {}),
+      capacity,
+      used,
+      sealed,
+      rowWise,
+      layout: sealed && store.codec ? store.codec.layout : { kind: 'dense', store: store.store },
+      exempt: index ? (index.dataSync() as Int32Array).slice() : null,
+    })
+    made.set(number, page)
+    return page
+  }
+  for (const { parts } of restored)
+    for (const { lane, r } of parts) {
+      for (const [store, part] of [
+        [lane.keys, r.keys],
+        [lane.values, r.values],
+      ] as const)
+        for (const v of part.views)
+          store.restore(v.zone, { page: pageOf(store, v.page), from: v.from, rows: v.rows, shift: v.shift })
       lane.shift = r.shift
       lane.live =
         r.dead?.map((dead) => {
@@ -80,10 +109,6 @@ export function restoreCache(model: ModelShape, ready: Ready, file: Uint8Array):
           for (const i of dead) row[i] = 0
           return row
         }) ?? null
-      for (const [name, column] of Object.entries(r.columns)) lane.setColumn(name, tensor(column) as tf.Tensor2D)
-    })
-    if (record.ring) layer.ring?.replace(tensor(record.ring) as tf.Tensor3D)
-    return layer
-  })
-  return cacheOf(model, ready, { layers, account, tokensSeen: header.tokensSeen })
+    }
+  return cacheOf(model, ready, { layers, pool, account, tokens: header.tokens })
 }

@@ -180,7 +180,7 @@ describe('kivi', () => {
       await cache.commit()
       const sealedKeys = residual * Math.floor(t / residual)
       const sealedValues = Math.max(0, t - residual)
-      expect(cache.census(1)).toEqual({
+      expect(cache.census(1)).toMatchObject({
         keys: { exact: t - sealedKeys, sealed: sealedKeys },
         values: { exact: t - sealedValues, sealed: sealedValues },
         dead: 0,

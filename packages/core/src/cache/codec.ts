@@ -1,0 +1,171 @@
+/**
+ * How one part of one layer is sealed and read back: transform, prediction and quantizer in their order, as one thing.
+ * A codec holds no state of a sequence; what a prompt fits (`state`) and what is predicted come from outside.
+ */
+import { allocateRows, readRows, writeRows } from '@kvloom/kernels'
+import * as tf from '@tensorflow/tfjs-core'
+import type { Predictor, Quantizer, RowStore, Tensors, Transform } from '../contract'
+import { mapTensors, type PageLayout } from './page'
+
+/** Bits of the scales and of exact rows. */
+const HALF_BITS = 16
+
+export interface CodecParts {
+  /** Rows that come in: `[heads, n, dim]`. */
+  readonly heads: number
+  readonly dim: number
+  /** How latents are stored when no quantizer follows. */
+  readonly store: RowStore
+  readonly transform: Transform | null
+  readonly predictor: Predictor | null
+  readonly quantizer: Quantizer | null
+  /** Layers that share one record, ascending, and which of them this codec reads. */
+  readonly layers: readonly number[]
+  readonly member: number
+}
+
+/** What a block of rows becomes. */
+export interface SealedBlock {
+  readonly tensors: Tensors
+  /** f32 `[heads, n]` 1 = stays exact. */
+  readonly exempt: tf.Tensor | null
+}
+
+export class Codec {
+  readonly mainHeads: number
+  readonly mainDim: number
+
+  constructor(readonly parts: CodecParts) {
+    this.mainHeads = parts.transform?.main.heads ?? parts.heads
+    this.mainDim = parts.transform?.main.dim ?? parts.dim
+  }
+
+  /** Channels of one token over all heads, as predictors see it. */
+  get width(): number {
+    return this.mainHeads * this.mainDim
+  }
+  get layout(): PageLayout {
+    return this.parts.quantizer?.layout ?? { kind: 'dense', store: this.parts.store }
+  }
+  /** Attention kernels read the sealed tensors of `main` as they are. */
+  get fusedMain(): boolean {
+    const { quantizer, predictor } = this.parts
+    return !predictor && !quantizer?.mergedHeads && this.layout.kind !== 'custom'
+  }
+  /** The same, and `main` are the rows themselves. */
+  get fused(): boolean {
+    return this.fusedMain && !this.parts.transform
+  }
+  /** Rows that are sealed and freed together: 1 when each can go alone. */
+  get rowsPerGroup(): number {
+    return this.parts.quantizer?.rowsPerGroup ?? 1
+  }
+  /** Rows are sealed as blocks that live and die together. */
+  get byBlocks(): boolean {
+    return this.rowsPerGroup > 1 || this.parts.layers.length > 1
+  }
+  get fittedOnline(): boolean {
+    return this.parts.transform?.fitted === 'prompt'
+  }
+
+  /** By formula, per value of this layer's rows. */
+  get bitsPerValue(): number {
+    const { heads, dim, quantizer, transform, layers } = this.parts
+    const perValue = quantizer?.theoreticalBitsPerValue ?? HALF_BITS
+    const main = (perValue * this.width) / layers.length
+    const scales = transform && layers.length > 1 ? HALF_BITS * heads : 0
+    return (main + scales) / (heads * dim)
+  }
+
+  /** `members`: f32 `[heads, n, dim]` per layer of the record. `prediction` `[n, width]`. Owned by the caller. */
+  encode(members: readonly tf.Tensor[], state: Tensors, prediction: tf.Tensor | null): SealedBlock {
+    const { transform, quantizer, store, heads } = this.parts
+    const [rows] = members
+    if (!rows) throw new Error('no rows to seal')
+    const n = rows.shape[1] ?? 0
+    let sealed: SealedBlock | null = null
+    tf.tidy(() => {
+      const encoded = transform ? transform.encode(members, state) : { main: rows }
+      let main = encoded.main
+      if (prediction) main = tf.expandDims(tf.sub(mergeHeads(main), prediction), 0)
+      let tensors: Tensors
+      if (quantizer) tensors = quantizer.encode(quantizer.mergedHeads ? merged(main) : main)
+      else {
+        const [mainHeads = 0, , dim = 0] = main.shape
+        tensors = { rows: allocateRows(store, mainHeads, n, dim) }
+        writeRows(tensors['rows'] as tf.Tensor, store, 0, main as tf.Tensor3D)
+      }
+      if ('scale' in encoded && encoded.scale) {
+        const page = allocateRows('f16', heads, n, encoded.scale.length)
+        writeRows(page, 'f16', 0, tf.stack([...encoded.scale], 2) as tf.Tensor3D)
+        tensors = { ...tensors, 'metadata.scale': page }
+      }
+      // A stage may hand back what it was given; sealed tensors must be storage of their own.
+      const own = mapTensors(tensors, (t) => (members.some((m) => m.dataId === t.dataId) ? tf.add(t, 0) : t))
+      const exempt = 'exempt' in encoded && encoded.exempt ? encoded.exempt : null
+      sealed = { tensors: own, exempt }
+      return exempt ? [...Object.values(own), exempt] : Object.values(own)
+    })
+    if (!sealed) throw new Error('nothing was encoded')
+    return sealed
+  }
+
+  /** `main` f32 `[mainHeads, rows, mainDim]` of a page's first `rows` rows; with a predictor `prediction` `[rows, width]` is added. */
+  main(tensors: Tensors, capacity: number, from: number, rows: number, prediction: tf.Tensor | null): tf.Tensor3D {
+    const { quantizer, predictor, store } = this.parts
+    return tf.tidy(() => {
+      let x: tf.Tensor
+      if (quantizer) {
+        const all = quantizer.decode(tensors, capacity)
+        x = from === 0 && rows === capacity ? all : tf.slice(all, [0, from, 0], [-1, rows, -1])
+      } else {
+        const [heads, dim] = predictor ? [1, this.width] : [this.mainHeads, this.mainDim]
+        x = readRows(tensors['rows'] as tf.Tensor, store, dim, from, rows)
+        if (x.shape[0] !== heads) throw new Error('a page of other heads')
+      }
+      if (prediction) return splitHeads(tf.add(tf.squeeze(x, [0]), prediction), this.mainHeads)
+      return x.shape[0] === this.mainHeads ? (x as tf.Tensor3D) : splitHeads(tf.squeeze(x, [0]), this.mainHeads)
+    })
+  }
+
+  /** Rows f32 `[heads, n, dim]` from `main` and the page's scales of rows `from ...`. */
+  rows(main: tf.Tensor3D, tensors: Tensors, from: number, state: Tensors): tf.Tensor3D {
+    const { transform, heads, layers, member } = this.parts
+    if (!transform) return main
+    return tf.tidy(() => {
+      const { up, bias } = transform.decoder(state, member)
+      let x: tf.Tensor = up ? expand(main, up, heads) : main
+      const scale = tensors['metadata.scale']
+      if (scale) {
+        const all = readRows(scale, 'f16', layers.length, from, main.shape[1])
+        x = tf.mul(x, tf.slice(all as tf.Tensor3D, [0, 0, member], [-1, -1, 1]))
+      }
+      return (bias ? tf.add(x, bias) : x) as tf.Tensor3D
+    })
+  }
+}
+
+/** `[heads, n, dim]` to `[n, heads * dim]`. */
+export const mergeHeads = (x: tf.Tensor): tf.Tensor2D => {
+  const [heads = 0, n = 0, dim = 0] = x.shape
+  if (heads === 1) return tf.reshape(x, [n, dim])
+  return tf.reshape(tf.transpose(x, [1, 0, 2]), [n, heads * dim])
+}
+const merged = (x: tf.Tensor): tf.Tensor => tf.expandDims(mergeHeads(x), 0)
+
+/** `[n, heads * dim]` to `[heads, n, dim]`. */
+export const splitHeads = (x: tf.Tensor, heads: number): tf.Tensor3D => {
+  const [n = 0, width = 0] = x.shape
+  if (heads === 1) return tf.reshape(x, [1, n, width])
+  return tf.transpose(tf.reshape(x, [n, heads, width / heads]), [1, 0, 2]) as tf.Tensor3D
+}
+
+/** main `[m, n, r]` . up `[m, r, w]`, heads of one main head split apart: `[heads, n, m * w / heads]`. Plain 2-D products: fast on wasm. */
+export function expand(main: tf.Tensor, up: tf.Tensor, heads: number): tf.Tensor3D {
+  const [mainHeads = 0] = main.shape
+  const perMain = heads / mainHeads
+  const of = (t: tf.Tensor, i: number) =>
+    tf.squeeze(tf.slice(t as tf.Tensor3D, [i, 0, 0], [1, -1, -1]), [0]) as tf.Tensor2D
+  const pieces = Array.from({ length: mainHeads }, (_, i) => splitHeads(tf.matMul(of(main, i), of(up, i)), perMain))
+  return pieces.length === 1 ? (pieces[0] as tf.Tensor3D) : (tf.concat(pieces, 0) as tf.Tensor3D)
+}

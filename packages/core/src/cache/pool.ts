@@ -1,0 +1,33 @@
+/** Tables that a cache's stages hold: uploaded once per array of values, counted, freed with the last fork. */
+import type * as tf from '@tensorflow/tfjs-core'
+import type { HostTensor } from '../contract'
+import { upload } from '../site'
+import { bytesOf } from './page'
+
+export class TablePool {
+  private readonly tables = new Map<HostTensor['values'], tf.Tensor>()
+  private owners = 1
+
+  readonly hold = (table: HostTensor): tf.Tensor => {
+    const known = this.tables.get(table.values)
+    if (known) return known
+    const tensor = upload(table)
+    this.tables.set(table.values, tensor)
+    return tensor
+  }
+  get bytes(): number {
+    return [...this.tables.values()].reduce((n, t) => n + bytesOf(t), 0)
+  }
+  get shared(): boolean {
+    return this.owners > 1
+  }
+  retain(): this {
+    this.owners++
+    return this
+  }
+  release(): void {
+    if (--this.owners > 0) return
+    for (const t of this.tables.values()) t.dispose()
+    this.tables.clear()
+  }
+}

@@ -1,0 +1,160 @@
+/** A lane's recall: an index over its keys, built in blocks, and attention to the rows that it selects. */
+import * as tf from '@tensorflow/tfjs-core'
+import type { Phase, Recall, Tensors } from '../contract'
+import { UnsupportedStage } from '../errors'
+import type { Lane, LaneContext, NewRows } from './lane'
+import { type Account, bytesOf, mapTensors } from './page'
+import { copyOf } from './positions'
+
+export class RecallIndex {
+  readonly blocks: Tensors[] = []
+  readonly sizes: number[] = []
+
+  constructor(
+    readonly does: Recall,
+    private readonly account: Account,
+  ) {}
+
+  /** Rows that are indexed; they follow the sinks. */
+  get indexed(): number {
+    return this.sizes.reduce((a, b) => a + b, 0)
+  }
+  get bytes(): number {
+    return this.blocks.flatMap((b) => Object.values(b)).reduce((n, t) => n + bytesOf(t), 0)
+  }
+
+  /** Indexes what is due: the prompt at its end, then every `every` rows. Rows of a host tier leave the device. */
+  async extend(lane: Lane, phase: Phase, context: LaneContext): Promise<void> {
+    for (;;) {
+      const waiting = lane.rows - this.does.sinks - this.indexed
+      const due =
+        phase === 'promptEnd' ? waiting : phase === 'decode' && waiting >= this.does.every ? this.does.every : 0
+      if (due <= 0) return
+      const from = this.does.sinks + this.indexed
+      const keys = lane.rotatedKeys(context, from, due)
+      const block = await this.does.index(keys, { number: this.blocks.length, phase })
+      keys.dispose()
+      this.add(block, due)
+      if (this.does.tier === 'host') for (const part of [lane.keys, lane.values]) await part.toHost(from, from + due)
+    }
+  }
+
+  add(block: Tensors, rows: number): void {
+    this.blocks.push(block)
+    this.sizes.push(rows)
+    this.account.add(Object.values(block).reduce((n, t) => n + bytesOf(t), 0))
+  }
+
+  /** Whether a step of n queries reads a selection: one query, and more rows than the budget. */
+  selects(n: number, lane: Lane): boolean {
+    return (
+      n === 1 && this.indexed > 0 && this.does.sinks + this.indexed > this.does.budget && lane.rows > this.does.budget
+    )
+  }
+
+  /** Attention of one query per head `[queryHeads, 1, keyDim]` (before RoPE) to sinks, selected and recent rows, and its own. */
+  async attend(lane: Lane, queries: tf.Tensor, own: NewRows | null, context: LaneContext): Promise<tf.Tensor> {
+    const { sinks, budget, tier } = this.does
+    const { heads, group, side } = lane.shape
+    if (lane.live) throw new UnsupportedStage('recall', 'it cannot read a lane that still holds dropped rows.')
+    const rotated = context.rotation.rotate(queries, side === 'pre' ? lane.shift : 0)
+    const flat = tf.reshape(rotated, [heads.length * group, lane.shape.keyDim])
+    const count = Math.max(0, Math.min(this.indexed, budget - sinks))
+    const chosen = await this.does.select(flat, this.blocks, this.sizes, count)
+    const picked = (await chosen.data()) as Int32Array
+    tf.dispose([rotated, flat, chosen])
+    const indexedEnd = sinks + this.indexed
+    const outputs: tf.Tensor[] = []
+    // Query heads of one KV head read rows of their own: one call per member of the group.
+    for (let g = 0; g < group; g++) {
+      const mine = tf.tidy(() => {
+        const [, n = 0, dim = 0] = queries.shape
+        const byGroup = tf.reshape(queries, [heads.length, group, n, dim])
+        return tf.reshape(tf.slice(byGroup, [0, g, 0, 0], [-1, 1, -1, -1]), [heads.length, n, dim])
+      })
+      const rows = new Int32Array(heads.length * count)
+      heads.forEach((_, h) => {
+        for (let i = 0; i < count; i++) rows[h * count + i] = sinks + (picked[(h * group + g) * count + i] ?? 0)
+      })
+      outputs.push(
+        tier === 'host'
+          ? this.attendFetched(lane, mine, own, context, rows, count, indexedEnd)
+          : this.attendMasked(lane, mine, own, context, rows, count, indexedEnd),
+      )
+      mine.dispose()
+    }
+    return tf.tidy(() => {
+      const all = tf.stack(outputs, 1)
+      tf.dispose(outputs)
+      return tf.reshape(all, [heads.length * group, 1, lane.shape.valueDim])
+    })
+  }
+
+  private attendMasked(
+    lane: Lane,
+    queries: tf.Tensor,
+    own: NewRows | null,
+    context: LaneContext,
+    rows: Int32Array,
+    count: number,
+    indexedEnd: number,
+  ): tf.Tensor {
+    const heads = lane.shape.heads.length
+    const total = lane.rows + (own?.n ?? 0)
+    const mask = new Int32Array(heads * total)
+    for (let h = 0; h < heads; h++) {
+      mask.fill(1, h * total, h * total + this.does.sinks)
+      mask.fill(1, h * total + indexedEnd, (h + 1) * total)
+      for (let i = 0; i < count; i++) mask[h * total + (rows[h * count + i] ?? 0)] = 1
+    }
+    const live = tf.tensor2d(mask, [heads, total], 'int32')
+    const output = lane.attend(queries, own, 0, context, { live })
+    live.dispose()
+    return output
+  }
+
+  private attendFetched(
+    lane: Lane,
+    queries: tf.Tensor,
+    own: NewRows | null,
+    context: LaneContext,
+    rows: Int32Array,
+    count: number,
+    indexedEnd: number,
+  ): tf.Tensor {
+    const ranges = [
+      [0, this.does.sinks],
+      [indexedEnd, lane.rows],
+    ] as const
+    if (count === 0) return lane.attend(queries, own, 0, context, { ranges })
+    const keys = lane.keys.fetch(rows, count)
+    const values = lane.values.fetch(rows, count)
+    const positions = tf.tidy(() => {
+      const heads = lane.shape.heads.length
+      const all = lane.rotaryPositions(0).dataSync()
+      return tf.tensor2d(
+        rows.map((row, i) => all[Math.floor(i / count) * lane.rows + row] ?? 0),
+        [heads, count],
+        'int32',
+      )
+    })
+    const output = lane.attend(queries, own, 0, context, { ranges, fetched: { keys, values, positions } })
+    tf.dispose([keys, values, positions])
+    return output
+  }
+
+  copy(account: Account): RecallIndex {
+    const twin = new RecallIndex(this.does, account)
+    this.blocks.forEach((block, i) => {
+      twin.add(mapTensors(block, copyOf), this.sizes[i] ?? 0)
+    })
+    return twin
+  }
+
+  dispose(): void {
+    this.account.add(-this.bytes)
+    for (const block of this.blocks) tf.dispose(Object.values(block))
+    this.blocks.length = 0
+    this.sizes.length = 0
+  }
+}

@@ -1,0 +1,70 @@
+/**
+ * Reconstructions that predictors read: each layer's from the layer before, in order. What one step has rebuilt is remembered
+ * until the next layer has used it, so that walking the layers in order rebuilds each once.
+ */
+import * as tf from '@tensorflow/tfjs-core'
+import type { Part } from '../contract'
+import type { LayerCache } from './layer'
+import { type Account, bytesOf } from './page'
+
+export class Reconstructor {
+  private readonly memo = new Map<string, { readonly layer: number; readonly tensor: tf.Tensor2D }>()
+
+  constructor(
+    private readonly layers: () => readonly LayerCache[],
+    private readonly account: Account,
+  ) {}
+
+  /** What predictors see of stored rows `[from, from + count)` of a layer, `[count, width]`; borrowed until `forget`. */
+  main(layer: number, part: Part, from: number, count: number): tf.Tensor2D {
+    const store = this.storeOf(layer, part)
+    return this.remember(`main ${layer} ${part} ${from} ${count} ${store.version}`, layer, () =>
+      store.readMain(from, count, (f, c) => this.prediction(layer, part, f, c)),
+    )
+  }
+
+  /** The prediction of rows `[from, from + count)`, or null for a part that nothing predicts. */
+  prediction(layer: number, part: Part, from: number, count: number): tf.Tensor2D | null {
+    const cache = this.layers()[layer]
+    const predictor = this.storeOf(layer, part).codec?.parts.predictor
+    if (!predictor || !cache || count === 0) return null
+    const { version } = this.storeOf(layer, part)
+    return this.remember(`prediction ${layer} ${part} ${from} ${count} ${version}`, layer, () => {
+      const sources = predictor.sources.map(({ back, part: of }) =>
+        this.main(back === 0 ? layer : (cache.plan.previous ?? 0), of, from, count),
+      )
+      return tf.tidy(() => predictor.predict(sources)) as tf.Tensor2D
+    })
+  }
+
+  /** The prediction of everything that is sealed. */
+  ofSealed(layer: number, part: Part): tf.Tensor2D | null {
+    const store = this.storeOf(layer, part)
+    return this.prediction(layer, part, store.rowsIn('sink'), store.rowsIn('sealed'))
+  }
+
+  /** Frees what layers before `layer` rebuilt. */
+  forget(layer: number): void {
+    for (const [key, entry] of this.memo)
+      if (entry.layer < layer) {
+        this.memo.delete(key)
+        this.account.add(-bytesOf(entry.tensor))
+        entry.tensor.dispose()
+      }
+  }
+
+  private remember(key: string, layer: number, make: () => tf.Tensor2D): tf.Tensor2D {
+    const known = this.memo.get(key)
+    if (known) return known.tensor
+    const tensor = tf.keep(make())
+    this.account.add(bytesOf(tensor))
+    this.memo.set(key, { layer, tensor })
+    return tensor
+  }
+
+  private storeOf(layer: number, part: Part) {
+    const lane = this.layers()[layer]?.lanes[0]
+    if (!lane) throw new Error(`layer ${layer} holds no rows`)
+    return lane[part]
+  }
+}

@@ -1,0 +1,99 @@
+/** Seals what the windows say: keys before values, each row once, from its original, predicted from what earlier layers stored. */
+import { allocateRows, gatherRows, writeRows } from '@kvloom/kernels'
+import * as tf from '@tensorflow/tfjs-core'
+import type { Part } from '../contract'
+import type { LayerCache } from './layer'
+import type { Page } from './page'
+import type { PartStore } from './part-store'
+import type { Reconstructor } from './reconstruct'
+
+/** Seals a layer, or, for the last layer of a group, the whole group. `atEnd`: this step ends the prompt. */
+export async function sealLayer(
+  layer: LayerCache,
+  layers: readonly LayerCache[],
+  reconstructor: Reconstructor,
+  atEnd: boolean,
+): Promise<void> {
+  for (const part of ['keys', 'values'] as const) {
+    for (const [lane, { [part]: store }] of layer.lanes.entries()) {
+      const codec = store.codec
+      if (!codec || codec.parts.layers.at(-1) !== layer.plan.layer) continue
+      if (codec.fittedOnline && Object.keys(store.state).length === 0) continue
+      if (codec.parts.transform?.afterPrompt === false && !atEnd) continue
+      const stores = codec.parts.layers.map((l) => storeOf(layers, l, lane, part))
+      const { count, unit } = store.due
+      for (let done = 0; done < count; done += unit) await sealRows(stores, unit, layer, part, reconstructor)
+    }
+  }
+}
+
+const storeOf = (layers: readonly LayerCache[], layer: number, lane: number, part: Part): PartStore => {
+  const store = layers[layer]?.lanes[lane]?.[part]
+  if (!store) throw new Error(`layer ${layer} has no ${part} to seal`)
+  return store
+}
+
+async function sealRows(
+  stores: readonly PartStore[],
+  count: number,
+  layer: LayerCache,
+  part: Part,
+  reconstructor: Reconstructor,
+): Promise<void> {
+  const leader = stores.at(-1)
+  const codec = leader?.codec
+  if (!leader || !codec) return
+  const from = leader.rowsIn('sink') + leader.rowsIn('sealed')
+  const { predictor } = codec.parts
+  const prediction = predictor ? predictionOf(layer, part, from, count, reconstructor) : null
+  const members = stores.map((s) => s.front(count))
+  const block = codec.encode(members, leader.state, prediction)
+  const exempt = block.exempt && (await exemptRows(block.exempt, members, leader))
+  tf.dispose([...members, ...(block.exempt ? [block.exempt] : [])])
+  const sealed = { tensors: { ...block.tensors, ...(exempt?.tensors ?? {}) }, exempt: null }
+  let page: Page | null = null
+  for (const store of [...stores].reverse()) page = store.seal(count, page ?? sealed, exempt?.index ?? null)
+  if (predictor?.keepReconstruction) {
+    const rows = reconstructor.main(layer.plan.layer, part, from, count)
+    leader.keep(tf.tidy(() => tf.add(rows, 0)) as tf.Tensor2D)
+  }
+}
+
+/** From the reconstructions as they are stored now, so that reading predicts the same. */
+const predictionOf = (
+  layer: LayerCache,
+  part: Part,
+  from: number,
+  count: number,
+  reconstructor: Reconstructor,
+): tf.Tensor2D | null => reconstructor.prediction(layer.plan.layer, part, from, count)
+
+/** The rows that stay exact, per layer of the group, and where they are. Reads the mask back once. */
+async function exemptRows(mask: tf.Tensor, members: readonly tf.Tensor3D[], store: PartStore) {
+  const marks = await mask.data()
+  const [heads = 0, n = 0] = mask.shape
+  const lists = Array.from({ length: heads }, (_, h) =>
+    Array.from({ length: n }, (_, i) => i).filter((i) => (marks[h * n + i] ?? 0) > 0),
+  )
+  const most = Math.max(...lists.map((l) => l.length))
+  if (most === 0) return null
+  const index = new Int32Array(heads * most).fill(-1)
+  lists.forEach((list, h) => {
+    index.set(list, h * most)
+  })
+  const positions = tf.tensor2d(
+    index.map((i) => Math.max(0, i)),
+    [heads, most],
+    'int32',
+  )
+  const tensors: Record<string, tf.Tensor> = { 'exempt.index': tf.tensor2d(index, [heads, most], 'int32') }
+  members.forEach((rows, m) => {
+    const page = allocateRows(store.store, heads, most, rows.shape[2])
+    const exact = gatherRows([rows], [n], positions, most) as tf.Tensor3D
+    writeRows(page, store.store, 0, exact)
+    exact.dispose()
+    tensors[`exempt.rows.${m}`] = page
+  })
+  positions.dispose()
+  return { tensors, index }
+}
