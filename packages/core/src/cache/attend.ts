@@ -212,15 +212,7 @@ function valuesOf(
     // p . (main . up) = (p . main) . up: values are never rebuilt.
     const main = values.readLatents(from, rows)
     const each = shape.heads.length / codec.mainHeads
-    const repeated =
-      each === 1
-        ? main
-        : tf.concat(
-            Array.from({ length: shape.heads.length }, (_, h) =>
-              tf.slice(main, [Math.floor(h / each), 0, 0], [1, -1, -1]),
-            ),
-            0,
-          )
+    const repeated = each === 1 ? main : repeatHeads(main, shape.heads.length)
     transient.push(up, main, ...(repeated === main ? [] : [repeated]))
     return {
       segments: [{ ...DENSE, tensors: [repeated], rows }],
@@ -232,6 +224,17 @@ function valuesOf(
   transient.push(decoded)
   return { segments: [{ ...DENSE, tensors: [decoded], rows }], dim: shape.valueDim, finish: same }
 }
+
+/** `[mainHeads, n, r]` with each main head once for every KV head it stands for. */
+const repeatHeads = (main: tf.Tensor3D, heads: number): tf.Tensor =>
+  tf.tidy(() => {
+    const each = heads / main.shape[0]
+    const of = (h: number) => tf.slice(main, [Math.floor(h / each), 0, 0], [1, -1, -1])
+    return tf.concat(
+      Array.from({ length: heads }, (_, h) => of(h)),
+      0,
+    )
+  })
 
 /** How rows from `from` on (all of one zone) can be read: as stored, as latents, or only decoded. */
 function formOf(part: PartStore, from: number): 'stored' | 'latent' | 'decoded' {

@@ -57,6 +57,10 @@ export class PartStore {
   *views(): Generator<View> {
     for (const zone of ZONES) yield* this.zones[zone]
   }
+  /** Rows that nothing will change any more, from the first: sealed ones where rows are sealed, else all. */
+  get settled(): number {
+    return this.seals ? this.rowsIn('sink') + this.rowsIn('sealed') : this.rows
+  }
   /** True when every row can be gathered on its own in one zone: nothing sealed. */
   get exact(): boolean {
     return this.zones.sealed.length === 0

@@ -26,7 +26,7 @@ export class RecallIndex {
   /** Indexes what is due: the prompt at its end, then every `every` rows. Rows of a host tier leave the device. */
   async extend(lane: Lane, phase: Phase, context: LaneContext): Promise<void> {
     for (;;) {
-      const waiting = lane.rows - this.does.sinks - this.indexed
+      const waiting = Math.min(lane.keys.settled, lane.values.settled) - this.does.sinks - this.indexed
       const due =
         phase === 'promptEnd' ? waiting : phase === 'decode' && waiting >= this.does.every ? this.does.every : 0
       if (due <= 0) return

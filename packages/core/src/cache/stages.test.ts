@@ -1,0 +1,468 @@
+/** Every stage kind with a lossless toy: the cache must then attend as a plain one, and count and keep what it holds. */
+import { registerKernels } from '@kvloom/kernels'
+import * as tf from '@tensorflow/tfjs-core'
+import '@tensorflow/tfjs-backend-cpu'
+import '@tensorflow/tfjs-backend-wasm'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { ready } from '../calibrate'
+import { compose, exceptLayers, ownRows, window } from '../compose'
+import type { HostTensor, KVCache, KVCompressor, ModelShape, Phase, Quantizer, Recall, Space, Stage } from '../contract'
+import { defineMethod, definePick, defineQuantizer, defineTransform } from '../define'
+import { integer, oneOf } from '../options'
+import { openCache } from './cache'
+import { restoreCache } from './restore'
+
+const model: ModelShape = {
+  name: 'synthetic',
+  layers: 4,
+  queryHeads: 4,
+  kvHeads: 2,
+  keyDim: 16,
+  valueDim: 24,
+  contextLength: 4096,
+  rope: { dim: 16, frequencies: Float64Array.from({ length: 8 }, (_, j) => 10000 ** (-j / 8)), attentionFactor: 1 },
+  attentionScale: 0.25,
+  fingerprint: 'synthetic',
+}
+const both = (recent: number, block: number, drain: 'all' | 'blocks' = 'blocks') => ({
+  keys: { recent, block, drain },
+  values: { recent, block, drain },
+})
+const dense: KVCompressor = {
+  card: { name: 'dense', title: '', summary: '', chunkInvariant: true },
+  stages: [],
+  store: 'f32',
+}
+
+/** Stores rows as they are; keys before or after RoPE. */
+const exact = defineQuantizer({
+  name: 'exact',
+  options: {
+    block: integer({ default: 8, min: 1, doc: '' }),
+    merged: oneOf(['no', 'yes'], { default: 'no', doc: '' }),
+  },
+  rope: 'pre',
+  store: () => 'f32',
+  window: ({ block }) => ({ sinks: 2, ...both(0, block, 'all') }),
+  quantizer: ({ merged }, site): Quantizer => ({
+    layout: { kind: 'custom' },
+    rowsPerGroup: 1,
+    theoreticalBitsPerValue: 32,
+    ...(merged === 'yes' ? { mergedHeads: true } : {}),
+    encode: (rows) => {
+      expect(rows.shape.filter((_, i) => i !== 1)).toEqual(
+        merged === 'yes' ? [1, site.heads * site.dim] : [site.heads, site.dim],
+      )
+      return { rows: tf.add(rows, 0) }
+    },
+    decode: ({ rows }) => tf.clone(rows as tf.Tensor),
+  }),
+})
+
+const random = (seed: number, shape: number[]): HostTensor => {
+  let state = seed
+  const values = Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => {
+    state = (state * 1103515245 + 12345) % 2147483648
+    return state / 2147483648 - 0.5
+  })
+  return { shape, values }
+}
+
+/** Predicts by a fixed map; lossless behind `exact`. Layer 0 has nothing before it. */
+const guess = (keep: boolean): KVCompressor => ({
+  card: { name: 'guess', title: '', summary: '', chunkInvariant: true },
+  stages: (['keys', 'values'] as const).map(
+    (part): Stage<'predict'> => ({
+      kind: 'predict',
+      id: 'guess',
+      options: null,
+      when: 'seal',
+      on: { part, except: [0] },
+      accepts: (space) => ({
+        ...space,
+        heads: 'all',
+        rope: part === 'keys' ? 'pre' : 'none',
+        latent: true,
+        randomAccess: false,
+      }),
+      bind: (site) => {
+        const width = site.heads * site.dim
+        const keyWidth = model.kvHeads * model.keyDim
+        const inputs = part === 'keys' ? width : keyWidth + width
+        const map = site.hold(random(site.layer + 7, [inputs, width]))
+        return {
+          sources:
+            part === 'keys'
+              ? [{ back: 1, part }]
+              : [
+                  { back: 0, part: 'keys' },
+                  { back: 1, part },
+                ],
+          keepReconstruction: keep,
+          predict: (sources) => tf.matMul(tf.concat([...sources], 1) as tf.Tensor2D, map as tf.Tensor2D),
+        }
+      },
+    }),
+  ),
+})
+
+const rotation = (n: number): HostTensor => {
+  const values = new Float32Array(n * n)
+  for (let i = 0; i < n; i++) values[i * n + ((i + 3) % n)] = i % 2 ? -1 : 1
+  return { shape: [1, n, n], values }
+}
+/** A signed permutation of all heads' channels: lossless, latents shared by the heads. */
+const permute = defineTransform({
+  name: 'permute',
+  options: { block: integer({ default: 8, min: 1, doc: '' }) },
+  rope: 'pre',
+  mergesHeads: true,
+  store: () => 'f32',
+  window: ({ block }) => ({ sinks: 1, ...both(0, block, 'all') }),
+  transform: (_, site) => {
+    const width = site.heads * site.dim
+    const map = site.hold(rotation(width))
+    return {
+      fitted: 'model',
+      needs: {},
+      main: { heads: 1, dim: width },
+      encode: ([rows]) => ({
+        main: tf.expandDims(
+          tf.matMul(
+            tf.reshape(tf.transpose(rows as tf.Tensor, [1, 0, 2]), [-1, width]) as tf.Tensor2D,
+            tf.transpose(tf.squeeze(map, [0])) as tf.Tensor2D,
+          ),
+          0,
+        ),
+      }),
+      decoder: () => ({ up: map }),
+    }
+  },
+})
+/** Reverses the channels of each head; keys after RoPE, fitted on the prompt. */
+const reverse = defineTransform({
+  name: 'reverse',
+  options: {},
+  when: 'promptEnd',
+  rope: 'post',
+  store: () => 'f32',
+  window: () => ({ sinks: 0, ...both(4, 1, 'all') }),
+  transform: (_, site) => ({
+    fitted: 'prompt',
+    needs: { queries: { of: 'queries', last: 4 } },
+    main: { heads: site.heads, dim: site.dim },
+    fitOnline: (rows, seen) => {
+      expect(rows.shape[0]).toBe(site.heads)
+      expect(seen['queries']?.shape).toEqual([4, 4, 16])
+      const n = site.dim
+      return { up: tf.tile(tf.reverse(tf.expandDims(tf.eye(n), 0), 2), [site.heads, 1, 1]) }
+    },
+    encode: ([rows]) => ({ main: tf.reverse(rows as tf.Tensor, 2) }),
+    decoder: ({ up }) => ({ up: up as tf.Tensor }),
+  }),
+})
+/** Pairs (0, 1), (2, 3): the first layer's rows, a factor for both, and every third row exact (it is wrong for the second layer). */
+const pairs = defineTransform({
+  name: 'pairs',
+  options: {},
+  rope: 'free',
+  layerGroup: 2,
+  store: () => 'f32',
+  window: () => ({ sinks: 0, ...both(0, 6) }),
+  transform: (_, site) => ({
+    fitted: 'model',
+    needs: {},
+    main: { heads: site.heads, dim: site.dim },
+    layers: [site.layer - (site.layer % 2), site.layer - (site.layer % 2) + 1],
+    encode: ([a, b]) => {
+      const [heads = 0, n = 0] = a?.shape ?? []
+      const ones = tf.ones([heads, n])
+      const same = tf.equal(tf.sum(tf.abs(tf.sub(a as tf.Tensor, b as tf.Tensor)), 2), 0)
+      return {
+        main: tf.mul(a as tf.Tensor, 2),
+        scale: [tf.mul(ones, 0.5), tf.mul(ones, 0.5)],
+        exempt: tf.cast(tf.logicalNot(same), 'float32'),
+      }
+    },
+    decoder: () => ({}),
+  }),
+})
+const share = (map: readonly number[]): KVCompressor => ({
+  card: { name: 'share', title: '', summary: '', chunkInvariant: true },
+  stages: [
+    {
+      kind: 'model',
+      id: 'share',
+      options: { map },
+      when: 'load',
+      accepts: (space: Space) => space,
+      bind: () => ({ sourceLayer: (layer: number) => map[layer] ?? layer }),
+    },
+  ],
+})
+const recall = (o: { tier: 'device' | 'host'; budget: number; top?: boolean }): KVCompressor => ({
+  card: { name: 'recall', title: '', summary: '', chunkInvariant: true },
+  stages: [
+    {
+      kind: 'recall',
+      id: 'recall',
+      options: o,
+      when: 'read',
+      accepts: (space: Space) => space,
+      bind: (): Recall => ({
+        tier: o.tier,
+        sinks: 2,
+        every: 5,
+        budget: o.budget,
+        index: async (keys) => ({ keys: tf.add(keys, 0) }),
+        // Exactly the rows of largest dot product.
+        select: async (queries, blocks, _, count) => {
+          const best = tf.tidy(() => {
+            const heads = blocks[0]?.['keys']?.shape[0] ?? 1
+            const keys = tf.concat(
+              blocks.map((b) => b['keys'] as tf.Tensor3D),
+              1,
+            )
+            const byHead = tf.reshape(queries, [heads, (queries.shape[0] ?? 0) / heads, -1])
+            const scores = tf.matMul(byHead, tf.transpose(keys, [0, 2, 1]))
+            return tf.topk(tf.reshape(scores, [queries.shape[0] ?? 0, -1]), count).indices
+          })
+          const chosen = (await best.array()) as number[][]
+          best.dispose()
+          return tf.tensor2d(
+            chosen.map((r) => [...r].sort((a, b) => a - b)),
+            [chosen.length, count],
+            'int32',
+          )
+        },
+      }),
+    },
+  ],
+})
+const oldest = definePick({
+  name: 'oldest',
+  options: { size: integer({ default: 20, min: 1, doc: '' }) },
+  when: 'room',
+  tokenSets: 'model',
+  pick: ({ size }) => ({
+    needs: {},
+    by: 'positions',
+    count: (tokens, incoming) => Math.min(tokens, size - incoming),
+    chunkLimit: size - 2,
+    positions: 'slot',
+    keep: (tokens, count) => [
+      { start: 0, end: 2 },
+      { start: tokens - count + 2, end: tokens },
+    ],
+  }),
+})
+
+interface Run {
+  readonly outputs: readonly Float32Array[]
+  readonly cache: KVCache
+}
+/** Prompt in two chunks, then single tokens. `twins`: layers whose rows equal those of the layer before. */
+async function run(
+  compressor: KVCompressor,
+  o: { prompt?: number[]; decode?: number; twins?: boolean; from?: KVCache; at?: number } = {},
+): Promise<Run> {
+  const { prompt = [13, 9], decode = 22, twins = false } = o
+  const cache = o.from ?? openCache(model, ready(compressor))
+  const outputs: Float32Array[] = []
+  let at = o.at ?? 0
+  const steps: [number, Phase][] = [
+    ...prompt.map((n, i): [number, Phase] => [n, i === prompt.length - 1 ? 'promptEnd' : 'prompt']),
+    ...Array.from({ length: decode }, (): [number, Phase] => [1, 'decode']),
+  ]
+  for (const [n, phase] of steps) {
+    cache.begin(
+      Int32Array.from({ length: n }, (_, i) => at + i),
+      phase,
+    )
+    for (let layer = 0; layer < model.layers; layer++) {
+      const seed = (part: number, l: number) => 1 + part + 10 * (twins ? l - (l % 2) : l) + 1000 * at
+      const make = (heads: number, dim: number, s: number) => {
+        const { shape, values } = random(s, [heads, n, dim])
+        return tf.tensor(values, [...shape])
+      }
+      const queries = make(4, 16, 5 + 10 * layer + 1000 * at)
+      const keys = make(2, 16, seed(2, layer))
+      const values = make(2, 24, seed(3, layer))
+      const out = await cache.attend(
+        layer,
+        cache.sourceLayer(layer) === layer ? { queries, keys, values } : { queries },
+      )
+      outputs.push((await out.data()) as Float32Array)
+      tf.dispose([queries, keys, values, out])
+    }
+    await cache.commit()
+    at += n
+  }
+  return { outputs, cache }
+}
+const furthest = (a: readonly Float32Array[], b: readonly Float32Array[]): number =>
+  Math.max(...a.map((x, i) => Math.max(...x.map((v, j) => Math.abs(v - (b[i]?.[j] ?? Number.NaN))))))
+
+const collect = async (bytes: AsyncIterable<Uint8Array>): Promise<Uint8Array> => {
+  const pieces: Uint8Array[] = []
+  for await (const piece of bytes) pieces.push(piece)
+  return new Uint8Array(Buffer.concat(pieces))
+}
+
+/** f32 sums in another order. */
+const TOLERANCE = 3e-6
+
+const lossless: Readonly<Record<string, () => KVCompressor>> = {
+  'quantize, keys before RoPE': () => exact(),
+  'quantize, heads merged': () => exact({ merged: 'yes' }),
+  predict: () => compose(guess(false), exact()),
+  'predict, reconstructions kept': () => compose(guess(true), exact()),
+  'transform before RoPE, shared latents': () => permute(),
+  'transform and quantize': () => window({ sinks: 2 }, compose(permute(), window({ ...both(0, 8, 'all') }, exact()))),
+  'transform, predict and quantize': () => window({ sinks: 2 }, compose(permute(), guess(false), exact())),
+  'transform after RoPE, fitted on the prompt': () => reverse(),
+  'transform on some layers': () => exceptLayers([1], permute()),
+  'rows read as stored': () => ownRows('stored', permute({ block: 1 })),
+  'recall of everything': () => compose(recall({ tier: 'device', budget: 1000 }), exact()),
+}
+
+for (const backend of ['cpu', 'wasm'] as const)
+  describe(`stages on ${backend}`, () => {
+    beforeAll(async () => {
+      await registerKernels(backend)
+      await tf.setBackend(backend)
+    })
+
+    for (const [name, make] of Object.entries(lossless))
+      it(`${name}: attends as a plain cache, counts its bytes, forks and restores`, async () => {
+        const start = tf.memory().numTensors
+        const plain = await run(dense)
+        const before = tf.memory()
+        const { outputs, cache } = await run(make())
+        expect(furthest(outputs, plain.outputs)).toBeLessThan(TOLERANCE)
+        expect(cache.bytes().total).toBe(tf.memory().numBytes - before.numBytes)
+        const file = await collect(cache.serialize())
+        const fork = cache.fork()
+        const after = await run(make(), { prompt: [], from: cache, at: 44, decode: 9 })
+        const forked = await run(make(), { prompt: [], from: fork, at: 44, decode: 9 })
+        expect(furthest(after.outputs, forked.outputs)).toBe(0)
+        const restored = restoreCache(model, ready(make()), file)
+        const again = await run(make(), { prompt: [], from: restored, at: 44, decode: 9 })
+        expect(furthest(after.outputs, again.outputs)).toBe(0)
+        const more = await run(dense, { prompt: [], from: plain.cache, at: 44, decode: 9 })
+        expect(furthest(after.outputs, more.outputs)).toBeLessThan(TOLERANCE)
+        for (const c of [cache, fork, restored]) c.dispose()
+        plain.cache.dispose()
+        expect(cache.tokensSeen).toBe(53)
+        expect(tf.memory().numTensors).toBe(start)
+      })
+
+    it('joins the rows of two layers, with exempt rows exact', async () => {
+      const plain = await run(dense)
+      const twins = await run(dense, { twins: true })
+      const [a, b] = [await run(pairs()), await run(pairs(), { twins: true })]
+      expect(furthest(a.outputs, plain.outputs)).toBeLessThan(TOLERANCE)
+      expect(furthest(b.outputs, twins.outputs)).toBeLessThan(TOLERANCE)
+      // Equal layers need no exempt rows and are stored once.
+      expect(b.cache.bytes().total).toBeLessThan(0.75 * a.cache.bytes().total)
+      const file = await collect(a.cache.serialize())
+      const restored = restoreCache(model, ready(pairs()), file)
+      const [x, y] = [
+        await run(pairs(), { prompt: [], from: a.cache, at: 44 }),
+        await run(pairs(), { prompt: [], from: restored, at: 44 }),
+      ]
+      expect(furthest(x.outputs, y.outputs)).toBe(0)
+      for (const { cache } of [plain, twins, a, b, y]) cache.dispose()
+    })
+
+    it('lets layers read the rows of earlier ones, also while those are sealed', async () => {
+      const map = [0, 0, 2, 2]
+      const before = tf.memory().numBytes
+      const [plain, sealed] = [await run(share(map)), await run(compose(share(map), exact()))]
+      const [one, two] = [await run(dense), await run(window({ store: 'f32' }, share(map)))]
+      expect(furthest(two.outputs, sealed.outputs)).toBeLessThan(TOLERANCE)
+      expect(sealed.cache.sourceLayer(3)).toBe(2)
+      expect(sealed.cache.census(3).keys).toMatchObject({ exact: 0, sealed: 0 })
+      expect(two.cache.bytes().window).toBe(one.cache.bytes().window / 2)
+      for (const { cache } of [plain, sealed, one, two]) cache.dispose()
+      expect(tf.memory().numBytes).toBe(before)
+    })
+
+    it('reads only the rows a recall selects, wherever they lie', async () => {
+      const outputs = []
+      for (const tier of ['device', 'host'] as const)
+        for (const inner of [dense, exact()]) {
+          const before = tf.memory().numBytes
+          const { outputs: out, cache } = await run(compose(recall({ tier, budget: 12 }), inner))
+          expect(cache.bytes().total).toBe(tf.memory().numBytes - before)
+          if (tier === 'host') expect(cache.bytes().host).toBeGreaterThan(0)
+          const fork = cache.fork()
+          const file = await collect(cache.serialize())
+          const restored = restoreCache(model, ready(compose(recall({ tier, budget: 12 }), inner)), file)
+          const ends = []
+          for (const c of [cache, fork, restored])
+            ends.push((await run(inner, { prompt: [], from: c, at: 44, decode: 7 })).outputs)
+          expect(furthest(ends[0] ?? [], ends[1] ?? [])).toBe(0)
+          expect(furthest(ends[0] ?? [], ends[2] ?? [])).toBe(0)
+          for (const c of [cache, fork, restored]) c.dispose()
+          expect(tf.memory().numBytes).toBe(before)
+          outputs.push(out)
+        }
+      // Rows are indexed when they are sealed, so the two inner caches select from different rows, each tier the same.
+      expect(furthest(outputs[0] ?? [], outputs[2] ?? [])).toBeLessThan(TOLERANCE)
+      expect(furthest(outputs[1] ?? [], outputs[3] ?? [])).toBeLessThan(TOLERANCE)
+      const plain = await run(dense)
+      expect(furthest(outputs[0] ?? [], plain.outputs)).toBeGreaterThan(1e-3)
+      plain.cache.dispose()
+    })
+
+    it('numbers slots anew with keys before RoPE as with keys after it', async () => {
+      const steps = { prompt: [10, 8], decode: 30 }
+      const [a, b, c] = [
+        await run(compose(oldest(), dense), steps),
+        await run(compose(oldest(), window({ sinks: 2 }, exact({ block: 4 }))), steps),
+        await run(compose(oldest(), window({ sinks: 2 }, compose(guess(false), exact({ block: 4 })))), steps),
+      ]
+      expect(furthest(a.outputs, b.outputs)).toBeLessThan(TOLERANCE)
+      expect(furthest(a.outputs, c.outputs)).toBeLessThan(TOLERANCE)
+      for (const { cache } of [a, b, c]) cache.dispose()
+    })
+
+    it('rewrites a full cache into fewer slots', async () => {
+      const halve = defineMethod({ name: 'halve', title: '', summary: '', chunkInvariant: true }, {}, () => ({
+        store: 'f32',
+        stages: [
+          {
+            kind: 'resample',
+            id: 'halve',
+            options: null,
+            when: 'room',
+            accepts: (space) => ({ ...space, rope: space.part === 'keys' ? 'pre' : 'none', slots: true }),
+            bind: () => ({
+              sinks: 2,
+              capacity: 18,
+              to: 8,
+              apply: (rows) => {
+                expect(rows.shape[1]).toBe(16)
+                return tf.slice(rows as tf.Tensor3D, [0, 8, 0], [-1, 8, -1])
+              },
+            }),
+          } satisfies Stage<'resample'>,
+        ],
+      }))
+      const cache = openCache(model, ready(halve()))
+      expect(cache.chunkLimit).toBe(18)
+      const chunked = await run(halve(), { prompt: [18, 8], decode: 10, from: cache })
+      const single = await run(halve(), { prompt: [18], decode: 0 })
+      expect(chunked.cache.census(0).keys.exact).toBe(12)
+      expect(single.cache.chunkLimit).toBe(8)
+      const file = await collect(chunked.cache.serialize())
+      const restored = restoreCache(model, ready(halve()), file)
+      const [x, y] = [
+        await run(halve(), { prompt: [], from: chunked.cache, at: 36 }),
+        await run(halve(), { prompt: [], from: restored, at: 36 }),
+      ]
+      expect(furthest(x.outputs, y.outputs)).toBe(0)
+      for (const c of [chunked.cache, single.cache, restored]) c.dispose()
+    })
+  })
