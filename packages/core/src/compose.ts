@@ -165,7 +165,7 @@ export const modelSpace = (part: Part): Space => ({
   latent: false,
   layerGroup: 1,
   tokenSets: 'model',
-  drops: false,
+  drops: 'never',
   slots: false,
   randomAccess: true,
 })

@@ -91,8 +91,8 @@ export interface Space {
   readonly layerGroup: number
   /** Over what the kept tokens are identical: per head, per layer, or over the whole model. */
   readonly tokenSets: 'head' | 'layer' | 'model'
-  /** Whether tokens are still dropped after the end of the prompt. */
-  readonly drops: boolean
+  /** Whether tokens are dropped: never, once at the end of the prompt, or also later. */
+  readonly drops: 'never' | 'promptEnd' | 'always'
   /** True after FreqKV: rows are not tokens any more. */
   readonly slots: boolean
   /** One row decodes alone: not AQUA-KV chains, not groups of rows. */
@@ -263,7 +263,7 @@ export interface Transform {
   encode(members: readonly Tensor[], state: Tensors): Encoded
   /** How layer number `member` of the group is decoded. `up` `[main.heads, main.dim, heads * dim / main.heads]`, `bias` `[heads, 1, dim]`. */
   decoder(state: Tensors, member: number): { readonly up?: Tensor; readonly bias?: Tensor }
-  /** Layers that are compressed together, ascending, this one included; rows are sealed when the last one has them. Default: alone. */
+  /** Layers that are compressed together, ascending, this one included; rows are sealed when the last one has them. Default: alone. Empty: the stage does not act here. */
   readonly layers?: readonly number[]
 }
 export interface Encoded {
@@ -419,6 +419,8 @@ export interface ModelShape {
   readonly attentionScale: number
   /** Identifies weights for artifacts. */
   readonly fingerprint: string
+  /** Ids of the `model` stages whose transform these weights went through. A cache refuses a compressor whose model stages are not here. */
+  readonly transformedBy?: readonly string[]
 }
 
 /** Model weights by canonical name (`layers.3.attention.key`), `[out, in]`; engines implement it for `model` stages. */

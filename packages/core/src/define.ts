@@ -110,7 +110,7 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
 export const dropping = (space: Space, sets: Space['tokenSets'], when: When): Space => ({
   ...space,
   tokenSets: SETS[Math.min(SETS.indexOf(space.tokenSets), SETS.indexOf(sets))] ?? sets,
-  drops: space.drops || when !== 'promptEnd',
+  drops: space.drops === 'always' || when !== 'promptEnd' ? 'always' : 'promptEnd',
 })
 const SETS: readonly Space['tokenSets'][] = ['head', 'layer', 'model']
 

@@ -3,7 +3,17 @@
 import { hasNonFinite } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { checkArtifacts } from '../calibrate'
-import type { ByteLedger, KVCache, KVCompressor, LaneView, LayerCensus, ModelShape, Phase, Ready } from '../contract'
+import type {
+  ByteLedger,
+  KVCache,
+  KVCompressor,
+  LaneView,
+  LayerCensus,
+  ModelShape,
+  Part,
+  Phase,
+  Ready,
+} from '../contract'
 import { CacheStateError, ContextOverflow, ModelMismatch, NonFiniteError } from '../errors'
 import { StepRotation } from '../rope'
 import type { RestoredCache } from './file-format'
@@ -275,9 +285,10 @@ class Cache implements KVCache {
       flat.slice(h * total, (h + 1) * total).map((p, i) => (held.live?.[h]?.[i] === 0 ? -1 : p)),
     )
     const { source } = this.layerAt(layer).plan
+    const prediction = (part: Part) => this.reconstructor.ofSealed(source, part)
     const rows = {
-      keys: held.keys.read(this.reconstructor.ofSealed(source, 'keys')),
-      values: held.values.read(this.reconstructor.ofSealed(source, 'values')),
+      keys: held.rotatedKeys({ rotary: this.rotary, prediction }),
+      values: held.values.read(prediction('values')),
       positions,
     }
     if (!this.step) this.reconstructor.forget(Number.POSITIVE_INFINITY)

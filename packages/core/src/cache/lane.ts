@@ -137,13 +137,17 @@ export class Lane {
     })
   }
 
-  /** Every stored key after RoPE, f32 `[heads, count, keyDim]`. */
-  rotatedKeys(context: LaneContext, from = 0, count = this.rows): tf.Tensor3D {
-    const rows = this.keys.readRange(from, count, context.prediction('keys'))
-    if (this.shape.side === 'post' || !context.rotary.rotates) return rows
-    const all = this.rotaryPositions(0)
+  /** Stored keys after RoPE at their original positions, f32 `[heads, count, keyDim]`. */
+  rotatedKeys(
+    { rotary, prediction }: Pick<LaneContext, 'rotary' | 'prediction'>,
+    from = 0,
+    count = this.rows,
+  ): tf.Tensor3D {
+    const rows = this.keys.readRange(from, count, prediction('keys'))
+    if (this.shape.side === 'post' || !rotary.rotates || count === 0) return rows
+    const all = this.positions.tensor()
     const positions = tf.slice(all, [0, from], [-1, count])
-    const rotated = rope(rows, context.rotary.upTo(Math.max(1, this.positions.end)), positions) as tf.Tensor3D
+    const rotated = rope(rows, rotary.upTo(Math.max(1, this.positions.end)), positions) as tf.Tensor3D
     tf.dispose([rows, all, positions])
     return rotated
   }

@@ -1,7 +1,7 @@
 /** Binds a compressor's stages to one layer of a model, and refuses what cannot run there. */
 
 import type { Tensor } from '@tensorflow/tfjs-core'
-import { actsOn, foldSpaces, keySide, NO_SEALING, stagesOn } from '../compose'
+import { actsOn, foldSpaces, keySide, modelSpace, NO_SEALING, stagesOn } from '../compose'
 import type {
   Artifact,
   Bound,
@@ -63,6 +63,12 @@ export function sourceLayers(model: ModelShape, { compressor, artifacts }: Ready
   const stages = compressor.stages.filter((s): s is Stage<'model'> => s.kind === 'model')
   const maps = stages.flatMap((s) => {
     const bound = s.bind(siteOf(model, 0, 'keys'), artifactOf(artifacts, s.id))
+    if (bound.transform && !model.transformedBy?.includes(s.id))
+      throw new ModelMismatch(
+        s.id,
+        `it changes the weights, and ${model.name} has its original ones.`,
+        'Transform the model first (applyModelStages of @kvloom/engine, or kvloom convert).',
+      )
     return bound.sourceLayer ? [{ id: s.id, of: bound.sourceLayer.bind(bound) }] : []
   })
   return Array.from({ length: model.layers }, (_, layer) => {
@@ -240,7 +246,7 @@ function checkCodecs(
     const before = (kind: Kind): { space: Space; by: string } => {
       const at = spaces.findIndex(({ stage }) => stage.kind === kind)
       const last = at > 0 ? spaces[at - 1] : undefined
-      return { space: last?.space ?? NO_SPACE, by: last?.stage.id ?? 'the model' }
+      return { space: last?.space ?? modelSpace(part), by: last?.stage.id ?? 'the model' }
     }
     if (quantizer) checkWindow(compressor, ids('quantize'), quantizer.rowsPerGroup, part)
     if (quantizer?.mergedHeads && before('quantize').space.tokenSets === 'head')
@@ -255,7 +261,7 @@ function checkCodecs(
         `${ids('predict')} predicts rows from rows that are sealed at the same time, and keys and values have different windows.`,
         'Give both the same: window({ keys: { recent: 0, block: 128 }, values: { recent: 0, block: 128 } }, ...).',
       )
-    if (predictor && codec.rowsPerGroup > 1 && before('predict').space.drops)
+    if (predictor && codec.rowsPerGroup > 1 && before('predict').space.drops === 'always')
       throw new IncompatibleStages(
         before('predict').by,
         ids('quantize'),
@@ -279,19 +285,6 @@ function checkCodecs(
         'Use a quantizer whose rows go one by one (higgs, coupled-quantization).',
       )
   }
-}
-
-const NO_SPACE: Space = {
-  part: 'keys',
-  heads: 'each',
-  dim: null,
-  rope: 'free',
-  latent: false,
-  layerGroup: 1,
-  tokenSets: 'model',
-  drops: false,
-  slots: false,
-  randomAccess: true,
 }
 
 const LARGEST_F16 = 65504

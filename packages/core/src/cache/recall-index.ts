@@ -55,9 +55,9 @@ export class RecallIndex {
   /** Attention of one query per head `[queryHeads, 1, keyDim]` (before RoPE) to sinks, selected and recent rows, and its own. */
   async attend(lane: Lane, queries: tf.Tensor, own: NewRows | null, context: LaneContext): Promise<tf.Tensor> {
     const { sinks, budget, tier } = this.does
-    const { heads, group, side } = lane.shape
+    const { heads, group } = lane.shape
     if (lane.live) throw new UnsupportedStage('recall', 'it cannot read a lane that still holds dropped rows.')
-    const rotated = context.rotation.rotate(queries, side === 'pre' ? lane.shift : 0)
+    const rotated = context.rotation.rotate(queries)
     const flat = tf.reshape(rotated, [heads.length * group, lane.shape.keyDim])
     const count = Math.max(0, Math.min(this.indexed, budget - sinks))
     const chosen = await this.does.select(flat, this.blocks, this.sizes, count)

@@ -1,0 +1,129 @@
+/**
+ * KVSharer: some layers keep no keys and values and read those of an earlier layer. Which ones is searched once per model on a
+ * few short sentences: the most different pairs of layers first, each kept if the model's last hidden states stay alike.
+ *
+ * Y. Yang et al., "KVSharer: Efficient Inference via Layer-Wise Dissimilar KV Cache Sharing" (arXiv 2410.18517), section 3. What
+ * differs: distances follow the authors' notebook (see search.ts); a layer that shares computes no keys and values at all; the
+ * order of the trials is an option, and a map may be given instead of searched.
+ */
+import {
+  ArtifactMismatch,
+  CalibrationError,
+  type CalibrationRun,
+  defineMethod,
+  type Fit,
+  type HostTensor,
+  type KVCompressor,
+  type Learned,
+  ModelMismatch,
+  type ModelShape,
+  OptionError,
+  type OptionsOf,
+  type Stage,
+} from '@kvloom/core'
+import { cosineSimilarity } from '@kvloom/math'
+import { kvsharerOptions } from './options'
+import { averageRows, layerDistances, rankPairs, resolved, searchSharing } from './search'
+
+type Options = OptionsOf<typeof kvsharerOptions>
+
+/** Layers that read the cache of an earlier one, by a searched or given map. */
+export const kvsharer = defineMethod(
+  {
+    name: 'kvsharer',
+    title: 'KVSharer',
+    summary: 'Some layers read the keys and values of an earlier, dissimilar layer.',
+    paper: {
+      title: 'KVSharer: Efficient Inference via Layer-Wise Dissimilar KV Cache Sharing',
+      link: 'https://arxiv.org/abs/2410.18517',
+    },
+    chunkInvariant: true,
+  },
+  kvsharerOptions,
+  (options) => {
+    checkMap(options.map)
+    const searched: Fit = { scope: 'model', run: (run) => search(run, options) }
+    const stage: Stage<'model'> = {
+      kind: 'model',
+      id: 'kvsharer',
+      options,
+      when: 'load',
+      // A layer that shares has no rows; those of the others are what they were.
+      accepts: (space) => space,
+      ...(options.map.length === 0 ? { fit: searched } : {}),
+      bind({ model }, artifact) {
+        const map = options.map.length > 0 ? options.map : mapOf(artifact?.json)
+        checkLayers(map, model)
+        return { sourceLayer: (layer) => map[layer] ?? layer }
+      },
+    }
+    return { stages: [stage] }
+  },
+)
+
+/** The map, with what was tried on the way to it. */
+async function search(run: CalibrationRun, { share, threshold, order, seed }: Options): Promise<Learned> {
+  const { layers } = run.model
+  if (share >= layers)
+    throw new ModelMismatch(
+      'kvsharer',
+      `${share} layers cannot read earlier ones of a model that has ${layers}.`,
+      `Share at most ${layers - 1}.`,
+    )
+  const sentences = await run.sentences()
+  const average = (part: 'keys' | 'values') => sentences.map((layer) => averageRows(layer[part]))
+  const pairs = rankPairs(layerDistances(average('keys'), average('values')), order, seed)
+  const original = await run.hidden(null)
+  const found = await searchSharing(pairs, { layers, share, threshold }, async (map) =>
+    meanCosine(original, await run.hidden(withMap(map))),
+  )
+  const shared = found.map.filter((source, layer) => source !== layer).length
+  return {
+    json: { map: found.map, asked: share, shared, trials: found.trials.map((each) => ({ ...each })) },
+    tensors: {},
+  }
+}
+
+/** The compressor of one trial. */
+const withMap = (map: readonly number[]): KVCompressor => kvsharer({ map })
+
+/** Mean over sentences of the cosine between all hidden states of a sentence `[tokens, hidden]`, taken as one vector. */
+function meanCosine(original: readonly HostTensor[], shared: readonly HostTensor[]): number {
+  const cosines = original.map(({ values }, sentence) => cosineSimilarity(values, shared[sentence]?.values ?? []))
+  const mean = cosines.reduce((sum, each) => sum + each, 0) / cosines.length
+  if (!Number.isFinite(mean))
+    throw new CalibrationError('kvsharer', 'the last hidden states of its sentences are missing or not finite.')
+  return mean
+}
+
+/** @throws OptionError for a map that no order of layers can follow. */
+function checkMap(map: readonly number[]): void {
+  const wrong = map.findIndex((source, layer) => source > layer || map[source] !== source)
+  if (wrong >= 0)
+    throw new OptionError(
+      'kvsharer',
+      'map',
+      map,
+      'per layer itself, or an earlier layer that reads itself',
+      `Layer ${wrong} reads layer ${map[wrong]}; followed to its end the map is [${resolved(map).join(', ')}].`,
+    )
+}
+
+/** @throws ModelMismatch when the map is of another number of layers. */
+function checkLayers(map: readonly number[], { layers }: ModelShape): void {
+  if (map.length !== layers)
+    throw new ModelMismatch(
+      'kvsharer',
+      `the map has ${map.length} layers, the model ${layers}.`,
+      'Give one entry per layer, or none to search.',
+    )
+}
+
+/** What a search left in its artifact. @throws ArtifactMismatch */
+function mapOf(json: unknown): readonly number[] {
+  const map = (json as { readonly map?: unknown } | undefined)?.map
+  const isMap = Array.isArray(map) && map.every((source): source is number => Number.isInteger(source))
+  if (!isMap || map.some((source, layer) => source < 0 || source > layer || map[source] !== source))
+    throw new ArtifactMismatch('kvsharer', 'it holds no map of layers.')
+  return map
+}

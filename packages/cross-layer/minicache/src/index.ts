@@ -1,0 +1,2 @@
+export { angleBetween, minicache } from './minicache'
+export { minicacheOptions } from './options'

@@ -1,0 +1,2 @@
+export { kvLatent } from './kv-latent'
+export { kvLatentOptions } from './options'

@@ -1,0 +1,2 @@
+export { freqkv, lowPass } from './freqkv'
+export { freqkvOptions } from './options'
