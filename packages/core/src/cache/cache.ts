@@ -21,13 +21,14 @@ import type { LaneContext, NewRows } from './lane'
 import { LayerCache, type Step } from './layer'
 import { censusOf, ledgerOf } from './ledger'
 import { Account } from './page'
-import { type PartStore, ZONES } from './part-store'
+import type { PartStore } from './part-store'
 import { type LayerPlan, planLayer, sourceLayers } from './plan'
 import { TablePool } from './pool'
 import { Reconstructor } from './reconstruct'
 import { Rotary } from './rotary'
 import { sealLayer } from './seal'
 import { serializeCache } from './serialize'
+import { ZONES } from './stored-rows'
 
 /**
  * Opens an empty cache for a model. Lanes per head are decided here (ragged budgets).

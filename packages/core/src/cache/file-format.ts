@@ -7,8 +7,8 @@ import { bytesToHex } from '@noble/hashes/utils.js'
 import type { Json, ModelShape, Ready } from '../contract'
 import type { LayerCache } from './layer'
 import type { Account } from './page'
-import type { Zone } from './part-store'
 import type { TablePool } from './pool'
+import type { Zone } from './stored-rows'
 
 export const MAGIC = new TextEncoder().encode('KVLOOM\0\0')
 export const VERSION = 2

@@ -15,7 +15,8 @@ import {
 import type { Lane } from './lane'
 import type { LayerCache } from './layer'
 import type { Page } from './page'
-import { type PartStore, ZONES } from './part-store'
+import type { PartStore } from './part-store'
+import { ZONES } from './stored-rows'
 
 export async function* serializeCache(
   model: ModelShape,

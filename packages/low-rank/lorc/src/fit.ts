@@ -1,0 +1,148 @@
+/** What LoRC learns of a model: a basis per layer and part, from its weights or, where asked, from the rows they give. */
+import {
+  type CalibrationRun,
+  type HostTensor,
+  type LayerSamples,
+  type Learned,
+  ModelMismatch,
+  type OptionsOf,
+  type Part,
+} from '@kvloom/core'
+import { type Matrix, matrix, multiply, svd, symmetricEigen, transpose } from '@kvloom/math'
+import type { lorcOptions } from './options'
+import { type LogConditions, progressiveRanks, rangeOfMean } from './ranks'
+
+type Options = OptionsOf<typeof lorcOptions>
+const PARTS: readonly Part[] = ['keys', 'values']
+const PROJECTION = { keys: 'key', values: 'value' } as const
+const RANK_OPTION = { keys: 'keyRank', values: 'valueRank' } as const
+
+/** Smaller singular values than this part of the largest are rounding errors of a float32 weight and would swamp the sums. */
+const SMALLEST_SINGULAR_VALUE = 2 ** -23
+
+/** The directions of one layer, best first. */
+interface Directions {
+  /** `[heads · dim, all]`, orthonormal columns. */
+  readonly vectors: Matrix
+  /** Falling. */
+  readonly values: Float64Array
+}
+
+/**
+ * Per layer: `basis` `[1, rank, heads · dim]`, `singularValues` (all of them), and `bias` `[heads, 1, dim]` where the model has one.
+ * @throws ModelMismatch when a rank is beyond that of the weights
+ */
+export async function fitWeights(run: CalibrationRun, part: Part, options: Options): Promise<Learned> {
+  const { model } = run
+  const [heads, dim] = [model.kvHeads, part === 'keys' ? model.keyDim : model.valueDim]
+  const logConditions: Record<Part, number[]> = { keys: [], values: [] }
+  const layers: Directions[] = []
+  const tensors: Record<string, HostTensor> = {}
+  for (let layer = 0; layer < model.layers; layer++) {
+    // Ranks are shared out by the conditions of both parts, whichever is compressed.
+    for (const each of options.allocation === 'progressive' ? PARTS : [part]) {
+      const { u: vectors, values } = svd(await weightOf(run, layer, each))
+      logConditions[each].push(logCondition(values))
+      if (each === part) layers.push({ vectors, values })
+    }
+    const bias = await biasOf(run, layer, part)
+    if (bias) tensors[`${layer}.${part}.bias`] = { shape: [heads, 1, dim], values: bias }
+    run.progress?.({ layer, layers: model.layers, stage: 'lorc', part })
+  }
+  const ranks = ranksOf(options, part, layers[0]?.vectors.columns ?? 0, model.layers, logConditions)
+  layers.forEach(({ vectors, values }, layer) => {
+    const rank = ranks[layer] ?? 0
+    const found = learnedOf({ vectors, values }, rank)
+    for (const [name, tensor] of Object.entries(found)) tensors[`${layer}.${part}.${name}`] = tensor
+  })
+  return { json: { ranks: [...ranks], logConditions: logConditions[part] }, tensors }
+}
+
+/**
+ * Of one layer and part, from its rows: `basis` and `singularValues` as above. Its directions are the eigenvectors of the uncentred
+ * covariance of the rows, which of all bases of a rank lose least of them.
+ * @throws ModelMismatch when the rank is beyond heads · dim
+ */
+export async function fitOutputs({ heads, dim, part, target }: LayerSamples, options: Options): Promise<Learned> {
+  const width = heads * dim
+  const covariance = matrix(width, width)
+  for (const sequence of target) {
+    const merged = mergedRows(sequence)
+    const product = multiply(transpose(merged), merged)
+    product.data.forEach((x, at) => {
+      covariance.data[at] = (covariance.data[at] ?? 0) + x
+    })
+  }
+  const { values: energies, vectors } = symmetricEigen(covariance)
+  const [rank = 0] = ranksOf(options, part, width, 1, { keys: [], values: [] })
+  const values = energies.map((energy) => Math.sqrt(Math.max(0, energy)))
+  return { json: { rank }, tensors: learnedOf({ vectors, values }, rank) }
+}
+
+/** `[heads, tokens, dim]` as `[tokens, heads · dim]`. */
+function mergedRows({ shape: [heads = 0, tokens = 0, dim = 0], values }: HostTensor): Matrix {
+  const merged = matrix(tokens, heads * dim)
+  for (let at = 0; at < values.length; at++) {
+    const [head, token] = [Math.floor(at / (tokens * dim)), Math.floor(at / dim) % tokens]
+    merged.data[(token * heads + head) * dim + (at % dim)] = values[at] ?? 0
+  }
+  return merged
+}
+
+function learnedOf({ vectors, values }: Directions, rank: number): Readonly<Record<string, HostTensor>> {
+  return {
+    basis: { shape: [1, rank, vectors.rows], values: leading(vectors, rank) },
+    singularValues: { shape: [values.length], values: Float32Array.from(values) },
+  }
+}
+
+/** The rank of every layer, at most `full`. */
+function ranksOf(options: Options, part: Part, full: number, layers: number, conditions: LogConditions): Int32Array {
+  const { allocation, minRank } = options
+  const mean = options[RANK_OPTION[part]] || options.rank || Math.ceil(full / 2)
+  const max = options.maxRank || full
+  const largest = Math.max(minRank, mean, max)
+  if (largest > full)
+    throw new ModelMismatch(
+      'lorc',
+      `a rank of ${largest} is asked of its ${part}, whose weights have rank ${full} at most.`,
+      `Choose at most ${full}.`,
+    )
+  if (allocation === 'uniform') return new Int32Array(layers).fill(mean)
+  return progressiveRanks(conditions, minRank ? { max, min: minRank } : rangeOfMean(conditions, mean, max)).ranks
+}
+
+/** log(largest / smallest singular value). */
+function logCondition(values: Float64Array): number {
+  const largest = values[0] ?? 0
+  const smallest = Math.max(values.at(-1) ?? 0, SMALLEST_SINGULAR_VALUE * largest)
+  return largest > 0 ? Math.log(largest / smallest) : 0
+}
+
+/** The first `rank` columns as rows. */
+function leading({ rows, columns, data }: Matrix, rank: number): Float32Array {
+  return Float32Array.from({ length: rank * rows }, (_, at) => data[(at % rows) * columns + Math.floor(at / rows)] ?? 0)
+}
+
+/** `[heads · dim, hidden]`. */
+async function weightOf(run: CalibrationRun, layer: number, part: Part): Promise<Matrix> {
+  const weight = await run.weights.get(`layers.${layer}.attention.${PROJECTION[part]}`)
+  const [rows = 0, columns = 0] = weight.shape
+  try {
+    return matrix(rows, columns, await weight.data())
+  } finally {
+    weight.dispose()
+  }
+}
+
+/** `[heads · dim]`, where the model has one. */
+async function biasOf(run: CalibrationRun, layer: number, part: Part): Promise<Float32Array | null> {
+  const name = `layers.${layer}.attention.${PROJECTION[part]}.bias`
+  if (!run.weights.names().includes(name)) return null
+  const bias = await run.weights.get(name)
+  try {
+    return Float32Array.from(await bias.data())
+  } finally {
+    bias.dispose()
+  }
+}

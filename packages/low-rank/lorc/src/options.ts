@@ -1,0 +1,31 @@
+import { integer, oneOf } from '@kvloom/core'
+
+/** Options of `lorc()`. */
+export const lorcOptions = {
+  rank: integer({
+    default: 0,
+    min: 0,
+    doc: 'Numbers kept per token and part, on average over the layers; 0: half of KV heads · dim.',
+  }),
+  keyRank: integer({ default: 0, min: 0, doc: 'Rank of keys, where it differs from rank; 0: as rank.' }),
+  valueRank: integer({ default: 0, min: 0, doc: 'Rank of values, where it differs from rank; 0: as rank.' }),
+  allocation: oneOf(['progressive', 'uniform'], {
+    default: 'progressive',
+    doc: 'How ranks are shared out: more to shallow layers, by cumulative condition numbers (the paper), or the same to all.',
+  }),
+  maxRank: integer({
+    default: 0,
+    min: 0,
+    doc: 'Progressive: rank of the first layer; 0: all of KV heads · dim, or less where the average asks for it.',
+  }),
+  minRank: integer({
+    default: 0,
+    min: 0,
+    doc: 'Progressive: rank of the last layer, in place of an average; 0: what the average leaves, at least 8.',
+  }),
+  parts: oneOf(['both', 'keys', 'values'], { default: 'both', doc: 'What is compressed.' }),
+  basis: oneOf(['weights', 'outputs'], {
+    default: 'weights',
+    doc: 'What the decomposition keeps best: the weights (the paper), or the rows they gave on calibration text.',
+  }),
+}

@@ -1,0 +1,2 @@
+export { thinkOptions } from './options'
+export { channelScores, think } from './think'
