@@ -1,0 +1,2 @@
+export { linearPredictor } from './linear-predictor'
+export { linearPredictorOptions } from './options'

@@ -1,0 +1,2 @@
+export { type HiggsSettings, higgs, higgsQuantizer } from './higgs'
+export { higgsOptions } from './options'

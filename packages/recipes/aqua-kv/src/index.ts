@@ -1,0 +1,2 @@
+export { aquaKv, aquaKvOver } from './aqua-kv'
+export { aquaKvOptions, aquaKvOverOptions } from './options'
