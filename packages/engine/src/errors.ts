@@ -37,6 +37,8 @@ export class EngineError<Code extends string = string> extends Error {
 /** What can be wrong with a model or tensor file. */
 export type ModelFileErrorCode =
   | 'file-missing'
+  | 'file-exists'
+  | 'cannot-write'
   | 'file-truncated'
   | 'file-changed'
   | 'wrong-magic'
@@ -92,6 +94,14 @@ export type TokenizerErrorCode =
 /** The tokenizer description is not understood, or it was asked for something it cannot do. */
 export class TokenizerError extends EngineError<TokenizerErrorCode> {
   override readonly name = 'TokenizerError'
+}
+
+/** What can be wrong with an artifact file. */
+export type ArtifactFileErrorCode = 'cannot-read' | 'cannot-write' | 'damaged' | 'other-version' | 'bad-artifact'
+
+/** An artifact file that is missing, damaged, of another version, or cannot be written. */
+export class ArtifactFileError extends EngineError<ArtifactFileErrorCode> {
+  override readonly name = 'ArtifactFileError'
 }
 
 /** Why a model name could not be turned into a file. */

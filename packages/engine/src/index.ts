@@ -1,8 +1,24 @@
+export { loadArtifacts, saveArtifacts } from './artifact-file'
 export type { EngineBackend } from './backend'
 export { BackendError, engineBackends, useBackend } from './backend'
 export { loadCache, saveCache } from './cache-file'
-export type { EngineErrorParts, ModelFileErrorCode, ResolveErrorCode, TokenizerErrorCode } from './errors'
-export { EngineError, ModelFileError, ResolveError, TokenizerError, UnsupportedArchitectureError } from './errors'
+export type { CalibrationProgress, CalibrationRunOptions } from './calibration/run'
+export { calibrationRun } from './calibration/run'
+export type {
+  ArtifactFileErrorCode,
+  EngineErrorParts,
+  ModelFileErrorCode,
+  ResolveErrorCode,
+  TokenizerErrorCode,
+} from './errors'
+export {
+  ArtifactFileError,
+  EngineError,
+  ModelFileError,
+  ResolveError,
+  TokenizerError,
+  UnsupportedArchitectureError,
+} from './errors'
 export type { ByteSource, FileFolder } from './files/byte-source'
 export { blobSource, bytesSource, diskFolder, fileSource, urlFolder } from './files/byte-source'
 export { dequantize } from './files/dequantize'
@@ -25,10 +41,12 @@ export { generate, generateAll } from './generate'
 export type { WantedLogits } from './llama'
 export type { LoadModelOptions, Model } from './model'
 export { ForwardError, loadModel } from './model'
+export { applyModelStages } from './model-stages'
 export type { CachedModel, ModelInspection } from './models/inspect'
 export { inspectModel, listModels } from './models/inspect'
 export type { KnownModel } from './models/known-models'
 export { findKnownModel, knownModels } from './models/known-models'
+export type { SavedIdentity } from './models/kvloom-config'
 export type { Architecture, ModelConfig, RopeScaling } from './models/model-config'
 export { supportedArchitectures } from './models/model-config'
 export type { ModelFiles, ModelLocation, TokenizerFiles, WeightInfo, WeightTensor } from './models/model-files'
@@ -43,6 +61,8 @@ export { seededRandom } from './random'
 export { ropeOf } from './rope'
 export type { Candidates, SamplingOptions } from './sampling'
 export { argmax, candidates, LogitsError, sample } from './sampling'
+export type { SaveModelOptions } from './save-model'
+export { saveModel } from './save-model'
 export type {
   ChatMessage,
   DecodeOptions,
@@ -52,4 +72,4 @@ export type {
   TokenizerFacts,
 } from './tokenizer/tokenizer'
 export { createTokenizer } from './tokenizer/tokenizer'
-export type { HeldWeight, LoadProgress } from './weights'
+export type { HeldWeight, LayerWeights, Linear, LlamaWeights, LoadProgress } from './weights'

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { engineBackends } from './backend'
 import { loadModel } from './model'
 import { prefill } from './prefill'
-import { DenseCache } from './testing/dense-cache'
+import { DenseCache, type Incoming } from './testing/dense-cache'
 import { difference } from './testing/golden'
 import { type PlainResult, plainLlama } from './testing/plain-llama'
 import { type RandomLlama, type RandomLlamaSettings, writeRandomLlama } from './testing/random-llama'
@@ -118,6 +118,44 @@ describe('forward', () => {
     model.dispose()
   })
 
+  it('hands over queries alone where a layer reads the rows of another', async () => {
+    const model = await loadModel(made.folder, { backend: 'wasm' })
+    const handed: string[] = []
+    class Sharing extends DenseCache {
+      override async attend(layer: number, now: Incoming): Promise<tf.Tensor> {
+        handed.push(Object.keys(now).join())
+        return super.attend(layer, now)
+      }
+    }
+    const sources = { 2: 0 }
+    const expected = plainLlama(made.config, made.weights, ids, { sources })
+    const before = tf.memory().numTensors
+    const cache = new Sharing(model.shape, sources)
+    const logits = (await model.forward(cache, Int32Array.from(ids.slice(0, -1)), 'promptEnd', { logits: 'all' }))!
+    const last = (await model.forward(cache, Int32Array.from(ids.slice(-1)), 'decode'))!
+    expect(difference([...(await logits.data()), ...(await last.data())], flat(expected.logits)).absolute).toBeLessThan(
+      LOGITS,
+    )
+    const all = 'queries,keys,values'
+    expect(handed).toEqual([all, all, 'queries', all, all, 'queries'])
+    tf.dispose([logits, last])
+    cache.dispose()
+    expect(tf.memory().numTensors).toBe(before)
+    model.dispose()
+  })
+
+  it('gives the final hidden states', async () => {
+    const model = await loadModel(made.folder, { backend: 'wasm' })
+    const cache = new DenseCache(model.shape)
+    const hidden = (await model.forward(cache, Int32Array.from(ids), 'promptEnd', { logits: 'hidden' }))!
+    expect(hidden.shape).toEqual([21, 48])
+    const { hidden: expected } = plainLlama(made.config, made.weights, ids)
+    expect(difference(await hidden.data(), flat(expected)).absolute).toBeLessThan(LOGITS)
+    tf.dispose(hidden)
+    cache.dispose()
+    model.dispose()
+  })
+
   it('tells the phases and the last logits of a prompt in parts', async () => {
     const model = await loadModel(made.folder, { backend: 'cpu' })
     const cache = new DenseCache(model.shape)
@@ -163,10 +201,7 @@ describe('forward', () => {
 
   it('frees everything when a cache throws in the middle of a step', async () => {
     class Failing extends DenseCache {
-      override async attend(
-        layer: number,
-        now: { queries: tf.Tensor; keys: tf.Tensor; values: tf.Tensor },
-      ): Promise<tf.Tensor> {
+      override async attend(layer: number, now: Incoming): Promise<tf.Tensor> {
         if (layer === 1) throw new Error('layer 1')
         return super.attend(layer, now)
       }

@@ -12,13 +12,15 @@ export type WantedLogits =
   | 'last'
   | 'all'
   | 'none'
+  /** No logits: the hidden states after the final norm, `[n, hidden]`. */
+  | 'hidden'
   /** Every row, `rows` at a time (default 64). `logits` `[rows, vocab]` begins at row `from` of the step and is freed after `visit`. */
   | { readonly visit: (from: number, logits: Tensor) => void | Promise<void>; readonly rows?: number }
 
 /**
  * One step: n tokens through all layers, their keys and values into the cache.
  * @param ids token ids `[n]`, n at most `cache.chunkLimit`
- * @returns logits, owned by the caller: `[1, vocab]` for 'last', `[n, vocab]` for 'all', else null
+ * @returns logits, owned by the caller: `[1, vocab]` for 'last', `[n, vocab]` for 'all'; `[n, hidden]` for 'hidden'; else null
  * After an error inside a step the cache holds a part of the step: go on from a `fork()` taken before.
  */
 export async function llamaForward(
@@ -32,11 +34,12 @@ export async function llamaForward(
   cache.begin(ids, phase)
   const arena = new Arena()
   try {
-    let hidden = arena.own(tidy(() => embeddingRows(weights.embedding, tensor1d(ids, 'int32')))) // [n, hidden]
+    let hidden = arena.own(embed(weights, ids)) // [n, hidden]
     for (const [number, layer] of weights.layers.entries()) {
-      const now = arena.own(tidy(() => attentionInputs(config, layer, hidden)))
+      const ownsRows = cache.sourceLayer(number) === number
+      const now = arena.own(ownsRows ? attentionInputs(config, layer, hidden) : queriesOnly(config, layer, hidden))
       const attended = arena.own(await cache.attend(number, now)) // [queryHeads, n, valueDim]
-      const next = arena.own(tidy(() => mlp(config, layer, add(hidden, linear(mergeHeads(attended), layer.output))))) // [n, hidden]
+      const next = arena.own(tidy(() => mlp(config, layer, afterAttention(layer, hidden, attended)))) // [n, hidden]
       arena.free(now, attended, hidden)
       hidden = next
     }
@@ -47,41 +50,64 @@ export async function llamaForward(
   }
 }
 
+/** Rows of the embedding, `[n, hidden]`. */
+export function embed(weights: LlamaWeights, ids: Int32Array): Tensor {
+  return tidy(() => embeddingRows(weights.embedding, tensor1d(ids, 'int32')))
+}
+
 /** Queries, keys and values of n tokens, before RoPE: `[queryHeads, n, keyDim]`, `[kvHeads, n, keyDim]`, `[kvHeads, n, valueDim]`. */
-function attentionInputs(
+export function attentionInputs(
   config: ModelConfig,
   layer: LayerWeights,
   hidden: Tensor,
 ): { queries: Tensor; keys: Tensor; values: Tensor } {
   const { queryHeads, kvHeads, rmsEpsilon } = config
-  const normed = rmsNorm(hidden, layer.attentionNorm, rmsEpsilon) // [n, hidden]
-  return {
-    queries: normHeads(splitHeads(linear(normed, layer.query), queryHeads), layer.queryNorm, rmsEpsilon),
-    keys: normHeads(splitHeads(linear(normed, layer.key), kvHeads), layer.keyNorm, rmsEpsilon),
-    values: splitHeads(linear(normed, layer.value), kvHeads),
-  }
+  return tidy(() => {
+    const normed = rmsNorm(hidden, layer.attentionNorm, rmsEpsilon) // [n, hidden]
+    return {
+      queries: normHeads(splitHeads(linear(normed, layer.query), queryHeads), layer.queryNorm, rmsEpsilon),
+      keys: normHeads(splitHeads(linear(normed, layer.key), kvHeads), layer.keyNorm, rmsEpsilon),
+      values: splitHeads(linear(normed, layer.value), kvHeads),
+    }
+  })
+}
+
+/** Queries `[queryHeads, n, keyDim]` of a layer that reads the keys and values of an earlier one. */
+function queriesOnly(config: ModelConfig, layer: LayerWeights, hidden: Tensor): { queries: Tensor } {
+  const { queryHeads, rmsEpsilon } = config
+  return tidy(() => {
+    const normed = rmsNorm(hidden, layer.attentionNorm, rmsEpsilon) // [n, hidden]
+    return { queries: normHeads(splitHeads(linear(normed, layer.query), queryHeads), layer.queryNorm, rmsEpsilon) }
+  })
+}
+
+/** hidden + output(attended), `[n, hidden]`; `attended` `[queryHeads, n, valueDim]`. */
+export function afterAttention(layer: LayerWeights, hidden: Tensor, attended: Tensor): Tensor {
+  return tidy(() => add(hidden, linear(mergeHeads(attended), layer.output)))
 }
 
 /** hidden + down(silu(gate) · up), `[n, hidden]`. */
-function mlp(config: ModelConfig, layer: LayerWeights, hidden: Tensor): Tensor {
-  const normed = rmsNorm(hidden, layer.mlpNorm, config.rmsEpsilon) // [n, hidden]
-  const inner = swiGlu(linear(normed, layer.gate), linear(normed, layer.up)) // [n, intermediate]
-  return add(hidden, linear(inner, layer.down))
+export function mlp(config: ModelConfig, layer: LayerWeights, hidden: Tensor): Tensor {
+  return tidy(() => {
+    const normed = rmsNorm(hidden, layer.mlpNorm, config.rmsEpsilon) // [n, hidden]
+    const inner = swiGlu(linear(normed, layer.gate), linear(normed, layer.up)) // [n, intermediate]
+    return add(hidden, linear(inner, layer.down))
+  })
 }
 
 /** `[n, in]` to `[n, out]`. */
-function linear(x: Tensor, { weight, bias }: Linear): Tensor {
+export function linear(x: Tensor, { weight, bias }: Linear): Tensor {
   const product = matmulPacked(x, weight)
   return bias ? add(product, bias) : product
 }
 
 /** RMSNorm over the dims of every head, `[heads, n, dim]`; nothing where the model has no such norm. */
-function normHeads(x: Tensor, weight: Tensor | null, epsilon: number): Tensor {
+export function normHeads(x: Tensor, weight: Tensor | null, epsilon: number): Tensor {
   if (!weight) return x
   return reshape(rmsNorm(reshape(x, [-1, weight.size]), weight, epsilon), x.shape)
 }
 
-/** Final norm and output matrix on the rows that are wanted. */
+/** Final norm, and the output matrix on the rows that are wanted. */
 async function logitsOf(
   config: ModelConfig,
   weights: LlamaWeights,
@@ -89,6 +115,7 @@ async function logitsOf(
   wanted: WantedLogits,
 ): Promise<Tensor | null> {
   if (wanted === 'none') return null
+  if (wanted === 'hidden') return rmsNorm(hidden, weights.finalNorm, config.rmsEpsilon)
   const tokens = hidden.shape[0] ?? 0
   const logits = (from: number, rows: number): Tensor =>
     tidy(() => {

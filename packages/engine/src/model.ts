@@ -16,6 +16,10 @@ export interface Model {
   readonly config: ModelConfig
   /** What caches and compressors must know of it. */
   readonly shape: ModelShape
+  /** What it was loaded from. */
+  readonly files: ModelFiles
+  /** The weights as the forward pass holds them, on `backend`; the model's. */
+  readonly packed: LlamaWeights
   /** The backend its weights lie on. */
   readonly backend: EngineBackend
   /** The tokenizer; throws the `ModelFileError` or `TokenizerError` of loading where the model's files have none that is understood. */
@@ -29,7 +33,7 @@ export interface Model {
   /**
    * One step: `ids` `[n]` through all layers, their keys and values into `cache`.
    * @param phase 'prompt' for a part of a prompt, 'promptEnd' for its last part, 'decode' for generated tokens
-   * @returns logits, the caller's: `[1, vocab]` for 'last' (default), `[n, vocab]` for 'all', else null
+   * @returns logits, the caller's: `[1, vocab]` for 'last' (default), `[n, vocab]` for 'all'; final hidden states `[n, hidden]` for 'hidden'; else null
    * @throws ForwardError, and what the cache throws (ContextOverflow before anything is stored, NonFiniteError)
    */
   forward(
@@ -63,12 +67,20 @@ export class ForwardError extends EngineError<'no-tokens' | 'bad-id' | 'other-mo
  * @throws BackendError, ModelFileError, UnsupportedArchitectureError, or the signal's reason
  */
 export async function loadModel(location: ModelLocation | ModelFiles, options: LoadModelOptions = {}): Promise<Model> {
-  const { backend = 'wasm', onProgress, signal } = options
-  signal?.throwIfAborted()
+  options.signal?.throwIfAborted()
   const files = typeof location === 'object' && 'config' in location ? location : await openModelFiles(location)
+  return loadModelFiles(files, options, (digest) => (files.saved?.digest === digest ? files.saved.fingerprint : digest))
+}
+
+/** Loads opened files; `fingerprintOf` names the model whose configuration and weights have this digest. */
+export async function loadModelFiles(
+  files: ModelFiles,
+  { backend = 'wasm', onProgress, signal }: LoadModelOptions,
+  fingerprintOf: (digest: string) => string,
+): Promise<Model> {
   await useBackend(backend)
-  const { weights, held, fingerprint, dispose } = await loadWeights(files, { onProgress, signal })
-  const shape = shapeOf(files.config, fingerprint)
+  const { weights, held, digest, dispose } = await loadWeights(files, { onProgress, signal })
+  const shape = shapeOf(files.config, fingerprintOf(digest))
   return new LlamaModel(files, shape, backend, weights, held, await tokenizerOf(files), dispose)
 }
 
@@ -79,10 +91,10 @@ class LlamaModel implements Model {
   private disposed = false
 
   constructor(
-    files: ModelFiles,
+    readonly files: ModelFiles,
     readonly shape: ModelShape,
     readonly backend: EngineBackend,
-    private readonly packed: LlamaWeights,
+    readonly packed: LlamaWeights,
     readonly held: readonly HeldWeight[],
     private readonly loadedTokenizer: Tokenizer | Error,
     private readonly freeWeights: () => void,

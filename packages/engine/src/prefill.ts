@@ -21,7 +21,7 @@ export interface PrefillOptions {
   /** Is this the end of the prompt, where stages with `when: 'promptEnd'` act? Default true. */
   readonly endsPrompt?: boolean
   /** 'last' (default), 'none', or a visitor of all rows, whose `from` counts from the first of `ids`. */
-  readonly logits?: Exclude<WantedLogits, 'all'>
+  readonly logits?: Exclude<WantedLogits, 'all' | 'hidden'>
   readonly onProgress?: (progress: PrefillProgress) => void
   /** Aborts between two chunks with the signal's reason; the cache then holds the chunks done. */
   readonly signal?: AbortSignal
@@ -65,7 +65,7 @@ function checkContext(model: Model, cache: KVCache, incoming: number): void {
   if (positions > model.shape.contextLength) throw new ContextOverflow(positions, model.shape.contextLength)
 }
 
-function shifted(logits: Exclude<WantedLogits, 'all'>, by: number): WantedLogits {
+function shifted(logits: Exclude<WantedLogits, 'all' | 'hidden'>, by: number): WantedLogits {
   if (typeof logits === 'string') return logits
   return { ...logits, visit: (from, rows) => logits.visit(by + from, rows) }
 }

@@ -22,6 +22,8 @@ function scaled(plain: Float64Array, theta: number, dim: number, scaling: RopeSc
       return { frequencies: plain.map((each) => round(each / scaling.factor)), attentionFactor: 1 }
     case 'factors':
       return { frequencies: plain.map((each, i) => round(each / (scaling.factors[i] ?? 1))), attentionFactor: 1 }
+    case 'frequencies':
+      return { frequencies: Float64Array.from(scaling.frequencies), attentionFactor: scaling.attentionFactor }
     case 'llama3':
       return { frequencies: plain.map((each) => llama3(each, scaling)), attentionFactor: 1 }
     case 'yarn':

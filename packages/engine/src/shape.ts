@@ -18,8 +18,9 @@ export function shapeOf(config: ModelConfig, fingerprint: string): ModelShape {
     valueDim,
     contextLength: Math.min(config.contextLength, config.slidingWindow ?? Infinity),
     rope: ropeOf(config.rope),
-    attentionScale: 1 / Math.sqrt(keyDim),
+    attentionScale: config.attentionScale ?? 1 / Math.sqrt(keyDim),
     fingerprint,
+    ...(config.transformedBy ? { transformedBy: config.transformedBy } : {}),
   })
 }
 

@@ -72,7 +72,8 @@ export interface LoadWeightsOptions {
 export interface LoadedWeights {
   readonly weights: LlamaWeights
   readonly held: readonly HeldWeight[]
-  readonly fingerprint: string
+  /** Of the configuration and what of the weights tells them apart. */
+  readonly digest: string
   dispose(): void
 }
 
@@ -81,8 +82,8 @@ export async function loadWeights(files: ModelFiles, options: LoadWeightsOptions
   const loader = new Loader(files, options)
   try {
     const weights = await loader.model()
-    const fingerprint = await loader.fingerprint.digest(files.config)
-    return { weights, held: loader.held, fingerprint, dispose: () => loader.dispose() }
+    const digest = await loader.fingerprint.digest(files.config)
+    return { weights, held: loader.held, digest, dispose: () => loader.dispose() }
   } catch (error) {
     loader.dispose()
     throw error
@@ -188,7 +189,7 @@ function survivesHalf(value: number): boolean {
 }
 
 /** f16 bits, little-endian, of values that are exact in f16. */
-function toHalves(values: Float32Array): Uint8Array {
+export function toHalves(values: Float32Array): Uint8Array {
   const halves = new Uint16Array(values.length)
   const words = new Uint32Array(values.buffer, values.byteOffset, values.length)
   for (let i = 0; i < halves.length; i++) {

@@ -10,6 +10,13 @@ export interface TensorToWrite {
   readonly dtype?: SafetensorsDtype
 }
 
+/** What is known of a tensor before its data. */
+export interface TensorPlan {
+  readonly name: string
+  readonly dtype: SafetensorsDtype
+  readonly shape: readonly number[]
+}
+
 function dtypeOf(data: TensorValues): SafetensorsDtype {
   if (data instanceof Float32Array) return 'F32'
   if (data instanceof Float64Array) return 'F64'
@@ -27,38 +34,32 @@ export function encodeSafetensors(
   tensors: Readonly<Record<string, TensorToWrite>>,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array {
-  const entries = Object.entries(tensors).map(([name, { shape, data, dtype = dtypeOf(data) }]) => {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-    const expected = shape.reduce((product, size) => product * size, 1) * dtypeBytes[dtype]
-    if (bytes.byteLength !== expected)
-      fail(
-        'bad-shape',
-        `tensor "${name}" of ${dtype} [${shape.join(', ')}] with ${bytes.byteLength} bytes`,
-        `${expected} bytes`,
-        'Give data that fits the shape.',
-      )
-    return { name, dtype, shape, bytes }
-  })
-  // Widest first keeps every tensor aligned to its own width; names make the order certain.
-  entries.sort((a, b) => dtypeBytes[b.dtype] - dtypeBytes[a.dtype] || (a.name < b.name ? -1 : 1))
-  const header: Record<string, unknown> = Object.keys(metadata).length ? { __metadata__: metadata } : {}
-  let end = 0
-  for (const { name, dtype, shape, bytes } of entries) {
-    header[name] = { dtype, shape, data_offsets: [end, end + bytes.byteLength] }
-    end += bytes.byteLength
-  }
-  const json = new TextEncoder().encode(JSON.stringify(header))
-  const headerBytes = Math.ceil(json.byteLength / 8) * 8
-  const out = new Uint8Array(8 + headerBytes + end)
-  new DataView(out.buffer).setBigUint64(0, BigInt(headerBytes), true)
-  out.fill(0x20, 8, 8 + headerBytes)
-  out.set(json, 8)
-  let at = 8 + headerBytes
-  for (const { bytes } of entries) {
-    out.set(bytes, at)
-    at += bytes.byteLength
+  const { header, order } = plan(
+    Object.entries(tensors).map(([name, { shape, data, dtype = dtypeOf(data) }]) => ({ name, shape, dtype })),
+    metadata,
+  )
+  const parts = order.map((each) => bytesOf(each, tensors[each.name]?.data))
+  const out = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, header.byteLength))
+  let at = 0
+  for (const part of [header, ...parts]) {
+    out.set(part, at)
+    at += part.byteLength
   }
   return out
+}
+
+/**
+ * The same bytes piece by piece, for files too large for memory: `read` is asked for each tensor once, when its turn comes.
+ * Throws `ModelFileError('bad-shape')` where shape and data disagree.
+ */
+export async function* streamSafetensors(
+  tensors: readonly TensorPlan[],
+  read: (name: string) => Promise<TensorValues>,
+  metadata: Readonly<Record<string, string>> = {},
+): AsyncGenerator<Uint8Array, void, void> {
+  const { header, order } = plan(tensors, metadata)
+  yield header
+  for (const each of order) yield bytesOf(each, await read(each.name))
 }
 
 /** Writes a safetensors file atomically: a reader sees the old file or the new one, never half of it (Node). */
@@ -68,4 +69,44 @@ export async function writeSafetensors(
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   await writeWhole(file, [encodeSafetensors(tensors, metadata)])
+}
+
+const sizeOf = ({ shape, dtype }: TensorPlan): number =>
+  shape.reduce((product, size) => product * size, 1) * dtypeBytes[dtype]
+
+/** Length and header, padded; and the tensors in the order of their data. */
+function plan(
+  tensors: readonly TensorPlan[],
+  metadata: Readonly<Record<string, string>>,
+): { readonly header: Uint8Array; readonly order: readonly TensorPlan[] } {
+  // Widest first keeps every tensor aligned to its own width; names make the order certain.
+  const order = [...tensors].sort((a, b) => dtypeBytes[b.dtype] - dtypeBytes[a.dtype] || (a.name < b.name ? -1 : 1))
+  const entries: Record<string, unknown> = Object.keys(metadata).length ? { __metadata__: metadata } : {}
+  let end = 0
+  for (const each of order) {
+    const begin = end
+    end += sizeOf(each)
+    entries[each.name] = { dtype: each.dtype, shape: each.shape, data_offsets: [begin, end] }
+  }
+  const json = new TextEncoder().encode(JSON.stringify(entries))
+  const jsonBytes = Math.ceil(json.byteLength / 8) * 8
+  const header = new Uint8Array(8 + jsonBytes)
+  new DataView(header.buffer).setBigUint64(0, BigInt(jsonBytes), true)
+  header.fill(0x20, 8)
+  header.set(json, 8)
+  return { header, order }
+}
+
+function bytesOf(tensor: TensorPlan, data: TensorValues | undefined): Uint8Array {
+  const { name, dtype, shape } = tensor
+  const bytes = data ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength) : new Uint8Array()
+  const expected = sizeOf(tensor)
+  if (bytes.byteLength !== expected)
+    fail(
+      'bad-shape',
+      `tensor "${name}" of ${dtype} [${shape.join(', ')}] with ${bytes.byteLength} bytes`,
+      `${expected} bytes`,
+      'Give data that fits the shape.',
+    )
+  return bytes
 }

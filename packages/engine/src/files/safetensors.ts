@@ -249,7 +249,8 @@ function checkCoverage(source: ByteSource, entries: SafetensorsEntry[], dataStar
 
 /** Raw data of a tensor as numbers: f16 and bf16 become f32, everything else keeps its type; always a fresh array. */
 export function tensorValues(dtype: SafetensorsDtype, data: Uint8Array): TensorValues {
-  const buffer = () => data.slice().buffer
+  const copy = () => new Uint8Array(data) // not slice(): Node's Buffer gives a view there
+  const buffer = () => copy().buffer
   switch (dtype) {
     case 'F16':
       return dequantize('f16', data)
@@ -275,7 +276,7 @@ export function tensorValues(dtype: SafetensorsDtype, data: Uint8Array): TensorV
       return new Int8Array(buffer())
     case 'U8':
     case 'BOOL':
-      return data.slice()
+      return copy()
     default:
       return fail(
         'unsupported-tensor-type',

@@ -1,6 +1,7 @@
 // The sizes and constants of a model, read from GGUF metadata or from a Hugging Face config.json into one shape.
 import { ModelFileError, UnsupportedArchitectureError } from '../errors'
 import type { GgufFile, GgufValue } from '../files/gguf'
+import { readExtras } from './kvloom-config'
 
 /** Families the forward pass knows. */
 export const supportedArchitectures = ['llama', 'mistral', 'qwen2', 'qwen3'] as const
@@ -23,6 +24,8 @@ export type RopeScaling =
     }
   /** GGUF's form of the same: the i-th inverse frequency is divided by `factors[i]` (`dim / 2` of them). */
   | { readonly kind: 'factors'; readonly factors: readonly number[] }
+  /** Angle per position of each pair, as they are: for models whose pairs were chosen or changed. */
+  | { readonly kind: 'frequencies'; readonly frequencies: readonly number[]; readonly attentionFactor: number }
   /** YaRN (arXiv:2309.00071); `attentionFactor` multiplies cos and sin, `undefined` means 0.1 ln(factor) + 1. */
   | {
       readonly kind: 'yarn'
@@ -59,6 +62,10 @@ export interface ModelConfig {
     readonly dim: number
     readonly scaling: RopeScaling
   }
+  /** Multiplies q . k; undefined: 1 / sqrt(keyDim). */
+  readonly attentionScale: number | undefined
+  /** Ids of the 'model' stages that these weights went through. */
+  readonly transformedBy: readonly string[] | undefined
   /** The output matrix is the embedding; there is no tensor `output`. */
   readonly tiedEmbeddings: boolean
   /** Query, key and value projections have biases. */
@@ -181,6 +188,8 @@ export function configFromGguf(file: string, gguf: GgufFile, ropeFactors: readon
         ? { kind: 'factors', factors: ropeFactors }
         : ggufScaling(read, metadata.get(`${general}.rope.scaling.type`), contextLength),
     },
+    attentionScale: undefined,
+    transformedBy: undefined,
     tiedEmbeddings: !tensors.has('output.weight'),
     attentionBias: tensors.has('blk.0.attn_q.bias'),
     qkNorm: tensors.has('blk.0.attn_q_norm.weight'),
@@ -218,7 +227,8 @@ export function configFromHuggingFace(
 ): ModelConfig {
   const read = reader(file, (key) => config[key])
   const type = config['model_type']
-  const architecture = checkArchitecture(typeof type === 'string' ? type : 'unnamed')
+  const extras = readExtras(file, config)
+  const architecture = checkArchitecture(typeof type === 'string' ? type.replace(/^kvloom-/, '') : 'unnamed')
   const hiddenSize = read.count('hidden_size')
   const queryHeads = read.count('num_attention_heads')
   const keyDim = read.count('head_dim', Math.floor(hiddenSize / queryHeads))
@@ -242,12 +252,18 @@ export function configFromHuggingFace(
     queryHeads,
     kvHeads: read.count('num_key_value_heads', queryHeads),
     keyDim,
-    valueDim: keyDim,
+    valueDim: extras?.valueDim ?? keyDim,
     vocabSize: read.count('vocab_size'),
     contextLength,
     slidingWindow: windowed ? read.optionalNumber('sliding_window') : undefined,
     rmsEpsilon: read.number('rms_norm_eps', 1e-6),
-    rope: { theta, dim: Math.floor(keyDim * partial), scaling: huggingFaceScaling(file, scaling, contextLength) },
+    rope: {
+      theta,
+      dim: extras?.rope?.dim ?? Math.floor(keyDim * partial),
+      scaling: extras?.rope?.scaling ?? huggingFaceScaling(file, scaling, contextLength),
+    },
+    attentionScale: extras?.attentionScale,
+    transformedBy: extras?.transformedBy,
     tiedEmbeddings: read.flag('tie_word_embeddings', !tensorNames.has('lm_head.weight')),
     attentionBias: tensorNames.has('model.layers.0.self_attn.q_proj.bias'),
     qkNorm: tensorNames.has('model.layers.0.self_attn.q_norm.weight'),

@@ -7,6 +7,7 @@ import { dequantize } from '../files/dequantize'
 import { type GgufValue, openGguf } from '../files/gguf'
 import { openSafetensorsFolder } from '../files/safetensors'
 import { isWeightFormat, type WeightFormat, weightFormats } from '../files/tensor-types'
+import { readIdentity, type SavedIdentity } from './kvloom-config'
 import { configFromGguf, configFromHuggingFace, type ModelConfig } from './model-config'
 import { expectedShape, tensorNames } from './tensor-names'
 
@@ -46,6 +47,8 @@ export interface ModelFiles {
   readonly weights: ReadonlyMap<string, WeightInfo>
   /** Reads a weight by canonical name; throws `ModelFileError('tensor-missing')`, `('bad-shape')`, `('unsupported-tensor-type')`, `('file-truncated')`. */
   tensor(name: string): Promise<WeightTensor>
+  /** What `saveModel` wrote down: the fingerprint of the model whose weights and configuration have this digest. */
+  readonly saved?: SavedIdentity
   /** Description of the tokenizer; throws `ModelFileError('file-missing')` where the model has none. */
   tokenizer(): Promise<TokenizerFiles>
 }
@@ -121,11 +124,13 @@ async function openFolderModel(folder: FileFolder): Promise<ModelFiles> {
     if (entry) weights.set(name, { name, format: entry.dtype.toLowerCase(), shape: entry.shape, bytes: entry.bytes })
   }
   checkWeights(folder.name, config, weights)
+  const saved = readIdentity(settings)
   return {
     kind: 'safetensors',
     config,
     metadata: safetensors.metadata,
     weights,
+    ...(saved ? { saved } : {}),
     async tensor(name) {
       const { format, shape } = checkReadable(folder.name, weights, name)
       return { format, shape, data: await safetensors.read(names.get(name) ?? name) }

@@ -17,6 +17,9 @@ const plain: KVCompressor = {
   store: 'f32',
 }
 
+/** What a layer hands over; one that shares another's rows hands over queries alone. */
+export type Incoming = Parameters<KVCache['attend']>[1]
+
 interface Rows {
   keys: tf.Tensor
   values: tf.Tensor
@@ -31,7 +34,11 @@ export class DenseCache implements KVCache {
   private incoming = 0
   private readonly layers: (Rows | undefined)[] = []
 
-  constructor(readonly model: ModelShape) {}
+  /** @param sources layer to the earlier layer whose rows it reads */
+  constructor(
+    readonly model: ModelShape,
+    private readonly sources?: Readonly<Record<number, number>>,
+  ) {}
 
   begin(tokens: Int32Array, phase: Phase): void {
     const positions = this.tokensSeen + tokens.length
@@ -40,16 +47,27 @@ export class DenseCache implements KVCache {
     this.incoming = tokens.length
   }
 
-  async attend(layer: number, now: { queries: tf.Tensor; keys: tf.Tensor; values: tf.Tensor }): Promise<tf.Tensor> {
+  sourceLayer(layer: number): number {
+    return this.sources?.[layer] ?? layer
+  }
+
+  async attend(layer: number, now: Incoming): Promise<tf.Tensor> {
+    const rows = this.sourceLayer(layer) === layer ? this.append(layer, now) : this.layers[this.sourceLayer(layer)]
+    if (!rows) throw new Error(`layer ${layer} reads layer ${this.sourceLayer(layer)}, which has no rows yet`)
+    return tf.tidy(() => this.attention(this.rotate(now.queries), rows))
+  }
+
+  private append(layer: number, { keys, values }: Incoming): Rows {
+    if (!keys || !values) throw new Error(`layer ${layer} keeps its own rows and was handed none`)
     const before = this.layers[layer]
     const rows = tf.tidy(() => {
-      const keys = this.rotate(now.keys)
-      if (!before) return { keys, values: tf.clone(now.values) }
-      return { keys: tf.concat([before.keys, keys], 1), values: tf.concat([before.values, now.values], 1) }
+      const rotated = this.rotate(keys)
+      if (!before) return { keys: rotated, values: tf.clone(values) }
+      return { keys: tf.concat([before.keys, rotated], 1), values: tf.concat([before.values, values], 1) }
     })
     if (before) tf.dispose([before.keys, before.values])
     this.layers[layer] = rows
-    return tf.tidy(() => this.attention(this.rotate(now.queries), rows))
+    return rows
   }
 
   /** softmax(q kᵀ · scale + causal mask) v, `[queryHeads, n, valueDim]`. */

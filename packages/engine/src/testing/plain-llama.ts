@@ -5,14 +5,29 @@ import type { ModelConfig } from '../models/model-config'
 type Rows = Float64Array[]
 type Weights = ReadonlyMap<string, Float32Array>
 
-/** Logits `[n][vocab]`, and per layer keys after RoPE and values, `[kvHeads * n][dim]` head by head. */
+/** Logits `[n][vocab]`, final hidden states `[n][hidden]`, and per layer keys before and after RoPE and values, `[kvHeads * n][dim]` head by head. */
 export interface PlainResult {
   readonly logits: Rows
+  readonly hidden: Rows
+  readonly keysBeforeRope: readonly Rows[]
   readonly keys: readonly Rows[]
   readonly values: readonly Rows[]
 }
 
-export function plainLlama(config: ModelConfig, weights: Weights, ids: readonly number[]): PlainResult {
+/** What a test may change. */
+export interface PlainChanges {
+  /** Changes the rows of a layer in place, keys before RoPE. */
+  readonly rows?: (layer: number, part: 'keys' | 'values', rows: Rows) => void
+  /** Layer to the earlier layer whose keys and values it reads. */
+  readonly sources?: Readonly<Record<number, number>>
+}
+
+export function plainLlama(
+  config: ModelConfig,
+  weights: Weights,
+  ids: readonly number[],
+  changes: PlainChanges = {},
+): PlainResult {
   const { hiddenSize, queryHeads, kvHeads, keyDim, valueDim, rmsEpsilon } = config
   const weight = (name: string): Float32Array => {
     const found = weights.get(name)
@@ -48,6 +63,7 @@ export function plainLlama(config: ModelConfig, weights: Weights, ids: readonly 
     return all
   }
   const n = ids.length
+  const logitScale = config.attentionScale ?? 1 / Math.sqrt(keyDim)
   const angles = plainFrequencies(config)
   const rotate = (rows: Rows): Rows =>
     rows.map((x, index) => {
@@ -64,20 +80,27 @@ export function plainLlama(config: ModelConfig, weights: Weights, ids: readonly 
 
   let x: Rows = ids.map((id) => Float64Array.from(weight('embedding').subarray(id * hiddenSize, (id + 1) * hiddenSize)))
   const allKeys: Rows[] = []
+  const allKeysBeforeRope: Rows[] = []
   const allValues: Rows[] = []
   for (let l = 0; l < config.layers; l++) {
     const layer = `layers.${l}`
     const normed = x.map((row) => norm(row, weight(`${layer}.attentionNorm`)))
     const q = rotate(heads(linear(normed, `${layer}.attention.query`), queryHeads, `${layer}.attention.queryNorm`))
-    const k = rotate(heads(linear(normed, `${layer}.attention.key`), kvHeads, `${layer}.attention.keyNorm`))
-    const v = heads(linear(normed, `${layer}.attention.value`), kvHeads, '')
-    allKeys.push(k)
-    allValues.push(v)
+    const ownKeys = heads(linear(normed, `${layer}.attention.key`), kvHeads, `${layer}.attention.keyNorm`)
+    const ownValues = heads(linear(normed, `${layer}.attention.value`), kvHeads, '')
+    changes.rows?.(l, 'keys', ownKeys)
+    changes.rows?.(l, 'values', ownValues)
+    allKeysBeforeRope.push(ownKeys)
+    allKeys.push(rotate(ownKeys))
+    allValues.push(ownValues)
+    const source = changes.sources?.[l] ?? l
+    const k = allKeys[source]!
+    const v = allValues[source]!
     const attended: Rows = ids.map(() => new Float64Array(queryHeads * valueDim))
     for (let h = 0; h < queryHeads; h++) {
       const shared = Math.floor(h / (queryHeads / kvHeads)) * n
       for (let t = 0; t < n; t++) {
-        const scores = Array.from({ length: t + 1 }, (_, s) => dot(q[h * n + t]!, k[shared + s]!) / Math.sqrt(keyDim))
+        const scores = Array.from({ length: t + 1 }, (_, s) => dot(q[h * n + t]!, k[shared + s]!) * logitScale)
         const top = Math.max(...scores)
         const total = scores.reduce((sum, s) => sum + Math.exp(s - top), 0)
         scores.forEach((s, at) => {
@@ -95,7 +118,7 @@ export function plainLlama(config: ModelConfig, weights: Weights, ids: readonly 
   }
   const last = x.map((row) => norm(row, weight('finalNorm')))
   const logits = linear(last, config.tiedEmbeddings ? 'embedding' : 'output')
-  return { logits, keys: allKeys, values: allValues }
+  return { logits, hidden: last, keysBeforeRope: allKeysBeforeRope, keys: allKeys, values: allValues }
 }
 
 const dot = (a: Float64Array, b: Float64Array): number => a.reduce((sum, v, i) => sum + v * b[i]!, 0)
@@ -110,6 +133,8 @@ function plainFrequencies({ rope }: ModelConfig): { frequencies: number[]; facto
       return { frequencies, factor: 1 }
     case 'linear':
       return { frequencies: frequencies.map((f) => f / scaling.factor), factor: 1 }
+    case 'frequencies':
+      return { frequencies: [...scaling.frequencies], factor: scaling.attentionFactor }
     case 'factors':
       return { frequencies: frequencies.map((f, j) => f / scaling.factors[j]!), factor: 1 }
     case 'llama3': {

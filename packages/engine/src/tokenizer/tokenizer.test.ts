@@ -4,6 +4,7 @@ import zlib from 'node:zlib'
 import { describe, expect, it } from 'vitest'
 import type { TokenizerError } from '../errors'
 import type { GgufValue } from '../files/gguf'
+import { type TokenizerJson, tokenizerJson } from './to-json'
 import { createTokenizer } from './tokenizer'
 
 const fixture = (name: string) => fs.readFileSync(fileURLToPath(new URL(`../../fixtures/${name}`, import.meta.url)))
@@ -195,5 +196,26 @@ describe('refusals of GGUF tokenizers', () => {
     ['no scores', { 'tokenizer.ggml.model': 'llama' }, 'bad-tokenizer'],
   ] as [string, Record<string, GgufValue | undefined>, string][])('%s', (_, changes, code) => {
     expect(codeOf(() => createTokenizer({ kind: 'gguf', metadata: metadata(changes) }))).toBe(code)
+  })
+})
+
+describe('a GGUF tokenizer written as tokenizer.json', () => {
+  const spm = json<{ metadata: Record<string, GgufValue>; cases: Case[] }>('spm-tokenizer.json')
+  const golden = json<{ tokenizer: Case[] }>('smollm2-golden.json')
+
+  it.each([
+    ['byte-level', smollm2Metadata, golden.tokenizer],
+    ['sentencepiece', new Map(Object.entries(spm.metadata)), spm.cases],
+  ] as const)('%s: is the same tokenizer', (_, metadata, cases) => {
+    const before = createTokenizer({ kind: 'gguf', metadata })
+    const { json, config } = JSON.parse(JSON.stringify(tokenizerJson({ kind: 'gguf', metadata }))) as TokenizerJson
+    const after = createTokenizer({ kind: 'tokenizer.json', tokenizer: json, config })
+    for (const { text } of cases) {
+      expect(after.encode(text)).toEqual(before.encode(text))
+      expect(after.decode(before.encode(text))).toBe(before.decode(before.encode(text)))
+    }
+    for (const fact of ['vocabSize', 'bosId', 'eosId', 'addsBos', 'chatTemplate'] as const)
+      expect(after[fact], fact).toBe(before[fact])
+    expect(after.tokenFacts()).toEqual(before.tokenFacts())
   })
 })

@@ -1,0 +1,166 @@
+// What calibration learned, as one safetensors file (Node): tensors named `<stage>/<name>`, everything else as JSON in the metadata
+// entry "kvloom-artifacts", a SHA-256 over that JSON and all tensors in "sha256".
+import fs from 'node:fs/promises'
+import type { Artifact, HostTensor, Json } from '@kvloom/core'
+import { ArtifactFileError, ModelFileError } from './errors'
+import { bytesSource } from './files/byte-source'
+import { openSafetensors, tensorValues } from './files/safetensors'
+import { encodeSafetensors, type TensorToWrite } from './files/safetensors-write'
+import { writeWhole } from './files/write-whole'
+
+const version = 1
+
+/** The metadata entry. */
+interface Contents {
+  readonly version: number
+  readonly artifacts: readonly { readonly stage: string; readonly fingerprint: string; readonly json: Json }[]
+}
+
+/**
+ * Writes artifacts to one file; an older file stays as it was until the new one is whole.
+ * @throws ArtifactFileError('bad-artifact') for two artifacts of one stage or tensors that do not fit their shape, ('cannot-write')
+ */
+export async function saveArtifacts(file: string, artifacts: readonly Artifact[]): Promise<void> {
+  const stages = artifacts.map(({ stage }) => stage)
+  const twin = stages.find((stage, i) => stages.indexOf(stage) !== i)
+  if (twin !== undefined) refuse('bad-artifact', `two artifacts of stage ${twin}`, 'one for each stage')
+  const slashed = stages.find((stage) => stage.includes('/'))
+  if (slashed !== undefined) refuse('bad-artifact', `an artifact of stage ${slashed}`, 'stage names without "/"')
+  const tensors: Record<string, TensorToWrite> = {}
+  for (const { stage, tensors: own } of artifacts)
+    for (const [name, { shape, values }] of Object.entries(own)) {
+      if (shape.reduce((product, size) => product * size, 1) !== values.length)
+        refuse(
+          'bad-artifact',
+          `${stage}, ${name} of shape [${shape.join(', ')}] with ${values.length} values`,
+          'one value for each place',
+        )
+      tensors[`${stage}/${name}`] = { shape, data: values }
+    }
+  const contents: Contents = {
+    version,
+    artifacts: artifacts.map(({ stage, fingerprint, json }) => ({ stage, fingerprint, json })),
+  }
+  const text = JSON.stringify(contents)
+  const sha256 = await digestOf(text, tensors)
+  try {
+    await writeWhole(file, [encodeSafetensors(tensors, { 'kvloom-artifacts': text, sha256 })])
+  } catch (cause) {
+    refuse(
+      'cannot-write',
+      `${file}, which cannot be written (${reasonOf(cause)})`,
+      'a place with room',
+      'Choose another place or free some space.',
+      cause,
+    )
+  }
+}
+
+/**
+ * Reads what `saveArtifacts` wrote. Whether they fit a model and a compressor is for `ready()` to say.
+ * @throws ArtifactFileError('cannot-read'), ('damaged'), ('other-version')
+ */
+export async function loadArtifacts(file: string): Promise<Artifact[]> {
+  const { tensors, metadata } = await readAll(file)
+  const text = metadata.get('kvloom-artifacts')
+  if (text === undefined) return damaged(file, 'it holds no artifacts')
+  const contents = parse(file, text)
+  if ((await digestOf(text, tensors)) !== metadata.get('sha256')) return damaged(file, 'its SHA-256 differs')
+  return contents.artifacts.map(({ stage, fingerprint, json }) => {
+    const own = Object.entries(tensors).filter(([name]) => name.startsWith(`${stage}/`))
+    return {
+      stage,
+      fingerprint,
+      json,
+      tensors: Object.fromEntries(
+        own.map(([name, { shape, data }]): [string, HostTensor] => [
+          name.slice(stage.length + 1),
+          { shape, values: data },
+        ]),
+      ),
+    }
+  })
+}
+
+type Tensors = Record<string, { readonly shape: readonly number[]; readonly data: Float32Array | Int32Array }>
+
+async function readAll(file: string): Promise<{ tensors: Tensors; metadata: ReadonlyMap<string, string> }> {
+  let bytes: Uint8Array
+  try {
+    bytes = await fs.readFile(file)
+  } catch (cause) {
+    return refuse(
+      'cannot-read',
+      `${file}, which cannot be read (${reasonOf(cause)})`,
+      'a file of artifacts',
+      'Check the path, or run kvloom calibrate.',
+      cause,
+    )
+  }
+  try {
+    const opened = await openSafetensors(bytesSource(bytes, file))
+    const tensors: Tensors = {}
+    for (const { name, dtype, shape } of opened.tensors.values()) {
+      const data = tensorValues(dtype, await opened.read(name))
+      if (!(data instanceof Float32Array || data instanceof Int32Array) || !(dtype === 'F32' || dtype === 'I32'))
+        return damaged(file, `${name} is of type ${dtype}`)
+      tensors[name] = { shape, data }
+    }
+    return { tensors, metadata: opened.metadata }
+  } catch (cause) {
+    if (cause instanceof ModelFileError) return damaged(file, cause.message, cause)
+    throw cause
+  }
+}
+
+function parse(file: string, text: string): Contents {
+  let given: unknown
+  try {
+    given = JSON.parse(text)
+  } catch (cause) {
+    return damaged(file, 'its description is not JSON', cause)
+  }
+  const contents = given as Partial<Contents> | null
+  if (typeof contents?.version === 'number' && contents.version !== version)
+    return refuse(
+      'other-version',
+      `${file}, artifacts of version ${contents.version}`,
+      `version ${version}`,
+      'Calibrate again: kvloom calibrate.',
+    )
+  const fits = (each: Contents['artifacts'][number] | null) =>
+    typeof each?.stage === 'string' && typeof each.fingerprint === 'string' && each.json !== undefined
+  if (contents?.version !== version || !Array.isArray(contents.artifacts) || !contents.artifacts.every(fits))
+    return damaged(file, 'its description is incomplete')
+  return contents as Contents
+}
+
+/** SHA-256 over the description and every tensor by name. */
+async function digestOf(text: string, tensors: Readonly<Record<string, TensorToWrite>>): Promise<string> {
+  const body = encodeSafetensors(tensors, { 'kvloom-artifacts': text })
+  const digest = await globalThis.crypto.subtle.digest('SHA-256', body as Uint8Array<ArrayBuffer>)
+  return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, '0')).join('')
+}
+
+const reasonOf = (cause: unknown): string =>
+  cause instanceof Error && 'code' in cause ? String(cause.code) : String(cause)
+
+function damaged(file: string, why: string, cause?: unknown): never {
+  return refuse(
+    'damaged',
+    `${file}: ${why}`,
+    'an artifact file as kvloom wrote it',
+    'Copy it again, or calibrate again: kvloom calibrate.',
+    cause,
+  )
+}
+
+function refuse(
+  code: ArtifactFileError['code'],
+  given: string,
+  allowed: string,
+  cure = 'This is a mistake in the method that made it.',
+  cause?: unknown,
+): never {
+  throw new ArtifactFileError(code, { given, allowed, cure, cause })
+}
