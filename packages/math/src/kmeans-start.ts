@@ -36,25 +36,27 @@ export function checkKmeans(where: string, points: MatrixLike, clusters: number,
 
 /**
  * First centroids `[clusters, d]`, rows of `points` `[n, d]`: the first drawn with probability ∝ weight, each further one ∝
- * weight · squared distance to the nearest chosen, the best of 2 + ln k such draws. When every point is covered, the rest are the first points not yet chosen.
+ * weight · squared distance to the nearest chosen, the best of `trials` such draws. When every point is covered, the rest are the first points not yet chosen.
  *
+ * @param options.trials 1 is the plain form. Default 2 + ln k
  * @param options.weights `[n]`, or `[n · d]` (their mean over the coordinates of a point counts). Default all 1
  * @throws MathError as `kmeans`
  */
 export function kmeansPlusPlus(
   points: MatrixLike,
   clusters: number,
-  options: { readonly seed: number; readonly weights?: Float64Array },
+  options: { readonly seed: number; readonly weights?: Float64Array; readonly trials?: number },
 ): Matrix {
   checkKmeans('kmeansPlusPlus', points, clusters, options.weights)
   const { rows: n, columns: d } = points
   const x = matrix(n, d, points.data)
   const random = seededRandom(options.seed)
   const weights = perPoint(options.weights, n, d)
+  const { trials = 2 + Math.floor(Math.log(clusters)) } = options
+  requireInteger('kmeansPlusPlus', 'trials', trials, 1)
   const centroids = matrix(clusters, d)
   let distance = new Float64Array(n).fill(1)
   const chosen = new Uint8Array(n)
-  const trials = 2 + Math.floor(Math.log(clusters))
   for (let j = 0; j < clusters; j++) {
     let pick = -1
     let least = Number.POSITIVE_INFINITY

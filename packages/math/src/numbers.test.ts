@@ -110,6 +110,30 @@ describe('dct', () => {
     expect(() => lowPassMatrix(4, 5)).toThrow(MathError)
   })
 
+  it('low-passes as the product of both transforms does', () => {
+    const product = (from: number, to: number) => {
+      const map = multiply(transpose(dctMatrix(to)), dctMatrix(from, to))
+      return matrix(
+        to,
+        from,
+        map.data.map((x) => x * Math.sqrt(to / from)),
+      )
+    }
+    const sizes = fc.integer({ min: 1, max: 60 }).chain((n) => fc.tuple(fc.constant(n), fc.integer({ min: 1, max: n })))
+    fc.assert(
+      fc.property(sizes, ([from, to]) => {
+        expect(largestGap(lowPassMatrix(from, to), product(from, to))).toBeLessThan(1e-14)
+      }),
+    )
+    // Angles that are nearly equal, and those of FreqKV with a window of 512.
+    for (const [from, to] of [
+      [300, 299],
+      [508, 254],
+      [508, 381],
+    ] as const)
+      expect(largestGap(lowPassMatrix(from, to), product(from, to))).toBeLessThan(1e-14)
+  })
+
   it("agrees with FreqKV's own code on real keys", () => {
     const fixture = readFixture('freqkv')
     const keys = fixture('layer0.k')

@@ -109,6 +109,19 @@ describe('kmeans', () => {
     expect(() => kmeans(cloud(2, 1, 1), { clusters: 2, weights: [0, 0] })).toThrow(/all 0/)
   })
 
+  it('starts with one draw a centroid, or with the best of several', () => {
+    const points = cloud(2000, 4, 3)
+    const costWith = (trials: number) => {
+      const starts = Array.from({ length: 8 }, (_, seed) => kmeansPlusPlus(points, 32, { seed, trials }))
+      return starts.reduce((sum, initial) => sum + kmeans(points, { clusters: 32, initial, iterations: 0 }).cost, 0)
+    }
+    expect(costWith(8)).toBeLessThan(0.95 * costWith(1))
+    expect(kmeansPlusPlus(points, 32, { seed: 1, trials: 2 + Math.floor(Math.log(32)) })).toEqual(
+      kmeansPlusPlus(points, 32, { seed: 1 }),
+    )
+    expect(() => kmeansPlusPlus(points, 32, { seed: 1, trials: 0 })).toThrow(/trials = 0/)
+  })
+
   const cases = [
     {
       name: 'fisher',
