@@ -388,7 +388,7 @@ export interface CalibrationRun {
 export interface Artifact {
   readonly stage: string
   readonly fingerprint: string
-  /** Scope `layer`: by `<layer>.<part>`. */
+  /** What the fits returned: by `<layer>.<part>` (scope `layer`), by `model.<part>` or `model.both` (scope `model`). */
   readonly json: Json
   /** Scope `layer`: named `<layer>.<part>.<name>`. */
   readonly tensors: Readonly<Record<string, HostTensor>>

@@ -21,5 +21,5 @@ function useOf({ error, tolerance, passed }: TensorResult): number {
   return tolerance === 0 ? 0 : error / tolerance
 }
 
-const show = (x: number): string =>
-  x === 0 || !Number.isFinite(x) ? String(x) : x.toPrecision(2).replace(/\.?0+(e|$)/, '$1')
+/** Two digits. */
+const show = (x: number): string => String(Number(x.toPrecision(2)))

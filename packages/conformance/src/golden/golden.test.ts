@@ -151,6 +151,22 @@ describe('a golden folder', () => {
     )
   })
 
+  it('writes numbers with two digits, exponents whole', () => {
+    const line = (error: number, tolerance: number): string =>
+      formatGolden({
+        folder: 'f',
+        case: 'c',
+        status: 'passed',
+        tensors: [{ name: 'x', error, tolerance, passed: true, where: '' }],
+        message: '',
+      })
+    expect(line(2.3e-10, 1e-10)).toBe('passed  f/c  x: error 2.3e-10, tolerance 1e-10')
+    expect(line(0.00123456, 5e-20)).toBe('passed  f/c  x: error 0.0012, tolerance 5e-20')
+    expect(line(1e30, 120)).toBe('passed  f/c  x: error 1e+30, tolerance 120')
+    expect(line(Number.NaN, Number.POSITIVE_INFINITY)).toBe('passed  f/c  x: error NaN, tolerance Infinity')
+    expect(line(0, 0.5)).toBe('passed  f/c  x: error 0, tolerance 0.5')
+  })
+
   it('runs only what is asked for, by press or name', async () => {
     expect((await run(['ri'])).map((r) => r.case)).toEqual(['right'])
     expect((await run(['knorm'])).map((r) => r.case)).toEqual(['right', 'wrong', 'absent'])

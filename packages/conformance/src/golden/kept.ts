@@ -51,6 +51,32 @@ export function compareKept(
   }
 }
 
+/**
+ * Compares masks `[heads, tokens]` of heads that keep different counts, as many tokens in all.
+ * @param scores `[heads, tokens]`: where given, a token may differ if its score ties with the cut over all heads.
+ */
+export function compareMask(name: string, actual: NdArray, expected: NdArray, scores?: NdArray): TensorResult {
+  if (actual.shape.join() !== expected.shape.join())
+    return wrong(name, `shape [${actual.shape.join(', ')}], expected [${expected.shape.join(', ')}]`)
+  const tokens = expected.shape.at(-1) ?? 0
+  const total = ({ data }: NdArray) => [...data].reduce((sum, x) => sum + x, 0)
+  if (total(actual) !== total(expected)) return wrong(name, `${total(actual)} tokens kept, expected ${total(expected)}`)
+  const different = [...expected.data.keys()].filter((at) => expected.data[at] !== actual.data[at])
+  // The lost and the won tie with each other: both lie at the cut.
+  const at = different.map((i) => scores?.data[i] ?? Number.NaN)
+  const [low, high] = [Math.min(...at), Math.max(...at)]
+  const tied = different.length > 0 && high - low <= TIE.abs + TIE.rel * Math.abs(high)
+  const [first = 0] = different
+  const where = `head ${Math.floor(first / tokens)}, token ${first % tokens}`
+  return {
+    name,
+    error: tied ? 0 : different.length,
+    tolerance: 0,
+    where: different.length === 0 ? 'all' : tied ? `${different.length / 2} tied` : where,
+    passed: tied || different.length === 0,
+  }
+}
+
 const rowOf = ({ data }: NdArray, head: number, width: number): number[] => [
   ...data.subarray(head * width, (head + 1) * width),
 ]

@@ -47,6 +47,8 @@ export interface GoldenCase {
   input(name: string): Promise<NdArray>
   /** An expected tensor. @throws GoldenError */
   expected(name: string): Promise<NdArray>
+  /** Any tensor of the folder, or of one beside it: `FILE:TENSOR`. @throws GoldenError */
+  load(reference: string): Promise<NdArray>
   /** The tolerance of an expected tensor: its own, or of the longest key that its name begins with. */
   tolerance(name: string): Tolerance
 }
@@ -104,6 +106,7 @@ function caseOf(method: string, json: CaseJson, load: (reference: string) => Pro
       return { ...array, data: array.data.map((x) => floatFromHalf(halfFromFloat(x))) }
     },
     expected: (key) => named(expected, key, 'expected tensor'),
+    load,
     tolerance(key) {
       const known = Object.keys(tolerance).filter((k) => key === k || key.startsWith(`${k}_`))
       const longest = known.sort((a, b) => b.length - a.length)[0]

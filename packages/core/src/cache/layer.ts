@@ -132,12 +132,13 @@ export class LayerCache {
     const evicts = acting !== undefined && acting !== 'room' && (acting !== 'promptEnd' || step.phase !== 'decode')
     if (!evicts && !(this.plan.fitsPrompt && step.phase !== 'decode')) return
     const rotated = step.rotation.rotate(queries) as tf.Tensor3D
-    this.ring?.push(rotated)
+    if (this.ring && !(this.ring.ofPrompt && step.phase === 'decode')) this.ring.push(rotated)
     const seen = { stepQueries: rotated, ring: this.ring, context, tokenIds: step.tokenIds }
     if (evicts && acts(acting, step)) await this.evict(seen, step)
     if (this.plan.fitsPrompt && step.phase === 'promptEnd') this.fitPrompt(seen)
     rotated.dispose()
-    if (step.phase === 'promptEnd' && !(evicts && acting !== 'promptEnd')) this.ring?.replace(null)
+    const done = this.ring?.ofPrompt || !(evicts && acting !== 'promptEnd')
+    if (step.phase === 'promptEnd' && done) this.ring?.replace(null)
   }
 
   /** Transforms that are fitted on this prompt see the rows it leaves. */
@@ -149,10 +150,10 @@ export class LayerCache {
         const fitOnline = transform.fitOnline.bind(transform)
         const observed = observe(transform.needs, { ...seen, lane, queryHeads: this.queryHeads(lane) })
         const state = tf.tidy(() => {
-          const fitted = fitOnline(part.read(), observed)
+          const fitted = fitOnline(part.read(), observed.seen)
           return Object.fromEntries(Object.entries(fitted).map(([name, t]) => [name, copyOf(t)]))
         })
-        tf.dispose(Object.values(observed))
+        observed.dispose()
         part.fit(state)
       }
   }
@@ -184,7 +185,7 @@ export class LayerCache {
     const observed = observe(scorer.needs, { ...seen, lane, queryHeads: this.queryHeads(lane) })
     const columns = Object.fromEntries((scorer.columns ?? []).map((name) => [name, lane.ensureColumn(name)]))
     const result = tf.tidy(() => {
-      const out = scorer.score(observed, columns)
+      const out = scorer.score(observed.seen, columns)
       const scores = 'scores' in out ? out.scores : out
       const next = 'scores' in out ? out.columns : {}
       return {
@@ -193,7 +194,7 @@ export class LayerCache {
       }
     })
     for (const [name, column] of Object.entries(result.next)) lane.setColumn(name, column as tf.Tensor2D)
-    tf.dispose(Object.values(observed))
+    observed.dispose()
     return result.scores
   }
 
@@ -241,10 +242,10 @@ export class LayerCache {
       scores ? lane.rows : lane.liveRows,
       count,
       scores,
-      observed,
+      observed.seen,
       this.contextOf(number, step),
     )
-    tf.dispose(Object.values(observed))
+    observed.dispose()
     if (isRanges(kept)) {
       lane.keepRanges(scores ? kept : liveToStored(lane, kept), pick.does.positions === 'slot')
       return

@@ -27,6 +27,10 @@ export class QueryRing {
   get bytes(): number {
     return this.ring.bytes
   }
+  /** Whether it holds queries of the prompt only, however many. */
+  get ofPrompt(): boolean {
+    return this.size === Number.POSITIVE_INFINITY
+  }
   push(queries: tf.Tensor3D): void {
     const held = this.ring.tensor
     const next = tf.tidy(() => {
@@ -67,16 +71,31 @@ export interface Sight {
   readonly tokenIds: Int32Array
 }
 
-/** Tensors named as in `needs`, owned by the caller. */
-export function observe<N extends Needs>(needs: N, sight: Sight): Observed<N> {
-  const seen: Record<string, tf.Tensor> = {}
-  for (const [name, what] of Object.entries(needs)) seen[name] = one(what, sight)
-  return seen as Observed<N>
+/** What a stage asked to see: made when it looks, freed by `dispose`. */
+export interface Observations<N extends Needs> {
+  readonly seen: Observed<N>
+  dispose(): void
+}
+
+/** Tensors named as in `needs`; what a stage does not look at is not made. */
+export function observe<N extends Needs>(needs: N, sight: Sight): Observations<N> {
+  const made = new Set<tf.Tensor>()
+  const seen = {}
+  for (const [name, what] of Object.entries(needs)) {
+    let tensor: tf.Tensor | null = null
+    const look = (): tf.Tensor => {
+      tensor ??= tf.keep(one(what, sight))
+      made.add(tensor)
+      return tensor
+    }
+    Object.defineProperty(seen, name, { enumerable: true, get: look })
+  }
+  return { seen: seen as Observed<N>, dispose: () => tf.dispose([...made]) }
 }
 
 function one(what: Observation, { lane, queryHeads, stepQueries, ring, context, tokenIds }: Sight): tf.Tensor {
   const ofLane = (q: tf.Tensor3D) => tf.slice(q, [queryHeads.from, 0, 0], [queryHeads.count, -1, -1])
-  const newest = (n: number) => (stepQueries.shape[1] >= n || !ring ? lastRows(stepQueries, n) : ring.last(n))
+  const newest = (n: number) => (stepQueries.shape[1] >= n || !ring?.state ? lastRows(stepQueries, n) : ring.last(n))
   switch (what.of) {
     case 'attention': {
       const queries = tf.tidy(() => ofLane(what.queries === 'all' ? stepQueries : newest(what.queries)))

@@ -50,7 +50,8 @@ export class Held<T extends tf.Tensor> {
     return this.held ? bytesOf(this.held) : 0
   }
   replace(next: T | null): void {
-    if (next) this.account.add(bytesOf(next))
+    // Kept, since a replacement may happen inside a stage's tidy.
+    if (next) this.account.add(bytesOf(tf.keep(next)))
     this.account.add(-this.bytes)
     this.held?.dispose()
     this.held = next

@@ -43,14 +43,17 @@ export const snapkv = defineScorer({
   count: (tokens, { keep, window }) => (tokens <= window ? tokens : Math.trunc(tokens * keep)),
   score({ attention }, { window, kernel }, { site }) {
     const [queryHeads = 0, tokens = 0] = attention.shape
-    if (tokens <= window) return zeros([site.model.kvHeads, tokens]) // all stay, see count
+    // Where heads keep different counts, a call sees the query heads of one KV head.
+    const group = site.model.queryHeads / site.model.kvHeads
+    const kvHeads = queryHeads / group
+    if (tokens <= window) return zeros([kvHeads, tokens]) // all stay, see count
     const past = tokens - window
     const votes = div(slice(attention, [0, 0], [queryHeads, past]), window) // [queryHeads, past]
     const pooled = averagePool(votes, kernel)
-    const perGroup = reshape(pooled, [site.model.kvHeads, queryHeads / site.model.kvHeads, past])
+    const perGroup = reshape(pooled, [kvHeads, group, past])
     const scores = mean(perGroup, 1) // [kvHeads, past]
     const above = add(max(scores), 1) // the window stays: better than every other token of the layer
-    return concat([scores, mul(fill([site.model.kvHeads, window], 1), above)], 1) // [kvHeads, tokens]
+    return concat([scores, mul(fill([kvHeads, window], 1), above)], 1) // [kvHeads, tokens]
   },
 })
 

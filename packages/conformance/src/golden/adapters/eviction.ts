@@ -5,9 +5,11 @@ import {
   type ModelShape,
   type Observation,
   openCache,
+  type Rope,
   ready,
   type Scorer,
   type Site,
+  siteOf,
   stagesOn,
   window,
 } from '@kvloom/core'
@@ -23,6 +25,10 @@ export interface Rows {
   readonly queries: NdArray
   readonly keys: NdArray
   readonly values: NdArray
+  /** How queries and keys were rotated, for methods that turn them back. Absent: as if there were no RoPE. */
+  readonly rope?: Rope
+  /** The token of every row. Absent: 0 for each. */
+  readonly tokenIds?: Int32Array
 }
 
 /** The inputs q, k, v of a case. Where a method needs no queries or values, the keys stand in for them. */
@@ -35,7 +41,7 @@ export async function rowsOf(golden: GoldenCase): Promise<Rows> {
   }
 }
 
-/** A model of these rows that does not rotate (they are rotated already). */
+/** A model of these rows; where they name no RoPE it does not rotate (they are rotated already). */
 export function modelOf(rows: Rows, layers = 1): ModelShape {
   const [queryHeads = 0] = rows.queries.shape
   const [kvHeads = 0, , keyDim = 0] = rows.keys.shape
@@ -47,19 +53,13 @@ export function modelOf(rows: Rows, layers = 1): ModelShape {
     keyDim,
     valueDim: rows.values.shape[2] ?? 0,
     contextLength: Number.MAX_SAFE_INTEGER,
-    rope: null,
+    rope: rows.rope ?? null,
     attentionScale: 1 / Math.sqrt(keyDim),
     fingerprint: 'golden',
   }
 }
 
-export const keysSite = (model: ModelShape, layer: number): Site => ({
-  layer,
-  part: 'keys',
-  model,
-  heads: model.kvHeads,
-  dim: model.keyDim,
-})
+export const keysSite = (model: ModelShape, layer: number): Site => siteOf(model, layer, 'keys')
 
 /** The scorer of a compressor, bound to a layer. */
 export function scorerOf(compressor: KVCompressor, model: ModelShape, layer = 0): Scorer {
@@ -98,6 +98,10 @@ function observe(what: Observation, rows: Rows, tokens: number): Tensor {
       case 'keys':
       case 'values':
         return slice(first(rows[what.of]), [0, 0, 0], [-1, -1, -1])
+      case 'queries': {
+        const [from, count] = [Math.max(0, tokens - what.last), Math.min(tokens, what.last)]
+        return slice(first(rows.queries), [0, from, 0], [-1, count, -1])
+      }
       case 'attention': {
         const [keys, all] = [first(rows.keys), first(rows.queries)]
         const last = what.queries === 'all' ? tokens : Math.min(tokens, what.queries)
@@ -141,7 +145,7 @@ export async function feed(
   }
   return withArena(async (arena) => {
     const now = { queries: part(rows.queries, arena), keys: part(rows.keys, arena), values: part(rows.values, arena) }
-    cache.begin(new Int32Array(count), phase)
+    cache.begin(rows.tokenIds?.slice(from, from + count) ?? new Int32Array(count), phase)
     let output: Tensor | undefined
     for (let layer = 0; layer < cache.model.layers; layer++) {
       output?.dispose()
@@ -166,12 +170,58 @@ export async function heldBy(cache: KVCache, layer: number): Promise<NdArray> {
 export async function keptByCache(compressor: KVCompressor, rows: Rows, layer = 0): Promise<NdArray> {
   const cache = openExact(compressor, modelOf(rows, layer + 1))
   try {
-    await feed(cache, rows, 0, rows.keys.shape[1] ?? 0, 'promptEnd')
+    await feed(cache, beforeRope(rows), 0, rows.keys.shape[1] ?? 0, 'promptEnd')
     return await heldBy(cache, layer)
   } finally {
     cache.dispose()
   }
 }
+
+/** Rows `[kvHeads, tokens]` that a real cache of one layer keeps of a prompt of all rows, 1 or 0; heads may differ in number. */
+export async function maskByCache(compressor: KVCompressor, rows: Rows): Promise<NdArray> {
+  const [heads = 0, tokens = 0] = rows.keys.shape
+  const cache = openExact(compressor, modelOf(rows))
+  try {
+    await feed(cache, beforeRope(rows), 0, tokens, 'promptEnd')
+    const mask = new Int32Array(heads * tokens)
+    for (const [lane, { heads: ofLane }] of cache.segments(0).entries()) {
+      const { keys, values, positions } = await cache.materialize(0, lane)
+      dispose([keys, values])
+      for (const [i, held] of positions.entries())
+        for (const position of held) if (position >= 0) mask[(ofLane[i] ?? 0) * tokens + position] = 1
+    }
+    return { shape: [heads, tokens], data: mask }
+  } finally {
+    cache.dispose()
+  }
+}
+
+/** The rows with queries and keys before RoPE, as a cache takes them; row t stands at position t. */
+export function beforeRope(rows: Rows): Rows {
+  const { rope } = rows
+  if (!rope) return rows
+  const back = ({ shape, data }: NdArray): NdArray => {
+    const [heads = 0, tokens = 0, dim = 0] = shape
+    const [turned, pairs] = [Float32Array.from(data), rope.dim / 2]
+    for (let row = 0; row < heads * tokens; row++)
+      for (let j = 0; j < pairs; j++) {
+        const angle = (row % tokens) * (rope.frequencies[j] ?? 0)
+        const [cos, sin] = [Math.cos(angle) / rope.attentionFactor, Math.sin(angle) / rope.attentionFactor]
+        const [a, b] = [data[row * dim + j] ?? 0, data[row * dim + pairs + j] ?? 0]
+        turned[row * dim + j] = a * cos + b * sin
+        turned[row * dim + pairs + j] = b * cos - a * sin
+      }
+    return { shape, data: turned }
+  }
+  return { ...rows, queries: back(rows.queries), keys: back(rows.keys) }
+}
+
+/** The RoPE of a base, over all channels. */
+export const ropeOf = (theta: number, dim: number): Rope => ({
+  dim,
+  frequencies: Float64Array.from({ length: dim / 2 }, (_, j) => theta ** ((-2 * j) / dim)),
+  attentionFactor: 1,
+})
 
 /** A cache whose exact rows are f32, as golden data is. */
 export const openExact = (compressor: KVCompressor, model: ModelShape): KVCache =>

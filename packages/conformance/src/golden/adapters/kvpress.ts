@@ -1,10 +1,23 @@
 /** Cases made by NVIDIA/kvpress: eviction once, at the end of the prompt. `compression_ratio` is the fraction removed. */
-import { type KVCompressor, stagesOn } from '@kvloom/core'
-import type { NdArray } from '../array'
+import { compose, type KVCompressor, stagesOn } from '@kvloom/core'
+import { slice } from '@tensorflow/tfjs-core'
+import { withArena } from '../../arena'
+import { fromTensor, type NdArray, toTensor } from '../array'
 import { compareArrays, type TensorResult, wrong } from '../compare'
-import { compareKept } from '../kept'
-import type { GoldenCase } from '../schema'
-import { bestOf, keptByCache, keysSite, modelOf, type Rows, rowsOf, scorerOf, scoresOf } from './eviction'
+import { compareKept, compareMask, TIE } from '../kept'
+import type { GoldenCase, Tolerance } from '../schema'
+import {
+  bestOf,
+  keptByCache,
+  keysSite,
+  maskByCache,
+  modelOf,
+  type Rows,
+  ropeOf,
+  rowsOf,
+  scorerOf,
+  scoresOf,
+} from './eviction'
 import { numberOption, numbersOption, textOption } from './options'
 import type { Adapter, GoldenMethods } from './types'
 
@@ -17,15 +30,35 @@ const PRESSES: Readonly<Record<string, Press>> = {
     snapkv?.({ keep, window: numberOption(golden, 'window_size', 64), kernel: numberOption(golden, 'kernel_size', 5) }),
   streamingllm: (golden, { streamingLlm }, keep) => streamingLlm?.({ keep, sinks: numberOption(golden, 'n_sink', 4) }),
   tova: (_, { tova }, keep) => tova?.({ keep }),
+  expected_attention: (golden, { expectedAttention }, keep) =>
+    expectedAttention?.({
+      keep,
+      future: numberOption(golden, 'n_future_positions', 512),
+      sinks: numberOption(golden, 'n_sink', 4),
+      covariance: switchOf(golden, 'use_covariance'),
+      valueNorm: switchOf(golden, 'use_vnorm'),
+      epsilon: numberOption(golden, 'epsilon', 0),
+    }),
+  adakv: (golden, methods, keep) => {
+    const host = PRESSES[textOption(golden, 'base', '')]?.(golden, methods, keep)
+    return host && methods.adaKv
+      ? compose(host, methods.adaKv({ safeguard: numberOption(golden, 'alpha_safeguard', 0.2) }))
+      : undefined
+  },
 }
+
+/** The data has no tolerance of its own for the moments: sums of float32 queries, over their own size. */
+const MOMENTS: Tolerance = { relFrobenius: 1e-6 }
+
+const switchOf = (golden: GoldenCase, name: string): string => ((golden.options[name] ?? true) ? 'on' : 'off')
 
 export const kvpress: Adapter = async (golden, methods) => {
   const press = textOption(golden, 'press', '')
   if (press === 'any') return keptCounts(golden, methods)
   const create = PRESSES[press]
   if (!create) return null
-  const rows = await rowsOf(golden)
-  const tensors: TensorResult[] = []
+  const rows = await rotatedRows(golden)
+  const tensors: TensorResult[] = await momentsOf(golden, methods, rows)
   for (const [i, ratio] of numbersOption(golden, 'compression_ratios').entries()) {
     const compressor = create(golden, methods, 1 - ratio)
     if (!compressor) return null
@@ -37,6 +70,15 @@ export const kvpress: Adapter = async (golden, methods) => {
       tensors.push(
         compareArrays(scoresName, stage.scores, await golden.expected(scoresName), golden.tolerance('scores')),
       )
+    const maskName = `mask_${suffix}`
+    if (golden.expects.includes(maskName)) {
+      const expected = await golden.expected(maskName)
+      const scores = isSeparate(golden, suffix) ? undefined : stage.scores
+      tensors.push(
+        compareMask(`${maskName} (stage)`, await maskByStage(compressor, rows, stage.scores), expected, scores),
+      )
+      tensors.push(compareMask(maskName, await maskByCache(compressor, rows), expected, scores))
+    }
     const keptName = `kept_${suffix}`
     if (!golden.expects.includes(keptName)) continue
     const expected = await golden.expected(keptName)
@@ -48,6 +90,67 @@ export const kvpress: Adapter = async (golden, methods) => {
   const done = new Set(tensors.map(({ name }) => name))
   for (const name of golden.expects) if (!done.has(name)) tensors.push(wrong(name, 'no result for this name'))
   return { tensors }
+}
+
+/** Rows that know their RoPE where the case names its base. */
+async function rotatedRows(golden: GoldenCase): Promise<Rows> {
+  const rows = await rowsOf(golden)
+  if (golden.options['rope_theta'] === undefined) return rows
+  return { ...rows, rope: ropeOf(numberOption(golden, 'rope_theta'), rows.keys.shape[2] ?? 0) }
+}
+
+/** Expected Attention's Gaussian, where a case expects it: `mu` `[queryHeads, dim]`, `cov_diag` its variances. */
+async function momentsOf(golden: GoldenCase, { futureQueries }: GoldenMethods, rows: Rows): Promise<TensorResult[]> {
+  const names = golden.expects.filter((name) => name === 'mu' || name === 'cov_diag')
+  if (names.length === 0) return []
+  if (!futureQueries) return names.map((name) => wrong(name, 'no method gives it'))
+  const { mean, variances } = await withArena(async (arena) => {
+    const gaussian = futureQueries(arena.own(toTensor(rows.queries)), rows.rope ?? null, {
+      sinks: numberOption(golden, 'n_sink', 4),
+      future: numberOption(golden, 'n_future_positions', 512),
+      covariance: true,
+    })
+    const mean = await fromTensor(arena.own(gaussian.mean))
+    const [heads = 0, dim = 0] = mean.shape
+    const covariance = await fromTensor(arena.own(gaussian.covariance ?? slice(gaussian.mean, [0, 0], [0, 0])))
+    const diagonal = new Float32Array(heads * dim)
+    for (let at = 0; at < diagonal.length; at++) diagonal[at] = covariance.data[at * dim + (at % dim)] ?? Number.NaN
+    return { mean, variances: { shape: mean.shape, data: diagonal } }
+  })
+  return Promise.all(
+    names.map(async (name) =>
+      compareArrays(name, name === 'mu' ? mean : variances, await golden.expected(name), MOMENTS),
+    ),
+  )
+}
+
+/** Rows that each KV head keeps `[kvHeads, tokens]`, where a budget stage shares them out by these scores. */
+async function maskByStage(compressor: KVCompressor, rows: Rows, scores: NdArray): Promise<NdArray> {
+  const model = modelOf(rows)
+  const [heads = 0, tokens = 0] = scores.shape
+  const [stage] = stagesOn(compressor, 'budget', 0)
+  const uniform = scorerOf(compressor, model).count(tokens)
+  const perHead = Array.from({ length: heads }, (_, head) => ({
+    shape: [1, tokens],
+    data: scores.data.slice(head * tokens, (head + 1) * tokens),
+  }))
+  const counts = await withArena(async (arena) =>
+    stage?.bind(keysSite(model, 0)).counts(
+      perHead.map((own) => arena.own(toTensor(own))),
+      uniform,
+    ),
+  )
+  const mask = new Int32Array(heads * tokens)
+  for (const [head, own] of perHead.entries())
+    for (const token of (await bestOf(own, counts?.[head] ?? uniform, 1)).data) mask[head * tokens + token] = 1
+  return { shape: [heads, tokens], data: mask }
+}
+
+/** Whether the data says that no two scores tie at the cut of this ratio, over all heads. */
+function isSeparate(golden: GoldenCase, suffix: string): boolean {
+  const gaps = golden.scalars['kept_per_head'] as Readonly<Record<string, unknown>> | undefined
+  const gap = gaps?.[`${suffix}_gap`]
+  return typeof gap === 'number' && gap > TIE.abs
 }
 
 /** Scores `[kvHeads, tokens]` and kept positions `[kvHeads, kept]` of a stage by itself. */
@@ -64,8 +167,9 @@ async function byStage(compressor: KVCompressor, rows: Rows): Promise<{ scores: 
     }
   }
   const bound = pick.bind(keysSite(model, 0))
+  const now = { phase: 'promptEnd', tokensSeen: tokens, head: 0, memory: null } as const
   const rangesOf = (count: number) => {
-    const kept = bound.keep(tokens, count, null, {})
+    const kept = bound.keep(tokens, count, null, {}, now)
     return Array.isArray(kept) ? (kept as readonly { start: number; end: number }[]) : []
   }
   const positions = (count: number) =>
@@ -96,7 +200,8 @@ function suffixOf(golden: GoldenCase, ratio: number): string {
   const names = [Math.round(ratio * 100), Math.floor(ratio * 100), Math.ceil(ratio * 100)].map(
     (n) => `r${String(n).padStart(2, '0')}`,
   )
-  return names.find((name) => golden.expects.includes(`kept_${name}`)) ?? names[0] ?? ''
+  const named = (name: string) => golden.expects.includes(`kept_${name}`) || golden.expects.includes(`mask_${name}`)
+  return names.find(named) ?? names[0] ?? ''
 }
 
 function isUnique(golden: GoldenCase, suffix: string): boolean {

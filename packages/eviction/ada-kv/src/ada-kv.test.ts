@@ -1,0 +1,140 @@
+import { readFile } from 'node:fs/promises'
+import { syntheticModel, testCompressor } from '@kvloom/conformance'
+import { compose, IncompatibleStages, OptionError, siteOf, stagesOn } from '@kvloom/core'
+import { expectedAttention } from '@kvloom/expected-attention'
+import { registerKernels, selectTop } from '@kvloom/kernels'
+import { snapkv } from '@kvloom/snapkv'
+import { dispose, setBackend, tensor2d } from '@tensorflow/tfjs-core'
+import fc from 'fast-check'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { adaKv } from './ada-kv'
+
+const runner = { describe, it, expect }
+testCompressor(runner, {
+  name: 'ada-kv over snapkv',
+  make: () => compose(snapkv({ keep: 0.4, window: 6 }), adaKv()),
+})
+testCompressor(runner, {
+  name: 'ada-kv over expected attention',
+  make: () => compose(expectedAttention({ keep: 0.4, future: 16 }), adaKv({ safeguard: 0 })),
+  backends: ['wasm'],
+})
+
+interface Golden {
+  readonly scores: Readonly<Record<string, readonly (readonly number[])[]>>
+  readonly cases: readonly {
+    readonly name: string
+    readonly safeguard: number
+    readonly host: string
+    readonly kept: readonly { readonly removed: number; readonly positions: readonly (readonly number[])[] }[]
+  }[]
+}
+const golden = JSON.parse(await readFile(new URL('../fixtures/kvpress.json', import.meta.url), 'utf8')) as Golden
+
+const model = syntheticModel({ queryHeads: 2, kvHeads: 2, keyDim: 8, valueDim: 8 })
+
+async function counts(scores: readonly (readonly number[])[], uniform: number, safeguard?: number) {
+  const [stage] = stagesOn(adaKv(safeguard === undefined ? {} : { safeguard }), 'budget', 0)
+  if (!stage) throw new Error('no budget stage')
+  const tensors = scores.map((own) => tensor2d([...own], [1, own.length]))
+  const result = await stage.bind(siteOf(model, 0, 'keys')).counts(tensors, uniform)
+  dispose(tensors)
+  return result
+}
+
+describe('ada-kv', () => {
+  beforeAll(async () => {
+    await registerKernels('wasm')
+    await setBackend('wasm')
+  })
+
+  it.each(golden.cases)('keeps what the authors keep: $name', async ({ host, safeguard, kept }) => {
+    const scores = golden.scores[host] ?? []
+    const tokens = scores[0]?.length ?? 0
+    for (const { removed, positions } of kept) {
+      const perHead = await counts(scores, Math.trunc(tokens * (1 - removed)), safeguard)
+      expect(perHead).toEqual(positions.map(({ length }) => length))
+      for (const [head, own] of scores.entries()) {
+        const all = tensor2d([...own], [1, tokens])
+        const best = selectTop(all, perHead[head] ?? 0)
+        expect([...(await best.data())]).toEqual(positions[head])
+        dispose([all, best])
+      }
+    }
+  })
+
+  it('spends the whole budget, leaves every head its floor, and never gives a head more than it has', async () => {
+    const rows = fc.array(fc.array(fc.float({ min: 0, max: 1, noNaN: true }), { minLength: 20, maxLength: 20 }), {
+      minLength: 1,
+      maxLength: 5,
+    })
+    await fc.assert(
+      fc.asyncProperty(
+        rows,
+        fc.integer({ min: 0, max: 25 }),
+        fc.float({ min: 0, max: 1, noNaN: true }),
+        async (scores, uniform, safeguard) => {
+          const perHead = await counts(scores, uniform, safeguard)
+          const share = Math.min(uniform, 20)
+          expect(perHead.reduce((sum, n) => sum + n, 0)).toBe(scores.length * share)
+          for (const n of perHead) {
+            expect(n).toBeGreaterThanOrEqual(Math.trunc(share * safeguard))
+            expect(n).toBeLessThanOrEqual(20)
+          }
+        },
+      ),
+      { numRuns: 50 },
+    )
+  })
+
+  it('shares equally when the floor is the share, or heads are alike and scores differ', async () => {
+    expect(
+      await counts(
+        [
+          [9, 8, 7, 6],
+          [1, 2, 3, 4],
+        ],
+        2,
+        1,
+      ),
+    ).toEqual([2, 2])
+    expect(
+      await counts(
+        [
+          [1, 2, 3, 4],
+          [1, 2, 3, 4],
+        ],
+        2,
+      ),
+    ).toEqual([2, 2])
+    expect(
+      await counts(
+        [
+          [9, 8, 7, 6],
+          [1, 2, 3, 4],
+        ],
+        2,
+        0,
+      ),
+    ).toEqual([4, 0])
+  })
+
+  it('gives equal scores to the lower head first', async () => {
+    expect(
+      await counts(
+        [
+          [1, 1, 1],
+          [1, 1, 1],
+        ],
+        2,
+        0,
+      ),
+    ).toEqual([3, 1])
+  })
+
+  it('refuses a floor that is no share, and to stand alone', () => {
+    expect(() => adaKv({ safeguard: 1.1 })).toThrow(OptionError)
+    expect(() => adaKv({ safeguard: Number.NaN })).toThrow(OptionError)
+    expect(() => compose(adaKv())).toThrow(IncompatibleStages)
+  })
+})

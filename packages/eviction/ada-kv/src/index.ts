@@ -1,0 +1,2 @@
+export { adaKv } from './ada-kv'
+export { adaKvOptions } from './options'

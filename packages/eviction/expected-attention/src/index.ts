@@ -1,0 +1,3 @@
+export { expectedAttention } from './expected-attention'
+export { type FutureQueries, futureQueries } from './future-queries'
+export { expectedAttentionOptions } from './options'

@@ -1,0 +1,214 @@
+/**
+ * FastGen: heads differ in what they attend to, so each KV head gets the cheapest policy that keeps enough of its attention
+ * over the prompt: special tokens, and punctuation, and the most attended tokens, and the newest, or everything. After the
+ * prompt a head goes on by its policy: a new token is added, takes the place of another one, or is not stored.
+ *
+ *   policy = first P with  mean over queries of Σ_i∈P A[query, i]  ≥  minRecovery
+ *
+ * S. Ge, Y. Zhang, L. Liu, M. Zhang, J. Han, J. Gao, "Model Tells You What to Discard: Adaptive KV Cache Compression for LLMs"
+ * (arXiv 2310.01801), sections 3 and 4. The paper has no code; profile and upkeep follow the one its page names, AnswerDotAI/cold-compress:
+ * recovered mass R instead of the paper's distance (T = 2R - 1), the attention of a GQA group averaged. What differs from it: `full` is taken
+ * where no policy recovers enough (there the cheapest one was); a token's mean attention is a running sum and count, in which
+ * every query of the prompt counts as much as one after it; a step attends to its own token before the token is dropped.
+ */
+import {
+  defineMethod,
+  dropping,
+  type Json,
+  KvloomError,
+  type Observed,
+  OptionError,
+  type OptionsOf,
+  type Pick,
+  type PickContext,
+  type Scorer,
+  type Site,
+  type Stage,
+} from '@kvloom/core'
+import { add, cast, cumsum, div, equal, mean, reshape, type Tensor, tensor2d } from '@tensorflow/tfjs-core'
+import { attentionSums } from './attention-sums'
+import { fastgenOptions } from './options'
+import { marksOf, type Policy, policiesOf } from './policies'
+import { choosePolicy, keepMask, meanAttention, profiledWidths, recoveryOf } from './profile'
+import { upkeep } from './upkeep'
+
+type Options = OptionsOf<typeof fastgenOptions>
+
+const OBSERVED = {
+  queries: { of: 'queries', last: Number.POSITIVE_INFINITY },
+  keys: { of: 'keys' },
+  positions: { of: 'positions' },
+  tokenIds: { of: 'tokenIds' },
+} as const
+
+/** A policy per KV head, chosen at the end of the prompt; heads keep different numbers of tokens. */
+export const fastgen = defineMethod(
+  {
+    name: 'fastgen',
+    title: 'FastGen',
+    summary: 'Gives each head the cheapest policy that keeps enough of its attention over the prompt.',
+    paper: {
+      title: 'Model Tells You What to Discard: Adaptive KV Cache Compression for LLMs',
+      link: 'https://arxiv.org/abs/2310.01801',
+    },
+    chunkInvariant: true,
+  },
+  fastgenOptions,
+  (options) => {
+    for (const name of ['window', 'heavy'] as const)
+      if (options.policies === 'hybrid' && options[name] !== fastgenOptions[name].default)
+        throw new OptionError(
+          'fastgen',
+          name,
+          options[name],
+          "left out beside policies: 'hybrid'",
+          'Its policies have fractions of their own.',
+        )
+    const policies = policiesOf(options.policies, options.window, options.heavy)
+    const common = { id: 'fastgen', options: options as unknown as Json, when: 'step' } as const
+    const score: Stage<'score'> = {
+      ...common,
+      kind: 'score',
+      accepts: (space) => space,
+      bind: (site) => meanAttentionScorer(site),
+    }
+    const pick: Stage<'pick'> = {
+      ...common,
+      kind: 'pick',
+      accepts: (space) => dropping(space, 'head', 'step'),
+      bind: (site): Pick => ({
+        needs: OBSERVED,
+        by: 'scores',
+        positions: 'original',
+        ragged: true,
+        count: (tokens) => tokens,
+        keep(tokens, _count, scores, seen, now) {
+          const all = [{ start: 0, end: tokens }]
+          const known = now.memory as HeadMemory | null
+          if (now.phase === 'prompt' || (!known && now.phase === 'decode')) return all
+          const observed = seen as Observed<typeof OBSERVED>
+          return known
+            ? followPolicy(known, policies, observed, scores, options, now)
+            : profileHead(policies, observed, options, site, now)
+        },
+      }),
+    }
+    return { stages: [score, pick] }
+  },
+)
+
+/** What a head remembers. A type, not an interface, so that it is `Json`. */
+type HeadMemory = {
+  readonly policy: number
+  /** Positions of the prompt's special tokens. */
+  readonly special: readonly number[]
+  /** Punctuation so far, whether stored or not. */
+  readonly punctuation: number
+  readonly promptLength: number
+  readonly tokensSeen: number
+}
+
+/** Mean attention per query that could see a token, over the group: columns `sum` and `count` `[kvHeads, tokens]`. */
+const meanAttentionScorer = ({ model }: Site): Scorer => ({
+  needs: { attention: { of: 'attention', queries: 'all', reduce: 'sum' } },
+  columns: ['sum', 'count'],
+  count: (tokens) => tokens,
+  score({ attention }, columns) {
+    if (!attention || !columns['sum'] || !columns['count'])
+      throw new KvloomError('FASTGEN_OBSERVED', 'fastgen: its scorer sees attention and the columns sum and count.')
+    const perHead = mean(reshape(attention, [-1, model.queryHeads / model.kvHeads, attention.shape[1] ?? 0]), 1)
+    // A row is new while its count is 0; a row is seen by the queries of itself and of the new rows that follow.
+    const queries = cumsum(cast(equal(columns['count'], 0), 'float32'), 1, false, true)
+    const [sum, count] = [add(columns['sum'], perHead), add(columns['count'], queries)]
+    return { scores: div(sum, count), columns: { sum, count } }
+  },
+})
+
+/** Chooses the policy of a head and keeps what it keeps of the prompt. */
+function profileHead(
+  policies: readonly Policy[],
+  { queries, keys, tokenIds }: Observed<typeof OBSERVED>,
+  { minRecovery, globalTokens, specialIds, punctuationIds, maxLength }: Options,
+  { model }: Site,
+  now: PickContext,
+): Tensor {
+  const marks = marksOf(tokenIds.dataSync<'int32'>(), specialIds, punctuationIds)
+  const tokens = marks.special.length
+  const sums = attentionSums(queries, keys, model.attentionScale, profiledWidths(policies, tokens))
+  const chosen = choosePolicy(
+    policies.map((policy) => recoveryOf(policy, sums, marks, globalTokens)),
+    minRecovery,
+  )
+  now.memory = {
+    policy: chosen,
+    special: [...marks.special.keys()].filter((i) => marks.special[i]),
+    punctuation: marks.punctuation.reduce((sum, mark) => sum + mark, 0),
+    promptLength: tokens,
+    tokensSeen: now.tokensSeen,
+  } satisfies HeadMemory
+  const mask = keepMask(
+    policyAt(policies, chosen),
+    meanAttention(sums),
+    marks,
+    globalTokens,
+    Math.max(tokens, maxLength),
+  )
+  return tensor2d(Float32Array.from(mask), [1, tokens])
+}
+
+/** Goes on by the policy of a head, new token by new token. */
+function followPolicy(
+  memory: HeadMemory,
+  policies: readonly Policy[],
+  seen: Observed<typeof OBSERVED>,
+  scores: Tensor | null,
+  { globalTokens, punctuationIds, maxLength }: Options,
+  now: PickContext,
+): Tensor {
+  const positions = seen.positions.dataSync<'int32'>()
+  const means = scores?.dataSync<'float32'>() ?? new Float32Array(positions.length)
+  const punctuation = marksOf(seen.tokenIds.dataSync<'int32'>(), [], punctuationIds).punctuation
+  const specials = new Set(memory.special)
+  // Rows dropped before, but still in their block, have no score.
+  const rows = [...positions.keys()].filter((row) => means[row] !== Number.NEGATIVE_INFINITY)
+  const fresh = (row: number) => (positions[row] ?? 0) >= memory.tokensSeen
+  const held = rows.filter((row) => !fresh(row))
+  let marked = memory.punctuation
+  for (const row of rows.filter(fresh)) {
+    const position = positions[row] ?? 0
+    const decision = upkeep(
+      policyAt(policies, memory.policy),
+      {
+        positions: held.map((r) => positions[r] ?? 0),
+        special: held.map((r) => (specials.has(positions[r] ?? -1) ? 1 : 0)),
+        punctuation: held.map((r) => punctuation[r] ?? 0),
+        mean: held.map((r) => means[r] ?? 0),
+      },
+      { position, punctuation: punctuation[row] === 1 },
+      {
+        globalTokens,
+        special: memory.special.length,
+        punctuation: marked,
+        windowLength: maxLength || memory.promptLength,
+        heavyLength: maxLength || position + 1,
+      },
+    )
+    if (typeof decision === 'number') held.splice(decision, 1)
+    if (decision !== 'skip') held.push(row)
+    marked += punctuation[row] ?? 0
+  }
+  now.memory = { ...memory, punctuation: marked, tokensSeen: now.tokensSeen } satisfies HeadMemory
+  const mask = new Float32Array(positions.length)
+  for (const row of held) mask[row] = 1
+  return tensor2d(mask, [1, mask.length])
+}
+
+function policyAt(policies: readonly Policy[], index: number): Policy {
+  const policy = policies[index]
+  if (!policy)
+    throw new KvloomError(
+      'FASTGEN_POLICY',
+      `fastgen: policy ${index} of ${policies.length}; the cache was made by another version.`,
+    )
+  return policy
+}
