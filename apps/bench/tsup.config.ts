@@ -1,3 +1,6 @@
 import { preset } from '../../tools/presets/tsup'
 
-export default preset({ entry: ['src/attention.ts', 'src/decode-step.ts', 'src/reference.ts'], dts: false })
+export default preset({
+  entry: ['attention', 'decode-step', 'matrix', 'reference', 'same-bits'].map((name) => `src/${name}.ts`),
+  dts: false,
+})

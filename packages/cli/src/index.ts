@@ -1,3 +1,5 @@
+export type { CalibrateOptions, CalibrationData, CalibrationState, Prepared, PrepareOptions } from './calibration'
+export { calibrateComposition, prepareComposition } from './calibration'
 export { buildComposition } from './composition/build'
 export type { KvloomConfig } from './config'
 export { defineConfig } from './config'

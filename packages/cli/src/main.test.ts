@@ -1,12 +1,13 @@
 /** The built command, run as people run it. Needs a build (`npm test` makes one). */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { reportSchema } from '@kvloom/eval'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { methods } from './registry'
 import { writeRandomModel } from './testing/random-model'
 
 const MAIN = fileURLToPath(new URL('../dist/main.js', import.meta.url))
@@ -67,6 +68,7 @@ beforeAll(async () => {
   await writeRandomModel(join(folder, 'model'))
   await writeRandomModel(slow, 12)
   await writeFile(join(folder, 'text.txt'), TEXT)
+  await writeFile(join(folder, 'long.txt'), Array.from({ length: 60 }, (_, i) => `${i}. ${TEXT}`).join('\n'))
 })
 afterAll(() => rm(folder, { recursive: true, force: true }))
 
@@ -162,6 +164,86 @@ describe('compare', () => {
   })
 })
 
+describe('calibrate', () => {
+  const calibrate = (model: string, out: string, ...more: string[]): string[] => [
+    'calibrate',
+    '--model',
+    model,
+    '--composition',
+    'aqua-kv(bits=3, block=16)',
+    '--text',
+    'long.txt',
+    '--sequences',
+    '2',
+    '--tokens',
+    '64',
+    '--out',
+    out,
+    ...more,
+  ]
+  const partials = async () => (await readdir(folder)).filter((name) => name.endsWith('.partial'))
+
+  it('writes what a composition learned, and compare and generate take it', async () => {
+    const { code, stdout, stderr } = await kvloom(calibrate('model', 'aqua.safetensors'))
+    expect(stderr).toContain('calibrating linear-predictor')
+    expect(stdout).toMatch(/aqua\.safetensors: aqua-kv\(bits=3, block=16\) for model, fitted on long\.txt/)
+    expect(code).toBe(0)
+    expect(await partials()).toEqual([])
+    const composition = ['--compressor', 'aqua-kv(bits=3, block=16)', '--artifacts', 'aqua.safetensors']
+    const compared = await kvloom(compare('--cache-dir', 'cache/models', ...composition, '--out', 'fitted'))
+    expect(compared.stderr).not.toContain('calibrating')
+    expect(compared.code).toBe(0)
+    const [row] = (await report('fitted')).compositions
+    expect(row?.artifacts.map((a) => a.stage)).toEqual(['linear-predictor'])
+    expect(row?.result?.footprint.ledger.perModel).toBeGreaterThan(0)
+    const written = ['generate', '--model', 'model', '--prompt', 'Call me', '--max-new-tokens', '3', ...composition]
+    expect((await kvloom(written)).code).toBe(0)
+  })
+
+  it('goes on after Ctrl-C where it stopped, and learns the same', async () => {
+    let sent = false
+    const stopped = await kvloom(calibrate(slow, 'slow.safetensors'), (said, child) => {
+      if (sent || !/layer \d+\/12/.test(said)) return
+      sent = true
+      child.kill('SIGINT')
+    })
+    expect(stopped.stderr).toContain('the same command with --resume goes on')
+    expect(stopped.code).toBe(130)
+    const whole = await kvloom(calibrate(slow, 'whole.safetensors'))
+    expect(whole.code).toBe(0)
+    const resumed = await kvloom(calibrate(slow, 'slow.safetensors', '--resume'))
+    expect(resumed.code).toBe(0)
+    expect(resumed.stderr).not.toContain('nothing to resume')
+    expect(await partials()).toEqual([])
+    expect(await readFile(join(folder, 'slow.safetensors'))).toEqual(await readFile(join(folder, 'whole.safetensors')))
+  })
+
+  it('happens by itself once, and is kept beside the model cache', async () => {
+    const args = compare('--cache-dir', 'cache/models', '--compressor', 'lorc(rank=32)', '--out', 'fly')
+    const first = await kvloom(args)
+    expect(first.stderr).toContain('lorc(rank=32): calibrating lorc')
+    expect(first.code).toBe(0)
+    const again = await kvloom(args)
+    expect(again.stderr).not.toContain('calibrating')
+    expect(again.code).toBe(0)
+    expect((await readdir(join(folder, 'cache', 'artifacts'))).filter((n) => n.endsWith('.safetensors'))).toHaveLength(
+      1,
+    )
+  })
+
+  it('says when there is nothing to fit, nothing to resume, or too little text', async () => {
+    const nothing = await kvloom(['calibrate', '--composition', 'kivi', '--out', 'x.safetensors'])
+    expect(nothing.stderr).toContain('kivi has nothing to fit')
+    expect(nothing.code).toBe(2)
+    const anew = await kvloom(calibrate('model', 'anew.safetensors', '--resume'))
+    expect(anew.stderr).toContain('nothing to resume')
+    expect(anew.code).toBe(0)
+    const short = await kvloom(calibrate('model', 'x.safetensors', '--text', 'text.txt', '--sequences', '50'))
+    expect(short.stderr).toMatch(/50 sequences of 64 tokens.*Give a longer text/)
+    expect(short.code).toBe(1)
+  })
+})
+
 describe('mistakes', () => {
   const cases: readonly (readonly [string, readonly string[], number, RegExp])[] = [
     ['no such command', ['compar'], 2, /unknown command 'compar'\n\(Did you mean compare\?\)/],
@@ -241,7 +323,7 @@ describe('the other commands', () => {
   it('methods lists every method as a table and as JSON', async () => {
     const { stdout } = await kvloom(['methods', '--json'])
     const listed = JSON.parse(stdout) as { name: string; options: { name: string }[] }[]
-    expect(listed.map((m) => m.name)).toEqual(['none', 'kivi', 'streaming-llm', 'l2-norm', 'snapkv', 'tova'])
+    expect(listed.map((m) => m.name)).toEqual(methods.map((m) => m.card.name))
     expect(listed[1]?.options.map((o) => o.name)).toContain('bits')
     expect((await kvloom(['methods'])).stdout).toContain('StreamingLLM')
   })

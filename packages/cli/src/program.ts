@@ -30,6 +30,8 @@ export function buildProgram(done: (exitCode: number) => void): Command {
     .exitOverride()
     .configureOutput({ outputError: (text, write) => write(`kvloom: ${text.replace(/^error: /, '')}`) })
   addCompare(program, done)
+  addCalibrate(program, done)
+  addConvert(program, done)
   addGenerate(program, done)
   program
     .command('methods')
@@ -68,12 +70,18 @@ function addCompare(program: Command, done: (exitCode: number) => void): void {
   modelOptions(program.command('compare'))
     .description('compare compositions on a model and a text; writes report.json and report.html')
     .option('--compressor <composition>', 'such as "snapkv(keep=0.5)+kivi(bits=2)"; repeatable', collect, [])
+    .option(
+      '--artifacts <file>',
+      'what kvloom calibrate wrote; repeatable (default: fitted when needed, and kept)',
+      collect,
+      [],
+    )
     .option('--config <file>', 'kvloom.config.ts or .json with compositions and further methods')
     .option('--text <file>', 'plain text (default: a bundled public-domain text)')
     .option('--tokens <n>', 'tokens of the text', whole(2))
     .option(
       '--protocol <name>',
-      'P: chunks over a compressed past; E: compress a prompt once; auto: E if something acts at the end of a prompt',
+      'P: chunks over a compressed past; E: compress a prompt once; W: one prompt read as it is stored; auto: E if something acts at the end of a prompt, W if all rows are read as stored',
       'auto',
     )
     .option(
@@ -81,8 +89,12 @@ function addCompare(program: Command, done: (exitCode: number) => void): void {
       'tokens per step; protocol P: default 128, 1 is true decoding; E: default all that follows the prompt',
       whole(1),
     )
-    .option('--prompt-tokens <n>', 'protocol E: tokens before the compression (default: two thirds)', whole(1))
-    .option('--score-from <n>', 'protocol P: first token that is scored (default: a quarter)', whole(1))
+    .option(
+      '--prompt-tokens <n>',
+      'protocol E: tokens before the compression (default: two thirds); W: of the prompt (default: all)',
+      whole(1),
+    )
+    .option('--score-from <n>', 'protocols P and W: first token that is scored (default: a quarter)', whole(1))
     .option('--decode-tokens <n>', 'single-token steps for the decode time', whole(0), 16)
     .option('--passkey <n>', 'passkey trials per composition; 0 for none', whole(0))
     .option('--passkey-tokens <n>', 'tokens of a passkey trial', whole(64))
@@ -91,12 +103,39 @@ function addCompare(program: Command, done: (exitCode: number) => void): void {
     .action(async (flags) => done(await (await import('./commands/compare')).compareCommand(flags)))
 }
 
+function addCalibrate(program: Command, done: (exitCode: number) => void): void {
+  modelOptions(program.command('calibrate'))
+    .description('fit the stages of a composition on a model and a text')
+    .requiredOption('--composition <composition>', 'such as "aqua-kv(bits=2)"')
+    .requiredOption('--out <file>', 'where what is learned goes, a safetensors file')
+    .option('--text <file>', 'plain text (default: a bundled public-domain text)')
+    .option('--sequences <n>', 'sequences of the text', whole(1), 8)
+    .option('--tokens <n>', 'tokens per sequence (default: 2048, or the context of the model)', whole(2))
+    .option('--resume', 'go on with what an interrupted calibration kept beside --out')
+    .action(async (flags) => done(await (await import('./commands/calibrate')).calibrateCommand(flags)))
+}
+
+function addConvert(program: Command, done: (exitCode: number) => void): void {
+  modelOptions(program.command('convert'))
+    .description('write the model that a composition runs on, such as one with narrower heads')
+    .requiredOption('--composition <composition>', 'such as "kv-latent(keyDim=48, valueDim=64)"')
+    .requiredOption('--out <folder>', 'where the model goes, a new folder; other commands take it as --model')
+    .option('--artifacts <file>', 'what kvloom calibrate wrote; repeatable', collect, [])
+    .action(async (flags) => done(await (await import('./commands/convert')).convertCommand(flags)))
+}
+
 function addGenerate(program: Command, done: (exitCode: number) => void): void {
   modelOptions(program.command('generate'))
     .description('generate text through a compressed cache')
     .requiredOption('--prompt <text>', 'the prompt; - reads it from stdin')
     .option('--chat', 'wrap the prompt in the chat template of the model')
     .option('--compressor <composition>', 'the cache to generate through', 'none')
+    .option(
+      '--artifacts <file>',
+      'what kvloom calibrate wrote; repeatable (default: fitted when needed, and kept)',
+      collect,
+      [],
+    )
     .option('--max-new-tokens <n>', 'most new tokens', whole(1), 128)
     .option('--temperature <t>', '0 is greedy', decimal, 0)
     .option('--top-k <n>', 'only the n most likely tokens', whole(1))

@@ -10,7 +10,7 @@ import { readReport } from './report/file'
 import { renderHtml } from './report/html'
 import type { Report } from './report/schema'
 import { renderTable } from './report/terminal'
-import { protocolE, protocolP } from './run/plan'
+import { protocolE, protocolP, protocolW } from './run/plan'
 import { type FakeModel, fakeIds, fakeModel, fakeShape } from './testing/fake-model'
 
 const lowNorm = defineScorer({
@@ -76,6 +76,8 @@ describe('compare', () => {
     expect(evicted!.quality.attentionError.every((e) => e > 0)).toBe(true)
     // The headline is taken when the prompt ends: 16 of 64 tokens stay, at 16 bits.
     expect(evicted!.footprint).toMatchObject({ tokens: 64, keptFraction: 0.25, theoreticalBits: 4 })
+    // Over the live quarter alone it is f16 and what little state there is.
+    expect(evicted!.footprint.liveBits).toBeCloseTo(evicted!.footprint.residentBits * 4, 9)
     expect(f16!.footprint.theoreticalBits).toBe(16)
     expect(evicted!.footprintAtEnd.tokens).toBe(96)
     expect(f16!.footprint.residentBits).toBe(
@@ -93,6 +95,59 @@ describe('compare', () => {
     expect(single.baseline.result!.quality.perplexity).toBeCloseTo(chunked.baseline.result!.quality.perplexity, 4)
     expect(single.baseline.result!.times.prefill).toBeNull()
     expect(chunked.compositions[1]!.notes[0]).toContain('low-norm acts at the end of a prompt, and protocol P has none')
+  })
+
+  it('protocol W scores one prompt, feeds on for the bytes, and says when own rows were exact', async () => {
+    const sealing = {
+      ...lowNorm(),
+      stages: [{ ...lowNorm().stages[0]!, when: 'seal' as const }],
+    } as KVCompressor
+    const plan = protocolW({ tokens: 96, scoreFrom: 16, scoreTo: 64, chunk: 32 })
+    const report = await compare(wish({ plan, compositions: [{ name: 'f16', compressor: half }] }))
+    const whole = await compare(wish({ plan: protocolP({ tokens: 64, chunk: 64, scoreFrom: 16 }) }))
+    expect(report.protocol).toMatchObject({ name: 'W', promptTokens: 96, scoredTargets: { from: 16, to: 64 } })
+    expect(report.baseline.result!.quality.perplexity).toBeCloseTo(whole.baseline.result!.quality.perplexity, 4)
+    expect(report.compositions[0]!.result!.footprint.tokens).toBe(96)
+    expect(report.compositions[0]!.notes).toEqual([])
+    expect(renderHtml(report)).toContain('Protocol W')
+    const noted = await compare(wish({ plan, compositions: [{ name: 'seals', compressor: sealing }] }))
+    expect(noted.compositions[0]!.notes[0]).toMatch(/32 tokens attended exactly to itself.*ownRows/)
+  })
+
+  it('prepares a row before it runs, with progress, and frees it afterwards', async () => {
+    const artifact = { stage: 'learned', fingerprint: 'f', json: null, tensors: {} }
+    const other = await fakeModel()
+    let disposed = 0
+    const activities: string[] = []
+    const report = await compare(
+      wish({
+        prepare: async ({ name }, busy) => {
+          if (name === 'f16') return {}
+          busy({ activity: 'fitting', detail: 'layer 1/2', secondsLeft: 3 })
+          return { model: other, artifacts: [artifact], dispose: () => disposed++ }
+        },
+        onProgress: ({ name, activity, detail, secondsLeft }) => {
+          if (activity !== null) activities.push(`${name}: ${activity}, ${detail}, ${secondsLeft}`)
+        },
+      }),
+    )
+    other.dispose()
+    expect(activities).toEqual(['low-norm: fitting, layer 1/2, 3'])
+    expect(disposed).toBe(1)
+    expect(other.calls).toBeGreaterThan(0)
+    expect(report.compositions.map((c) => c.artifacts)).toEqual([[], [{ stage: 'learned', fingerprint: 'f' }]])
+  })
+
+  it('a row that cannot be prepared fails alone', async () => {
+    const report = await compare(
+      wish({
+        prepare: async ({ name }) => {
+          if (name === 'f16') throw new ModelMismatch('f16', 'no text.', 'Give one.')
+          return {}
+        },
+      }),
+    )
+    expect(report.compositions.map((c) => c.status)).toEqual(['failed', 'done'])
   })
 
   it('keeps an error in its row and goes on', async () => {

@@ -13,7 +13,7 @@ import { openLogitStore } from './run/logit-store'
 import { emptyReference, type Measures, measure, type Reference } from './run/measure'
 import { type PasskeyResult, type PasskeyTrial, passkey, trialTokens } from './run/passkey'
 import type { Plan } from './run/plan'
-import { type Progress, ProgressMeter } from './run/progress'
+import { type Activity, type Progress, ProgressMeter } from './run/progress'
 import type { ScoringModel } from './run/scoring-model'
 
 /** One row of the comparison. */
@@ -21,6 +21,16 @@ export interface Composition {
   readonly name: string
   readonly compressor: KVCompressor
   readonly artifacts?: readonly Artifact[]
+}
+
+/** What a row runs with beyond its compressor. */
+export interface PreparedRow {
+  /** The model after the row's model stages; default the comparison's. */
+  readonly model?: ScoringModel
+  /** Artifacts of its fitted stages; default the composition's. */
+  readonly artifacts?: readonly Artifact[]
+  /** Called when the row is done. */
+  dispose?(): void
 }
 
 export interface CompareOptions {
@@ -44,6 +54,10 @@ export interface CompareOptions {
   readonly seed?: number
   /** JSON file to keep up to date. Default: none is written. */
   readonly file?: string
+  /** Called before a row runs: calibrates what needs it, makes the model its model stages ask for. Default: nothing. */
+  readonly prepare?: (composition: Composition, busy: (activity: Activity) => void) => Promise<PreparedRow>
+  /** Called when a row is done, failed or interrupted; awaited. */
+  readonly onRow?: (row: CompositionReport) => void | Promise<void>
   readonly onProgress?: (progress: Progress) => void
   readonly signal?: AbortSignal
 }
@@ -183,14 +197,28 @@ class Comparison {
     row.status = 'running'
     this.meter.start(row.name)
     try {
-      const measures = await this.measured(composition, reference, fill)
-      const trials = await this.passkeys(composition)
+      const { prepare } = this.options
+      const prepared: PreparedRow = fill
+        ? {}
+        : ((await prepare?.(composition, (activity) => this.meter.busy(activity))) ?? {})
+      const ran = { ...composition, artifacts: prepared.artifacts ?? composition.artifacts ?? [] }
+      row.artifacts = ran.artifacts.map(({ stage, fingerprint }) => ({ stage, fingerprint }))
+      const model = prepared.model ?? this.options.model
+      let measures: Measures
+      let trials: PasskeyResult | null
+      try {
+        measures = await this.measured(ran, model, reference, fill)
+        trials = await this.passkeys(ran, model)
+      } finally {
+        prepared.dispose?.()
+      }
       row.result = this.resultOf(measures, trials)
       row.notes = notesOn(composition.compressor, this.options.plan, measures)
       row.status = 'done'
     } catch (error) {
       if (error instanceof InterruptedError || this.options.signal?.aborted) {
         row.status = 'interrupted'
+        await this.options.onRow?.(row)
         return
       }
       row.status = 'failed'
@@ -204,16 +232,19 @@ class Comparison {
     }
     this.meter.finish()
     await this.flush()
+    await this.options.onRow?.(row)
   }
 
   private measured(
     { compressor, artifacts = [] }: Composition,
+    model: ScoringModel,
     reference: Reference,
     fill: boolean,
   ): Promise<Measures> {
-    const { model, ids, plan, decodeTokens = 16, signal } = this.options
+    const { ids, plan, decodeTokens = 16, signal } = this.options
     return measure({
       model,
+      original: this.options.model.shape,
       compressor,
       artifacts,
       ids,
@@ -226,8 +257,11 @@ class Comparison {
     })
   }
 
-  private async passkeys({ compressor, artifacts = [] }: Composition): Promise<PasskeyResult | null> {
-    const { model, plan, decodeTokens = 16, passkeyTrials = [], signal } = this.options
+  private async passkeys(
+    { compressor, artifacts = [] }: Composition,
+    model: ScoringModel,
+  ): Promise<PasskeyResult | null> {
+    const { plan, decodeTokens = 16, passkeyTrials = [], signal } = this.options
     if (passkeyTrials.length === 0) return null
     const before = plan.tokens + decodeTokens
     return passkey({
@@ -276,6 +310,10 @@ function notesOn(compressor: KVCompressor, plan: Plan, measures: Measures): stri
   if (plan.protocol === 'P' && promptEnd.length > 0)
     notes.push(
       `${[...new Set(promptEnd)].join(', ')} acts at the end of a prompt, and protocol P has none: it did nothing here. Use protocol E.`,
+    )
+  if (plan.protocol === 'W' && compressor.ownRows !== 'stored' && compressor.stages.some((s) => s.when === 'seal'))
+    notes.push(
+      `Each step of ${plan.chunk} tokens attended exactly to itself; ownRows('stored') around it makes every token read what is stored.`,
     )
   return notes
 }

@@ -1,16 +1,20 @@
 /** `kvloom compare`: a model, a text, compositions; a table, a JSON file and an HTML page. */
 import { readFile } from 'node:fs/promises'
 import { basename, join, relative } from 'node:path'
+import type { Artifact } from '@kvloom/core'
 import { findKnownModel, type Model, type ResolvedModel } from '@kvloom/engine'
 import {
+  type Activity,
   type Composition,
   compare,
   goldenTrials,
   type PasskeyTrial,
   type Plan,
+  type PreparedRow,
   passkeyFormSchema,
   protocolE,
   protocolP,
+  protocolW,
   type Report,
   renderHtml,
   renderTable,
@@ -21,6 +25,7 @@ import { EXIT, UsageError } from '../errors'
 import { bundledFile, DEFAULT_MODEL, openModel } from '../models'
 import { interruptible } from '../terminal/interrupt'
 import { progressLine } from '../terminal/progress'
+import { artifactsOf } from './artifacts'
 import { chooseCompositions } from './compositions'
 
 export interface CompareFlags {
@@ -38,6 +43,7 @@ export interface CompareFlags {
   readonly passkey?: number
   readonly passkeyTokens?: number
   readonly compressor: readonly string[]
+  readonly artifacts: readonly string[]
   readonly config?: string
   readonly out: string
   readonly seed: number
@@ -45,13 +51,14 @@ export interface CompareFlags {
 
 /** Sizes that keep a comparison of nine rows within minutes on two cores; the tiny model reads bytes, so it gets more tokens. */
 const SIZES = {
-  tiny: { tokens: { P: 1024, E: 960 }, passkeyTrials: 5, passkeyTokens: 1000 },
-  real: { tokens: { P: 768, E: 768 }, passkeyTrials: 3, passkeyTokens: 300 },
+  tiny: { tokens: { P: 1024, E: 960, W: 1024 }, passkeyTrials: 5, passkeyTokens: 1000 },
+  real: { tokens: { P: 768, E: 768, W: 768 }, passkeyTrials: 3, passkeyTokens: 300 },
 } as const
 
 /** @returns the exit code. */
 export async function compareCommand(flags: CompareFlags): Promise<number> {
   const compositions = await chooseCompositions(flags)
+  const given = await artifactsOf(flags.artifacts)
   return interruptible(async (signal) => {
     const { model, resolved } = await openModel(flags, signal)
     try {
@@ -78,8 +85,14 @@ export async function compareCommand(flags: CompareFlags): Promise<number> {
         seed: flags.seed,
         file,
         signal,
-        onProgress: ({ name: row, index, count, fraction, secondsLeft }) =>
-          line.show({ fraction, label: `${index + 1}/${count} ${row}`, secondsLeft }),
+        prepare: (row, busy) => prepareRow(row, model, given, flags, busy, signal),
+        onProgress: ({ name: row, index, count, fraction, secondsLeft, activity, detail }) =>
+          line.show({
+            fraction,
+            label: `${index + 1}/${count} ${row}${activity === null ? '' : `: ${activity}`}`,
+            detail,
+            secondsLeft,
+          }),
       }).finally(() => line.stop())
       await writeAtomic(page, renderHtml(report))
       process.stdout.write(
@@ -92,29 +105,59 @@ export async function compareCommand(flags: CompareFlags): Promise<number> {
   })
 }
 
-/** `auto` is E as soon as something acts at the end of a prompt. */
-function protocolOf(asked: string, compositions: readonly Composition[]): 'P' | 'E' {
-  const upper = asked.toUpperCase()
-  if (upper === 'P' || upper === 'E') return upper
-  if (asked !== 'auto')
-    throw new UsageError(
-      `unknown protocol "${asked}"; allowed: P (chunks over a compressed past), E (compress a prompt once), auto.`,
-    )
-  return compositions.some((c) => c.compressor.stages.some((s) => s.when === 'promptEnd')) ? 'E' : 'P'
+/** Fits what is missing and applies model stages; the code for it is loaded only for rows that need it. */
+async function prepareRow(
+  { compressor }: Composition,
+  model: Model,
+  given: readonly Artifact[],
+  flags: CompareFlags,
+  busy: (activity: Activity) => void,
+  signal: AbortSignal,
+): Promise<PreparedRow> {
+  if (!compressor.stages.some((s) => s.fit || s.kind === 'model')) return {}
+  const { artifactCacheDir, prepareComposition } = await import('../calibration')
+  return prepareComposition({
+    model,
+    compressor,
+    given,
+    signal,
+    cacheDir: artifactCacheDir(flags.cacheDir),
+    onProgress: ({ label, detail, secondsLeft }) => busy({ activity: label, detail, secondsLeft }),
+  })
 }
 
-function planOf(protocol: 'P' | 'E', tokens: number, { chunk, promptTokens, scoreFrom }: CompareFlags): Plan {
+/** `auto` is E as soon as something acts at the end of a prompt, W when every row is read as it is stored. */
+function protocolOf(asked: string, compositions: readonly Composition[]): 'P' | 'E' | 'W' {
+  const upper = asked.toUpperCase()
+  if (upper === 'P' || upper === 'E' || upper === 'W') return upper
+  if (asked !== 'auto')
+    throw new UsageError(
+      `unknown protocol "${asked}"; allowed: P (chunks over a compressed past), E (compress a prompt once), W (one prompt read as stored), auto.`,
+    )
+  if (compositions.some((c) => c.compressor.stages.some((s) => s.when === 'promptEnd'))) return 'E'
+  const changing = compositions.filter((c) => c.compressor.stages.length > 0)
+  return changing.length > 0 && changing.every((c) => c.compressor.ownRows === 'stored') ? 'W' : 'P'
+}
+
+function planOf(protocol: 'P' | 'E' | 'W', tokens: number, { chunk, promptTokens, scoreFrom }: CompareFlags): Plan {
   if (protocol === 'E') {
     if (scoreFrom !== undefined)
-      throw new UsageError('--score-from belongs to protocol P; protocol E scores what follows --prompt-tokens.')
+      throw new UsageError('--score-from belongs to protocols P and W; protocol E scores what follows --prompt-tokens.')
     return protocolE({
       tokens,
       promptTokens: promptTokens ?? Math.floor((tokens * 2) / 3),
       ...(chunk === undefined ? {} : { chunk }),
     })
   }
+  if (protocol === 'W')
+    return protocolW({
+      tokens,
+      scoreFrom: scoreFrom ?? Math.max(1, Math.floor(tokens / 4)),
+      ...(promptTokens === undefined ? {} : { promptTokens }),
+      ...(chunk === undefined ? {} : { chunk }),
+    })
   if (promptTokens !== undefined)
-    throw new UsageError('--prompt-tokens belongs to protocol E; protocol P scores from --score-from on.')
+    throw new UsageError('--prompt-tokens belongs to protocols E and W; protocol P scores from --score-from on.')
   return protocolP({
     tokens,
     chunk: chunk ?? Math.min(128, tokens),

@@ -1,11 +1,13 @@
 /** `kvloom generate`: text from a model through a compressed cache, streamed to stdout. */
 import { readFileSync } from 'node:fs'
-import { openCache, ready } from '@kvloom/core'
-import { generate } from '@kvloom/engine'
+import { type Artifact, type KVCompressor, openCache, ready } from '@kvloom/core'
+import { generate, type Model } from '@kvloom/engine'
 import { footprintOf } from '@kvloom/eval'
 import { EXIT, Interrupted, UsageError } from '../errors'
 import { openModel } from '../models'
 import { interruptible } from '../terminal/interrupt'
+import { progressLine } from '../terminal/progress'
+import { artifactsOf } from './artifacts'
 import { buildChecked } from './compositions'
 
 export interface GenerateFlags {
@@ -16,6 +18,7 @@ export interface GenerateFlags {
   readonly prompt: string
   readonly chat?: boolean
   readonly compressor: string
+  readonly artifacts: readonly string[]
   readonly maxNewTokens: number
   readonly temperature: number
   readonly topK?: number
@@ -30,14 +33,15 @@ export async function generateCommand(flags: GenerateFlags): Promise<number> {
   if (prompt === '')
     throw new UsageError('the prompt is empty; give --prompt TEXT, or --prompt - to read it from stdin.')
   return interruptible(async (signal) => {
-    const { model } = await openModel(flags, signal)
+    const { model: loaded } = await openModel(flags, signal)
+    const { model, artifacts, dispose } = await prepared(loaded, compressor, flags, signal)
     const { tokenizer } = model
     const text = flags.chat
       ? tokenizer.applyChatTemplate([{ role: 'user', content: prompt }], { addGenerationPrompt: true })
       : prompt
     // A chat template writes its own start token.
     const ids = tokenizer.encode(text, flags.chat ? { bos: false } : { special: false })
-    const cache = openCache(model.shape, ready(compressor))
+    const cache = openCache(model.shape, ready(compressor, artifacts))
     try {
       const stream = generate(model, cache, ids, {
         maxNewTokens: flags.maxNewTokens,
@@ -51,7 +55,7 @@ export async function generateCommand(flags: GenerateFlags): Promise<number> {
         const next = await stream.next()
         if (next.done) {
           const { ids: made, prefillMilliseconds, decodeMilliseconds, reason } = next.value
-          const { theoreticalBits, residentBits, ledger } = footprintOf(cache)
+          const { theoreticalBits, residentBits, ledger } = footprintOf(cache, loaded.shape)
           const speed = (tokens: number, ms: number): string =>
             `${tokens} tokens, ${(ms / Math.max(1, tokens)).toFixed(1)} ms each`
           process.stdout.write('\n')
@@ -72,7 +76,36 @@ export async function generateCommand(flags: GenerateFlags): Promise<number> {
       throw error
     } finally {
       cache.dispose()
-      model.dispose()
+      dispose()
+      loaded.dispose()
     }
   })
+}
+
+/** Fits what is missing and applies model stages; the code for it is loaded only when it is needed. */
+async function prepared(
+  model: Model,
+  compressor: KVCompressor,
+  flags: GenerateFlags,
+  signal: AbortSignal,
+): Promise<{ model: Model; artifacts: readonly Artifact[]; dispose(): void }> {
+  if (!compressor.stages.some((s) => s.fit || s.kind === 'model'))
+    return { model, artifacts: [], dispose: () => undefined }
+  const { artifactCacheDir, prepareComposition } = await import('../calibration')
+  const line = progressLine()
+  try {
+    return await prepareComposition({
+      model,
+      compressor,
+      given: await artifactsOf(flags.artifacts),
+      signal,
+      cacheDir: artifactCacheDir(flags.cacheDir),
+      onProgress: (state) => line.show(state),
+    })
+  } catch (error) {
+    model.dispose()
+    throw error
+  } finally {
+    line.stop()
+  }
 }

@@ -1,5 +1,15 @@
 /** From the tree of a composition to a compressor: names become methods and combinators, options are checked by the methods. */
-import { compose, type KVCompressor, OptionError, onLayers, protectLayers, split, window } from '@kvloom/core'
+import {
+  compose,
+  exceptLayers,
+  type KVCompressor,
+  OptionError,
+  onLayers,
+  ownRows,
+  protectLayers,
+  split,
+  window,
+} from '@kvloom/core'
 import { CompositionError } from '../errors'
 import type { Method } from '../registry'
 import { nearest } from './nearest'
@@ -24,6 +34,14 @@ const COMBINATORS: Readonly<Record<string, Combinator>> = {
   onLayers: (b, call) => {
     const [layers, inner] = b.positional(call, ['the list of layers', 'a composition'])
     return onLayers(b.layers(layers), b.composition(inner))
+  },
+  exceptLayers: (b, call) => {
+    const [layers, inner] = b.positional(call, ['the list of layers', 'a composition'])
+    return exceptLayers(b.layers(layers), b.composition(inner))
+  },
+  ownRows: (b, call) => {
+    const [which, inner] = b.positional(call, ['exact or stored', 'a composition'])
+    return ownRows(b.choice(which, ['exact', 'stored']), b.composition(inner))
   },
   protectLayers: (b, call) => {
     const [layers, total, inner] = b.positional(call, [
@@ -149,6 +167,13 @@ class Builder {
     const given = this.plainValue(value)
     if (typeof given !== 'number') throw this.error(value.at, 'expected a number')
     return given
+  }
+
+  choice<const C extends string>({ value }: Argument, allowed: readonly C[]): C {
+    const given = this.plainValue(value)
+    const found = allowed.find((each) => each === given)
+    if (found === undefined) throw this.error(value.at, `expected ${allowed.join(' or ')}`)
+    return found
   }
 
   layers({ value }: Argument): readonly number[] {

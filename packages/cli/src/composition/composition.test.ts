@@ -24,6 +24,11 @@ describe('compositions', () => {
     expect(optionsOf('l2-norm(when=step, skipLayers=[0, 3])')).toMatchObject({ when: 'step', skipLayers: [0, 3] })
     expect(optionsOf('l2-norm(skipLayers=[])')).toMatchObject({ skipLayers: [] })
   })
+  it('leave layers out and say which own rows a step reads', () => {
+    expect(build('exceptLayers([0, 1], kivi)').stages[0]?.on).toMatchObject({ except: [0, 1] })
+    expect(build('ownRows(stored, kivi)').ownRows).toBe('stored')
+    expect(() => build('ownRows(both, kivi)')).toThrow(/expected exact or stored \(character 9 /)
+  })
   it('mix with +', () => {
     const mix = build('snapkv(keep=0.5)+kivi(bits=2)')
     expect(mix.stages.map((s) => s.kind)).toEqual(['score', 'quantize', 'quantize'])

@@ -6,6 +6,8 @@ export interface Shown {
   /** 0 to 1. */
   readonly fraction: number
   readonly label: string
+  /** Shown behind the label; a line of its own only now and then where there is no terminal. */
+  readonly detail?: string | null
   readonly secondsLeft?: number | null
 }
 
@@ -35,7 +37,8 @@ function bar(stream: NodeJS.WriteStream): ProgressLine {
   )
   let started = false
   return {
-    show({ fraction, label, secondsLeft }) {
+    show({ fraction, label: stage, detail, secondsLeft }) {
+      const label = detail ? `${stage}, ${detail}` : stage
       const payload = { label, left: secondsLeft == null ? '' : `${duration(secondsLeft)} left` }
       if (started) single.update(Math.round(fraction * 1000), payload)
       else single.start(1000, Math.round(fraction * 1000), payload)
@@ -59,7 +62,8 @@ function plainLines(stream: NodeJS.WriteStream): ProgressLine {
       const now = performance.now() / 1000
       if (state.label === label && now - last < QUIET_SECONDS) return
       const left = state.secondsLeft == null ? '' : `, ${duration(state.secondsLeft)} left`
-      stream.write(`${String(Math.floor(state.fraction * 100)).padStart(3)} %  ${state.label}${left}\n`)
+      const detail = state.detail ? `, ${state.detail}` : ''
+      stream.write(`${String(Math.floor(state.fraction * 100)).padStart(3)} %  ${state.label}${detail}${left}\n`)
       label = state.label
       last = now
     },

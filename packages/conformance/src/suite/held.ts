@@ -1,66 +1,78 @@
 /** What a cache holds, read back as plain numbers. */
-import { type KVCache, stagesOn } from '@kvloom/core'
-import { dispose } from '@tensorflow/tfjs-core'
+import { type KVCache, siteOf, stagesOn } from '@kvloom/core'
+import { dispose, tidy } from '@tensorflow/tfjs-core'
 import { fromTensor, type NdArray } from '../golden/array'
 
-export interface Held {
-  /** `[kvHeads, rows, keyDim]` after RoPE at the original positions, and `[kvHeads, rows, valueDim]`. */
-  readonly keys: NdArray
-  readonly values: NdArray
-  /** Original position of every row by KV head; -1 for a dropped row that its block still holds. */
-  readonly positions: readonly Int32Array[]
+/** What is held of one KV head; heads of a ragged layer hold different numbers of rows. */
+export interface HeldHead {
+  /** Per row `[keyDim]` after RoPE at `positions`, and `[valueDim]`. */
+  readonly keys: readonly Float32Array[]
+  readonly values: readonly Float32Array[]
+  /** Original position of every row; -1 for a dropped row that its block still holds. */
+  readonly positions: Int32Array
 }
+/** By KV head of the model. */
+export type Held = readonly HeldHead[]
 
+/** What a layer reads: its own rows in all lanes, or those of the layer it shares with. */
 export async function heldIn(cache: KVCache, layer: number): Promise<Held> {
-  const { keys, values, positions } = await cache.materialize(layer)
-  const held = {
-    keys: await fromTensor(keys),
-    values: await fromTensor(values),
-    positions: positions.map((p) => p.slice()),
+  const held: HeldHead[] = []
+  for (const [lane, { heads }] of cache.segments(cache.sourceLayer(layer)).entries()) {
+    const { keys, values, positions } = await cache.materialize(layer, lane)
+    const [k, v] = [await fromTensor(keys), await fromTensor(values)]
+    dispose([keys, values])
+    for (const [i, head] of heads.entries())
+      held[head] = { keys: rowsOf(k, i), values: rowsOf(v, i), positions: Int32Array.from(positions[i] ?? []) }
   }
-  dispose([keys, values])
   return held
 }
 
-/** Whether dropped rows make the others move up to positions without gaps. */
-export const usesSlots = (cache: KVCache, layer: number): boolean =>
-  stagesOn(cache.compressor, 'pick', layer).some((stage) => {
-    const site = {
-      layer,
-      part: 'keys',
-      model: cache.model,
-      heads: cache.model.kvHeads,
-      dim: cache.model.keyDim,
-    } as const
-    return stage.bind(site).positions === 'slot'
-  })
-
-/** Bits of row `row` of a head, to compare exactly. */
-export function bitsOfRow({ shape, data }: NdArray, head: number, row: number): string {
+/** The rows of one head of `[heads, rows, dim]`. */
+export function rowsOf({ shape, data }: NdArray, head: number): Float32Array[] {
   const [, rows = 0, dim = 0] = shape
-  const at = (head * rows + row) * dim
-  return Buffer.from(Uint8Array.from(new Uint8Array(data.buffer, data.byteOffset + at * 4, dim * 4))).toString('base64')
+  return Array.from({ length: rows }, (_, row) => {
+    const at = (head * rows + row) * dim
+    return data.subarray(at, at + dim) as Float32Array
+  })
 }
 
-/** Equal in every bit, and in shape. */
-export const sameBits = (a: NdArray, b: NdArray): boolean =>
-  a.shape.join() === b.shape.join() &&
-  Buffer.from(a.data.buffer, a.data.byteOffset, a.data.byteLength).equals(
-    Buffer.from(b.data.buffer, b.data.byteOffset, b.data.byteLength),
-  )
+/** How many rows a head attends to. */
+export const liveRows = ({ positions }: HeldHead): number => positions.filter((p) => p >= 0).length
+
+/** Whether rows are read at positions 0, 1, ... without gaps: after a resampling, or where dropped rows make the others move up. */
+export const usesSlots = (cache: KVCache, layer: number): boolean =>
+  stagesOn(cache.compressor, 'resample', layer).length > 0 ||
+  stagesOn(cache.compressor, 'pick', layer).some((stage) => {
+    let slots = false
+    // Tables that it asks for are freed again.
+    tidy(() => {
+      slots = stage.bind(siteOf(cache.model, layer, 'keys')).positions === 'slot'
+    })
+    return slots
+  })
+
+/** The bits of numbers, to compare exactly. */
+export const bitsOf = (row: NdArray['data']): string =>
+  Buffer.from(row.buffer, row.byteOffset, row.byteLength).toString('base64')
+
+/** Equal in every bit, and in shape, one by one. */
+export const sameBits = (a: readonly NdArray[], b: readonly NdArray[]): boolean =>
+  a.length === b.length &&
+  a.every(({ shape, data }, i) => shape.join() === b[i]?.shape.join() && bitsOf(data) === bitsOf(b[i].data))
 
 /** Everything a cache holds, as text that is equal exactly when every bit of it is. */
 export async function snapshot(cache: KVCache): Promise<readonly string[]> {
-  const lines: string[] = []
+  const { index, perPrompt, perModel, host } = cache.bytes()
+  const lines: string[] = [JSON.stringify({ index, perPrompt, perModel, host })]
   for (let layer = 0; layer < cache.model.layers; layer++) {
-    const { keys, values, positions } = await heldIn(cache, layer)
     lines.push(JSON.stringify(cache.census(layer)))
-    for (const [h, head] of positions.entries())
-      for (const [row, position] of head.entries())
-        lines.push(`${layer} ${h} ${position} ${bitsOfRow(keys, h, row)} ${bitsOfRow(values, h, row)}`)
+    for (const [h, { keys, values, positions }] of (await heldIn(cache, layer)).entries())
+      for (const [row, position] of positions.entries())
+        lines.push(`${layer} ${h} ${position} ${bitsOf(keys[row] ?? NOTHING)} ${bitsOf(values[row] ?? NOTHING)}`)
   }
   return lines
 }
+const NOTHING = new Float32Array(0)
 
 /** The first place where two snapshots differ, in a few words; empty when they are equal. */
 export function differenceOf(actual: readonly string[], expected: readonly string[]): string {

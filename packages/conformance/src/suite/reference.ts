@@ -1,7 +1,7 @@
 /** Attention written out in plain double precision: what a cache's output is checked against. */
 import type { ModelShape } from '@kvloom/core'
 import type { NdArray } from '../golden/array'
-import type { Held } from './held'
+import { type Held, type HeldHead, rowsOf } from './held'
 
 /** This step's rows before RoPE, as plain numbers. */
 export interface PlainStep {
@@ -10,34 +10,36 @@ export interface PlainStep {
   readonly values: NdArray
 }
 
-/**
- * Output `[queryHeads, n, valueDim]` of the step's queries over what is held and, causally, over the step's own exact rows.
- * @param start original position of the step's first token.
- * @param slots rows held are read at positions 0, 1, … without gaps instead of their original ones, the step's rows after them.
- */
-export function plainAttention(
-  model: ModelShape,
-  held: Held,
-  step: PlainStep,
-  start: number,
-  slots: boolean,
-): Float64Array {
+/** How a step reads what is held. */
+export interface Reading {
+  /** Original position of the step's first token. */
+  readonly start: number
+  /** Rows held are read at positions 0, 1, … without gaps instead of their original ones, the step's rows after them. */
+  readonly slots: boolean
+  /** The step's own rows are among those held, and read as they are held; otherwise they are read as they came, after those held. */
+  readonly stored: boolean
+  /** Whether a query head reads row number `row` of its KV head. */
+  readonly reads: (queryHead: number, row: number) => boolean
+}
+
+/** Output `[queryHeads, n, valueDim]` of the step's queries over what is held and, causally, over the step's own rows. */
+export function plainAttention(model: ModelShape, held: Held, step: PlainStep, reading: Reading): Float64Array {
   const { queryHeads, kvHeads, keyDim, valueDim, attentionScale } = model
+  const { start, slots, stored, reads } = reading
   const [, n = 0] = step.queries.shape
   const output = new Float64Array(queryHeads * n * valueDim)
   for (let head = 0; head < queryHeads; head++) {
     const kvHead = Math.floor((head * kvHeads) / queryHeads)
-    const past = livePast(model, held, kvHead, slots)
-    const first = slots ? past.length : start
-    const own = Array.from({ length: n }, (_, i) => ({
-      key: rotate(rowOf(step.keys, kvHead, i), first + i, model),
-      value: rowOf(step.values, kvHead, i),
-    }))
-    for (let i = 0; i < n; i++) {
-      const query = rotate(rowOf(step.queries, head, i), first + i, model)
-      const rows = [...past, ...own.slice(0, i + 1)]
+    const live = liveRowsOf(model, held[kvHead], slots)
+    const first = slots ? live.length - (stored ? n : 0) : start
+    const own = stored ? [] : ownRows(model, step, kvHead, first)
+    const queries = rowsOf(step.queries, head)
+    const past = live.filter(({ row }) => reads(head, row))
+    queries.forEach((given, i) => {
+      const query = rotate(given, first + i, model)
+      const rows = [...past.filter(({ position }) => position <= start + i), ...own.slice(0, i + 1)]
       const scores = rows.map(({ key }) => attentionScale * dot(query, key, keyDim))
-      const top = Math.max(...scores)
+      const top = scores.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY)
       const weights = scores.map((score) => Math.exp(score - top))
       const total = weights.reduce((sum, w) => sum + w, 0)
       rows.forEach(({ value }, r) => {
@@ -46,43 +48,56 @@ export function plainAttention(
           output[at] = (output[at] ?? 0) + ((weights[r] ?? 0) / total) * (value[c] ?? 0)
         }
       })
-    }
+    })
   }
   return output
 }
 
 interface Row {
-  readonly key: Float64Array
-  readonly value: Float64Array
+  /** Number among the stored rows of its head. */
+  readonly row: number
+  readonly position: number
+  readonly key: ArrayLike<number>
+  readonly value: ArrayLike<number>
 }
 
-function livePast(model: ModelShape, { keys, values, positions }: Held, kvHead: number, slots: boolean): Row[] {
+function liveRowsOf(model: ModelShape, held: HeldHead | undefined, slots: boolean): Row[] {
   const rows: Row[] = []
-  positions[kvHead]?.forEach((position, row) => {
+  held?.positions.forEach((position, row) => {
     if (position < 0) return
-    const key = rowOf(keys, kvHead, row)
-    // Keys are held rotated to their original position.
+    const key = held.keys[row] ?? []
+    // Keys are held rotated to their position.
     const move = slots ? rows.length - position : 0
-    rows.push({ key: move === 0 ? key : rotate(key, move, model, 1), value: rowOf(values, kvHead, row) })
+    rows.push({
+      row,
+      position,
+      key: move === 0 ? key : rotate(key, move, model, 1),
+      value: held.values[row] ?? [],
+    })
   })
   return rows
 }
 
-const rowOf = ({ shape, data }: NdArray, head: number, row: number): Float64Array => {
-  const [, rows = 0, dim = 0] = shape
-  return Float64Array.from(data.subarray((head * rows + row) * dim, (head * rows + row + 1) * dim))
+function ownRows(model: ModelShape, step: PlainStep, kvHead: number, first: number): Row[] {
+  const values = rowsOf(step.values, kvHead)
+  return rowsOf(step.keys, kvHead).map((key, i) => ({
+    row: -1,
+    position: first + i,
+    key: rotate(key, first + i, model),
+    value: values[i] ?? [],
+  }))
 }
 
 /** Half-split rotary embedding: pairs (j, j + dim / 2). */
-function rotate(
-  x: Float64Array,
+export function rotate(
+  x: ArrayLike<number>,
   position: number,
   { rope }: ModelShape,
   factor = rope?.attentionFactor ?? 1,
 ): Float64Array {
-  if (!rope) return x
-  const half = rope.dim / 2
   const y = Float64Array.from(x)
+  if (!rope) return y
+  const half = rope.dim / 2
   for (let j = 0; j < half; j++) {
     const angle = position * (rope.frequencies[j] ?? 0)
     const [cos, sin] = [factor * Math.cos(angle), factor * Math.sin(angle)]
@@ -93,7 +108,7 @@ function rotate(
   return y
 }
 
-function dot(a: Float64Array, b: Float64Array, n: number): number {
+function dot(a: ArrayLike<number>, b: ArrayLike<number>, n: number): number {
   let sum = 0
   for (let i = 0; i < n; i++) sum += (a[i] ?? 0) * (b[i] ?? 0)
   return sum

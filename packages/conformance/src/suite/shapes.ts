@@ -7,13 +7,16 @@ interface Dims {
   readonly kvHeads: number
   readonly keyDim: number
   readonly valueDim: number
+  /** Default 2. */
+  readonly layers?: number
 }
 
-/** A model of two layers with rotary positions. */
-export function syntheticModel({ queryHeads, kvHeads, keyDim, valueDim }: Dims): ModelShape {
+/** A model with rotary positions. */
+export function syntheticModel({ queryHeads, kvHeads, keyDim, valueDim, layers = 2 }: Dims): ModelShape {
+  const deep = layers === 2 ? '' : `, ${layers} layers`
   return {
-    name: `${queryHeads}q ${kvHeads}kv, dims ${keyDim}/${valueDim}`,
-    layers: 2,
+    name: `${queryHeads}q ${kvHeads}kv, dims ${keyDim}/${valueDim}${deep}`,
+    layers,
     queryHeads,
     kvHeads,
     keyDim,
@@ -25,16 +28,21 @@ export function syntheticModel({ queryHeads, kvHeads, keyDim, valueDim }: Dims):
       attentionFactor: 1,
     },
     attentionScale: 1 / Math.sqrt(keyDim),
-    fingerprint: `synthetic-${queryHeads}-${kvHeads}-${keyDim}-${valueDim}`,
+    fingerprint: `synthetic-${queryHeads}-${kvHeads}-${keyDim}-${valueDim}-${layers}`,
   }
 }
 
 /** Grouped queries, head dims 32, 64 and 80, and keys wider than values. */
-export const SHAPES: readonly ModelShape[] = [
-  syntheticModel({ queryHeads: 4, kvHeads: 2, keyDim: 32, valueDim: 32 }),
-  syntheticModel({ queryHeads: 2, kvHeads: 2, keyDim: 64, valueDim: 32 }),
-  syntheticModel({ queryHeads: 3, kvHeads: 1, keyDim: 80, valueDim: 80 }),
-]
+export const SHAPES: readonly ModelShape[] = shapesOf(2)
+
+/** The same with more layers, for methods that join or share layers. */
+export function shapesOf(layers: number): readonly ModelShape[] {
+  return [
+    syntheticModel({ queryHeads: 4, kvHeads: 2, keyDim: 32, valueDim: 32, layers }),
+    syntheticModel({ queryHeads: 2, kvHeads: 2, keyDim: 64, valueDim: 32, layers }),
+    syntheticModel({ queryHeads: 3, kvHeads: 1, keyDim: 80, valueDim: 80, layers }),
+  ]
+}
 
 /** Queries, keys and values of one layer, before RoPE; the caller disposes. */
 export interface StepRows {
@@ -50,8 +58,8 @@ export function rowsAt(model: ModelShape, layer: number, from: number, count: nu
     for (let head = 0; head < heads; head++)
       for (let i = 0; i < count; i++) {
         const random = seeded(((((seed * 31 + layer) * 31 + part) * 31 + head) * 4099 + from + i) >>> 0)
-        // Some tokens matter more than others: their rows are larger.
-        const size = part === 1 ? 0.5 + 2 * random() : 1
+        // Some tokens matter more than others, to some heads more than to others: their keys are larger.
+        const size = part === 1 ? (0.5 + 2 * random()) * (1 + 2 * head) : 1
         for (let c = 0; c < dim; c++) data[(head * count + i) * dim + c] = size * (2 * random() - 1)
       }
     return tensor3d(data, [heads, count, dim])
@@ -63,8 +71,12 @@ export function rowsAt(model: ModelShape, layer: number, from: number, count: nu
   }
 }
 
+/** Token ids below 8 of tokens `from ... from + count`: for methods that look at them. */
+export const tokensAt = (from: number, count: number): Int32Array =>
+  Int32Array.from({ length: count }, (_, i) => Math.floor(8 * seeded(from + i)()))
+
 /** mulberry32: numbers in [0, 1). */
-function seeded(seed: number): () => number {
+export function seeded(seed: number): () => number {
   let state = seed
   return () => {
     state = (state + 0x6d2b79f5) >>> 0

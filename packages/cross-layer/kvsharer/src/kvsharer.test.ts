@@ -1,4 +1,4 @@
-import { syntheticModel, testGolden } from '@kvloom/conformance'
+import { shapesOf, syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
 import {
   type Artifact,
   ArtifactMismatch,
@@ -12,6 +12,7 @@ import {
   ready,
   siteOf,
   stagesOn,
+  window,
 } from '@kvloom/core'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
@@ -23,6 +24,14 @@ testGolden(runner, {
   folder: new URL('../fixtures/', import.meta.url),
   methods: { kvsharer: { layerDistances, rankPairs, searchSharing } },
 })
+const small = { shapes: shapesOf(4).slice(0, 2), backends: ['wasm'] } as const
+testCompressor(runner, {
+  name: 'kvsharer, a map given',
+  make: () => kvsharer({ map: [0, 0, 2, 0] }),
+  identity: () => window({ store: 'f32' }, kvsharer({ map: [0, 1, 2, 3] })),
+  ...small,
+})
+testCompressor(runner, { name: 'kvsharer, searched', make: () => kvsharer({ share: 2 }), ...small, decode: 20 })
 
 const LAYERS = 6
 const model = { ...syntheticModel({ queryHeads: 2, kvHeads: 1, keyDim: 4, valueDim: 4 }), layers: LAYERS }
@@ -75,7 +84,12 @@ async function fitted(options: Parameters<typeof kvsharer>[0], run: CalibrationR
   if (stage?.fit?.scope !== 'model') throw new Error('kvsharer is fitted on the whole model')
   return stage.fit.run(run)
 }
-const artifactOf = ({ json, tensors }: Learned): Artifact => ({ stage: 'kvsharer', fingerprint: '', json, tensors })
+const artifactOf = ({ json, tensors }: Learned): Artifact => ({
+  stage: 'kvsharer',
+  fingerprint: '',
+  json: { 'model.both': json },
+  tensors,
+})
 
 describe('kvsharer', () => {
   it('reads by a given map, without calibration', () => {

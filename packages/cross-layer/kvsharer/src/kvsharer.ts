@@ -119,9 +119,9 @@ function checkLayers(map: readonly number[], { layers }: ModelShape): void {
     )
 }
 
-/** What a search left in its artifact. @throws ArtifactMismatch */
+/** What a search left in its artifact, where calibration puts what is learned of the whole model. @throws ArtifactMismatch */
 function mapOf(json: unknown): readonly number[] {
-  const map = (json as { readonly map?: unknown } | undefined)?.map
+  const map = (json as { readonly 'model.both'?: { readonly map?: unknown } } | undefined)?.['model.both']?.map
   const isMap = Array.isArray(map) && map.every((source): source is number => Number.isInteger(source))
   if (!isMap || map.some((source, layer) => source < 0 || source > layer || map[source] !== source))
     throw new ArtifactMismatch('kvsharer', 'it holds no map of layers.')

@@ -1,4 +1,4 @@
-import { syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { shapesOf, syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
 import {
   compose,
   defineScorer,
@@ -45,7 +45,17 @@ type Options = NonNullable<Parameters<typeof minicache>[0]>
 
 const runner = { describe, it, expect }
 testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { minicache, angleBetween } })
-testCompressor(runner, { name: 'minicache', make: () => minicache({ start: 0, block: 16 }) })
+testCompressor(runner, {
+  name: 'minicache',
+  make: () => minicache({ start: 0, block: 16 }),
+  identity: () => window({ store: 'f32' }, minicache({ start: 0, block: 16, gamma: 1 })),
+})
+testCompressor(runner, {
+  name: 'minicache, a layer alone and two pairs',
+  make: () => minicache({ start: 1, block: 16 }),
+  shapes: shapesOf(5).slice(0, 1),
+  backends: ['wasm'],
+})
 testCompressor(runner, {
   name: 'minicache, bands',
   make: () => minicache({ start: 0, block: 16, retention: 'cosineBand', gamma: 0.2 }),

@@ -46,7 +46,7 @@ export class WatchedCache implements KVCache {
     this.cacheMs += performance.now() - started
   }
 
-  async attend(layer: number, now: { queries: Tensor; keys: Tensor; values: Tensor }): Promise<Tensor> {
+  async attend(layer: number, now: { queries: Tensor; keys?: Tensor; values?: Tensor }): Promise<Tensor> {
     const started = performance.now()
     const output = await this.inner.attend(layer, now)
     const attended = performance.now()
@@ -80,6 +80,9 @@ export class WatchedCache implements KVCache {
     this.watchMs = 0
   }
 
+  sourceLayer(layer: number): number {
+    return this.inner.sourceLayer(layer)
+  }
   read(layer: number, queries: Tensor): Promise<Tensor> {
     return this.inner.read(layer, queries)
   }

@@ -1,5 +1,5 @@
 /** What a cache holds: the ledger as it is, bits per value (resident and by formula), and the share of tokens kept. */
-import { type Artifact, type ByteLedger, type KVCache, type Part, stagesOn } from '@kvloom/core'
+import type { ByteLedger, KVCache, ModelShape } from '@kvloom/core'
 
 /** Exact rows count as fp16 in the theoretical bits, whatever they are stored in. */
 export const EXACT_BITS = 16
@@ -7,47 +7,47 @@ export const EXACT_BITS = 16
 export interface Footprint {
   /** Tokens the cache has seen, dropped ones included. */
   readonly tokens: number
-  /** By formula: exact rows at 16 bits, sealed rows at the quantizer's stated bits, over the values of all tokens seen. */
+  /** By formula: exact rows at 16 bits, sealed rows at what their stages state, over the values of all tokens seen. */
   readonly theoreticalBits: number
-  /** Bytes really held (the ledger's total) · 8, over the values of all tokens seen. */
+  /** Bytes really held (the ledger's total without tables of the model) · 8, over the values of all tokens seen. */
   readonly residentBits: number
+  /** The same over the values of the tokens that attention still sees. */
+  readonly liveBits: number
   /** Rows that attention still sees, over tokens seen; mean over layers and parts. */
   readonly keptFraction: number
   readonly ledger: ByteLedger
 }
 
-/** Reads a cache's footprint; nothing is changed. `artifacts` are those it was opened with. */
-export function footprintOf(cache: KVCache, artifacts: readonly Artifact[] = []): Footprint {
+/**
+ * Reads a cache's footprint; nothing is changed.
+ * @param original the uncompressed model, whose values are counted: a model stage makes the cache's own smaller.
+ */
+export function footprintOf(cache: KVCache, original: ModelShape = cache.model): Footprint {
   const { model, tokensSeen: tokens } = cache
   const ledger = { ...cache.bytes() }
-  if (tokens === 0) return { tokens, theoreticalBits: 0, residentBits: 0, keptFraction: 1, ledger }
+  if (tokens === 0) return { tokens, theoreticalBits: 0, residentBits: 0, liveBits: 0, keptFraction: 1, ledger }
   let bits = 0
   let kept = 0
   for (let layer = 0; layer < model.layers; layer++) {
-    const census = cache.census(layer)
+    const source = cache.sourceLayer(layer)
+    const census = cache.census(source)
     for (const part of ['keys', 'values'] as const) {
-      const { exact, sealed } = census[part]
-      const width = part === 'keys' ? model.keyDim : model.valueDim
-      const sealedBits = sealed > 0 ? sealedBitsPerValue(cache, layer, part, artifacts) : 0
-      bits += (exact * EXACT_BITS + sealed * sealedBits) * model.kvHeads * width
+      const { exact, sealed, sealedBitsPerValue } = census[part]
       kept += Math.max(0, exact + sealed - census.dead)
+      if (source !== layer) continue
+      const width = model.kvHeads * (part === 'keys' ? model.keyDim : model.valueDim)
+      bits += (exact * EXACT_BITS + sealed * sealedBitsPerValue) * width
     }
   }
-  const values = tokens * model.layers * model.kvHeads * (model.keyDim + model.valueDim)
+  const values = tokens * original.layers * original.kvHeads * (original.keyDim + original.valueDim)
+  const keptFraction = kept / (2 * model.layers * tokens)
+  const residentBits = ((ledger.total - ledger.perModel) * 8) / values
   return {
     tokens,
     theoreticalBits: bits / values,
-    residentBits: (ledger.total * 8) / values,
-    keptFraction: kept / (2 * model.layers * tokens),
+    residentBits,
+    liveBits: keptFraction > 0 ? residentBits / keptFraction : 0,
+    keptFraction,
     ledger,
   }
-}
-
-function sealedBitsPerValue(cache: KVCache, layer: number, part: Part, artifacts: readonly Artifact[]): number {
-  const { model, compressor } = cache
-  const [stage] = stagesOn(compressor, 'quantize', layer, part)
-  if (!stage) return EXACT_BITS
-  const dim = part === 'keys' ? model.keyDim : model.valueDim
-  const artifact = artifacts.find((a) => a.stage === stage.id)
-  return stage.bind({ layer, part, model, heads: model.kvHeads, dim }, artifact).theoreticalBitsPerValue
 }

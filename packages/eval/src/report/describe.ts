@@ -15,6 +15,7 @@ export function describeComposition(name: string, compressor: KVCompressor): Com
   return {
     name,
     store: compressor.store ?? 'f16',
+    ownRows: compressor.ownRows ?? 'exact',
     stages: compressor.stages.map((s) => ({
       kind: s.kind,
       id: s.id,
@@ -22,12 +23,14 @@ export function describeComposition(name: string, compressor: KVCompressor): Com
       options: jsonOf(s.options),
       part: s.on?.part ?? null,
       layers: s.on?.layers ? [...s.on.layers] : null,
+      except: s.on?.except ? [...s.on.except] : null,
     })),
     window: window ? { sinks: window.sinks, keys: windowData(window.keys), values: windowData(window.values) } : null,
     status: 'pending',
     result: null,
     error: null,
     notes: [],
+    artifacts: [],
   }
 }
 

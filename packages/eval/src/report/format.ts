@@ -40,7 +40,7 @@ export const milliseconds = (value: number): string =>
 
 /** What protocol, on what, in one sentence. */
 export function protocolSentence(protocol: {
-  name: 'P' | 'E'
+  name: 'P' | 'E' | 'W'
   tokens: number
   chunk: number
   promptTokens: number
@@ -48,7 +48,12 @@ export function protocolSentence(protocol: {
 }): string {
   const { name, tokens, chunk, promptTokens, scoredTargets } = protocol
   const scored = scoredTargets.to - scoredTargets.from
-  return name === 'P'
-    ? `Protocol P: ${tokens} tokens in chunks of ${chunk}, each attending to the compressed past and exactly to itself; the last ${scored} are scored.`
-    : `Protocol E: a prompt of ${promptTokens} tokens, compressed at its end; the next ${scored} tokens are scored over it in steps of ${chunk}.`
+  switch (name) {
+    case 'P':
+      return `Protocol P: ${tokens} tokens in chunks of ${chunk}, each attending to the compressed past and exactly to itself; the last ${scored} are scored.`
+    case 'E':
+      return `Protocol E: a prompt of ${promptTokens} tokens, compressed at its end; the next ${scored} tokens are scored over it in steps of ${chunk}.`
+    case 'W':
+      return `Protocol W: ${tokens} tokens in steps of ${chunk}, the first ${promptTokens} as the prompt; methods that replace keys and values are read as stored from the first token on; tokens ${scoredTargets.from} to ${scoredTargets.to - 1} are scored.`
+  }
 }

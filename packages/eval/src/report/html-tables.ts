@@ -77,6 +77,7 @@ const KINDS = [
   'perPrompt',
   'total',
   'peak',
+  'host',
   'perModel',
 ] as const
 const KIND_NAMES: Record<(typeof KINDS)[number], string> = {
@@ -90,6 +91,7 @@ const KIND_NAMES: Record<(typeof KINDS)[number], string> = {
   perPrompt: 'tables per prompt',
   total: 'total',
   peak: 'peak',
+  host: 'in host memory',
   perModel: 'tables per model',
 }
 

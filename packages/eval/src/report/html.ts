@@ -103,13 +103,19 @@ function legendOf(report: Report, withBaseline: boolean): string {
 }
 
 function compositionDetails(row: CompositionReport, place: number): string {
-  const data = { store: row.store, window: row.window, stages: row.stages, ...(row.error ? { error: row.error } : {}) }
+  const data = {
+    store: row.store,
+    ownRows: row.ownRows,
+    window: row.window,
+    stages: row.stages,
+    ...(row.error ? { error: row.error } : {}),
+  }
   return `<details><summary>${swatch(place)}${escapeHtml(row.name)}</summary><pre>${escapeHtml(JSON.stringify(data, null, 2))}</pre></details>`
 }
 
 const WORDS = `<dl class="words">
-<dt>bits by formula</dt><dd>Per key or value number and token seen: exact rows count 16 bits, sealed rows what the method states. Under protocol E right after the compression of the prompt, under P at the end of the text.</dd>
-<dt>bits held</dt><dd>Every byte the cache really holds at that moment, unused room and state included, times 8, over the numbers of all tokens seen.</dd>
+<dt>bits by formula</dt><dd>Per key or value number and token seen: exact rows count 16 bits, sealed rows what the method states. Under protocol E right after the compression of the prompt, under P and W at the end of the text.</dd>
+<dt>bits held</dt><dd>Every byte the cache really holds at that moment, unused room and state included, times 8, over the numbers of all tokens seen. Tables that belong to the model, such as codebooks, are shared by all its caches; they stand apart in the ledger.</dd>
 <dt>tokens kept</dt><dd>Rows attention still sees over tokens seen, mean over layers.</dd>
 <dt>perplexity</dt><dd>exp of the mean negative log-likelihood of the scored tokens, in float64 from float32 logits.</dd>
 <dt>KLD</dt><dd>KL(uncompressed || this) over the whole vocabulary, in nats: the mean and the 99 % quantile over positions.</dd>

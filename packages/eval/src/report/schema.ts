@@ -19,6 +19,8 @@ const ledger = z.object({
   index: z.number(),
   workspace: z.number(),
   perPrompt: z.number(),
+  /** Rows in host memory, beside `total`. */
+  host: z.number().default(0),
   perModel: z.number(),
   total: z.number(),
   peak: z.number(),
@@ -29,6 +31,8 @@ const footprint = z.object({
   tokens: z.number().int(),
   theoreticalBits: z.number(),
   residentBits: z.number(),
+  /** Missing in reports made before it was measured. */
+  liveBits: z.number().nullable().default(null),
   keptFraction: z.number(),
   ledger,
 })
@@ -67,6 +71,8 @@ const stage = z.object({
   options: z.json(),
   part: z.enum(['keys', 'values']).nullable(),
   layers: z.array(z.number().int()).nullable(),
+  /** Layers it leaves out. */
+  except: z.array(z.number().int()).nullable().default(null),
 })
 
 /** `null` stands for "unlimited", which JSON cannot say. */
@@ -75,12 +81,15 @@ const window = z.object({ recent: z.number().nullable(), block: z.number(), drai
 const composition = z.object({
   name: z.string(),
   store: z.string(),
+  ownRows: z.enum(['exact', 'stored']).default('exact'),
   stages: z.array(stage),
   window: z.object({ sinks: z.number(), keys: window, values: window }).nullable(),
   status: z.enum(['pending', 'running', 'done', 'failed', 'interrupted']),
   result: result.nullable(),
   error: z.object({ name: z.string(), code: z.string().nullable(), message: z.string() }).nullable(),
   notes: z.array(z.string()),
+  /** What its fitted stages ran with. */
+  artifacts: z.array(z.object({ stage: z.string(), fingerprint: z.string() })).default([]),
 })
 
 export const reportSchema = z.object({
@@ -114,7 +123,7 @@ export const reportSchema = z.object({
   }),
   text: z.object({ name: z.string(), tokens: z.number().int(), sha256: z.string() }),
   protocol: z.object({
-    name: z.enum(['P', 'E']),
+    name: z.enum(['P', 'E', 'W']),
     tokens: z.number().int(),
     chunk: z.number().int(),
     promptTokens: z.number().int(),

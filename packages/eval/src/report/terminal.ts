@@ -20,7 +20,8 @@ const COLUMNS = [
 export function renderTable(report: Report, options: { readonly color?: boolean } = {}): string {
   const rows = [report.baseline, ...report.compositions]
   const withPasskey = rows.some((r) => r.result?.passkey)
-  const head = withPasskey ? [...COLUMNS, 'passkey'] : COLUMNS
+  const withTables = rows.some((r) => r.result && r.result.footprint.ledger.perModel > 0)
+  const head = [...COLUMNS, ...(withTables ? ['tables'] : []), ...(withPasskey ? ['passkey'] : [])]
   const table = new Table({
     head,
     colAligns: head.map((_, i) => (i === 0 ? 'left' : 'right')),
@@ -33,17 +34,17 @@ export function renderTable(report: Report, options: { readonly color?: boolean 
     },
   })
   for (const row of rows) {
-    if (row.result) table.push(cells(row, row.result, withPasskey))
+    if (row.result) table.push(cells(row, row.result, withTables, withPasskey))
     else table.push([row.name, { content: whyNot(row), colSpan: head.length - 1, hAlign: 'left' }])
   }
-  const units =
-    'bits: per value, by formula · resident: bits per value really held · prefill: ms a token · decode: ms a step (medians)'
+  const units = `bits: per value, by formula · resident: bits per value really held · ${withTables ? 'tables: per model, beside the bits · ' : ''}prefill: ms a token · decode: ms a step (medians)`
   return `${table.toString()}\n${units}\n${format.protocolSentence(report.protocol)}`
 }
 
 function cells(
   row: CompositionReport,
   result: NonNullable<CompositionReport['result']>,
+  withTables: boolean,
   withPasskey: boolean,
 ): string[] {
   const { quality, footprint, times, passkey } = result
@@ -60,7 +61,9 @@ function cells(
     time(times.prefill?.median),
     time(times.decode?.median),
   ]
-  return withPasskey ? [...all, passkey ? `${passkey.hits}/${passkey.trials}` : '–'] : all
+  if (withTables) all.push(footprint.ledger.perModel > 0 ? format.bytes(footprint.ledger.perModel) : '–')
+  if (withPasskey) all.push(passkey ? `${passkey.hits}/${passkey.trials}` : '–')
+  return all
 }
 
 /** Why a row has no numbers, in one line. */

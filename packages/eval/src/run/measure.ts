@@ -1,5 +1,5 @@
 /** One pass of one compressor over the steps of a plan: quality against the uncompressed run, bytes, time. */
-import { type Artifact, type KVCompressor, openCache, type Phase, ready } from '@kvloom/core'
+import { type Artifact, type KVCompressor, type ModelShape, openCache, type Phase, ready } from '@kvloom/core'
 import type { Tensor } from '@tensorflow/tfjs-core'
 import { InterruptedError, NonFiniteLogitsError } from '../errors'
 import { AttentionError, AttentionReference } from '../metrics/attention-error'
@@ -8,7 +8,7 @@ import { type Footprint, footprintOf } from '../metrics/footprint'
 import { argMax, klDivergence, logSumExp, negativeLogLikelihood } from '../metrics/logits'
 import { mean, quantile } from '../metrics/statistics'
 import type { LogitStore } from './logit-store'
-import { limitSteps, type Plan, type Step } from './plan'
+import { type Plan, runLimited, type Step } from './plan'
 import type { ScoringModel } from './scoring-model'
 import { type StepTime, summarizeTimes, type Times } from './times'
 
@@ -27,6 +27,8 @@ export interface MeasureOptions {
   readonly model: ScoringModel
   readonly compressor: KVCompressor
   readonly artifacts?: readonly Artifact[]
+  /** The uncompressed model's shape, over whose values bits are counted. Default: the model's own. */
+  readonly original?: ModelShape
   /** Token ids; more than the plan's are used for the decode timing. */
   readonly ids: Int32Array
   readonly plan: Plan
@@ -61,7 +63,7 @@ export interface BytesAt {
 
 export interface Measures {
   readonly quality: Quality
-  /** Protocol E: after the eviction at the end of the prompt; protocol P: at the end of the text. The headline. */
+  /** Protocol E: after the eviction at the end of the prompt; P and W: at the end of the text. The headline. */
   readonly footprint: Footprint
   readonly footprintAtEnd: Footprint
   readonly bytesOverTokens: readonly BytesAt[]
@@ -83,15 +85,20 @@ export async function measure(options: MeasureOptions): Promise<Measures> {
     const scores = new Scores(options)
     const times: StepTime[] = []
     const bytes: BytesAt[] = [{ tokens: 0, total: cache.bytes().total }]
-    let headline: Footprint | null = null
-    const steps = limitSteps(plan.steps, cache.chunkLimit)
-    for (const step of steps) {
-      times.push(await runStep(options, watched, step, scores))
-      bytes.push({ tokens: step.end, total: cache.bytes().total })
-      if (step.phase === 'promptEnd') headline = footprintOf(cache, artifacts)
-      options.onTokens?.(step.end)
-    }
-    const footprintAtEnd = footprintOf(cache, artifacts)
+    let headline: Footprint | null = null as Footprint | null
+    let longestStep = 0
+    await runLimited(
+      plan.steps,
+      () => cache.chunkLimit,
+      async (step) => {
+        times.push(await runStep(options, watched, step, scores))
+        longestStep = Math.max(longestStep, step.end - step.start)
+        bytes.push({ tokens: step.end, total: cache.bytes().total })
+        if (plan.protocol === 'E' && step.phase === 'promptEnd') headline = footprintOf(cache, options.original)
+        options.onTokens?.(step.end)
+      },
+    )
+    const footprintAtEnd = footprintOf(cache, options.original)
     await decodeOn(options, watched, times)
     return {
       quality: scores.summarize(errors.perLayer()),
@@ -99,7 +106,7 @@ export async function measure(options: MeasureOptions): Promise<Measures> {
       footprintAtEnd,
       bytesOverTokens: thin(bytes),
       times: summarizeTimes(times),
-      longestStep: Math.max(...steps.map((s) => s.end - s.start)),
+      longestStep,
     }
   } finally {
     cache.dispose()

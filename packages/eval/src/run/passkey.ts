@@ -3,7 +3,7 @@ import { type Artifact, type KVCompressor, openCache, ready } from '@kvloom/core
 import { InterruptedError, NonFiniteLogitsError } from '../errors'
 import { argMax, logSumExp } from '../metrics/logits'
 import { mean } from '../metrics/statistics'
-import { limitSteps, type Step } from './plan'
+import { runLimited, type Step } from './plan'
 import type { ScoringModel } from './scoring-model'
 
 /** Token ids of one trial. */
@@ -86,7 +86,7 @@ async function runTrial(
       { start: 0, end: context.length, phase: 'promptEnd' },
       { start: context.length, end: ids.length, phase: 'decode' },
     ]
-    for (const step of limitSteps(whole, Math.min(prefillChunk, cache.chunkLimit))) {
+    const run = async (step: Step): Promise<void> => {
       await new Promise((resolve) => setTimeout(resolve, 0))
       if (options.signal?.aborted) throw new InterruptedError()
       const visit = async (
@@ -103,6 +103,7 @@ async function runTrial(
         logits: scored ? { visit } : 'none',
       })
     }
+    await runLimited(whole, () => Math.min(prefillChunk, cache.chunkLimit), run)
   } finally {
     cache.dispose()
   }

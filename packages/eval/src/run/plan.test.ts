@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { limitSteps, protocolE, protocolP } from './plan'
+import { protocolE, protocolP, protocolW, runLimited, type Step } from './plan'
 
 describe('protocol P', () => {
   it('is the golden run: 1,536 targets of 2,048 tokens in chunks of 128', () => {
@@ -34,11 +34,55 @@ describe('protocol E', () => {
   })
 })
 
-it('steps are cut to a chunk limit, and only the last piece ends the prompt', () => {
-  const steps = limitSteps([{ start: 0, end: 5, phase: 'promptEnd' }], 2)
-  expect(steps).toEqual([
-    { start: 0, end: 2, phase: 'prompt' },
-    { start: 2, end: 4, phase: 'prompt' },
-    { start: 4, end: 5, phase: 'promptEnd' },
-  ])
+describe('protocol W', () => {
+  it('is the golden run: one prompt of 1,024 tokens, targets from 64', () => {
+    const plan = protocolW({ tokens: 1024, scoreFrom: 64 })
+    expect(plan.steps).toEqual([
+      { start: 0, end: 512, phase: 'prompt' },
+      { start: 512, end: 1024, phase: 'promptEnd' },
+    ])
+    expect(plan.targets).toEqual({ from: 64, to: 1024 })
+    expect(plan.rows).toEqual({ from: 63, to: 1023 })
+  })
+  it('ends the prompt early for methods that choose there, and feeds on behind the targets for the bytes', () => {
+    const plan = protocolW({ tokens: 2048, promptTokens: 512, scoreFrom: 513, scoreTo: 1024 })
+    expect(plan.steps[0]).toEqual({ start: 0, end: 512, phase: 'promptEnd' })
+    expect(plan.steps.slice(1).every((s) => s.phase === 'decode')).toBe(true)
+    expect(plan.steps.at(-1)?.end).toBe(2048)
+    expect(plan.rows).toEqual({ from: 512, to: 1023 })
+  })
+  it('refuses targets outside the text', () => {
+    expect(() => protocolW({ tokens: 8, scoreFrom: 4, scoreTo: 9 })).toThrow(/scoreTo is 9; allowed: .*5 to 8/)
+    expect(() => protocolW({ tokens: 8, scoreFrom: 4, promptTokens: 9 })).toThrow(/promptTokens is 9/)
+  })
+})
+
+describe('steps longer than a cache takes', () => {
+  const pieces = async (steps: readonly Step[], limit: () => number): Promise<Step[]> => {
+    const seen: Step[] = []
+    await runLimited(steps, limit, async (step) => {
+      seen.push(step)
+    })
+    return seen
+  }
+  it('are cut, and only the last piece ends the prompt', async () => {
+    expect(await pieces([{ start: 0, end: 5, phase: 'promptEnd' }], () => 2)).toEqual([
+      { start: 0, end: 2, phase: 'prompt' },
+      { start: 2, end: 4, phase: 'prompt' },
+      { start: 4, end: 5, phase: 'promptEnd' },
+    ])
+  })
+  it('follow a limit that changes while they run', async () => {
+    const limits = [8, 3, 3, 3]
+    const steps: Step[] = [
+      { start: 0, end: 8, phase: 'prompt' },
+      { start: 8, end: 15, phase: 'promptEnd' },
+    ]
+    expect((await pieces(steps, () => limits.shift() ?? 0)).map((s) => [s.start, s.end, s.phase])).toEqual([
+      [0, 8, 'prompt'],
+      [8, 11, 'prompt'],
+      [11, 14, 'prompt'],
+      [14, 15, 'promptEnd'],
+    ])
+  })
 })

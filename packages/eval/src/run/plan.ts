@@ -19,10 +19,10 @@ export interface Range {
 }
 
 export interface Plan {
-  readonly protocol: 'P' | 'E'
+  readonly protocol: 'P' | 'E' | 'W'
   readonly tokens: number
   readonly chunk: number
-  /** Protocol E: tokens before the eviction. Protocol P: 0. */
+  /** Protocol E: tokens before the eviction; W: tokens of the prompt; P: 0. */
   readonly promptTokens: number
   readonly steps: readonly Step[]
   /** Tokens whose likelihood counts; their rows are one lower. */
@@ -88,13 +88,66 @@ export function protocolE(o: {
   }
 }
 
-/** Steps no longer than a cache's chunk limit; only the last piece of a prompt ends it. */
-export function limitSteps(steps: readonly Step[], chunkLimit: number): readonly Step[] {
-  return steps.flatMap((s) => {
-    if (s.end - s.start <= chunkLimit) return [s]
-    const pieces = cut(s.start, s.end, chunkLimit, s.phase === 'promptEnd' ? 'prompt' : s.phase)
-    return pieces.map((p, i) => (i === pieces.length - 1 ? { ...p, phase: s.phase } : p))
-  })
+/**
+ * Protocol W, for methods that replace keys and values before anything reads them (weights, ranks, channels, layers):
+ * the text is one prompt, and a compressor with `ownRows: 'stored'` attends to what it stored from the first token on.
+ * Targets are the tokens `scoreFrom .. scoreTo - 1`; tokens behind them are fed for the bytes at that length only.
+ * With `promptTokens` the prompt ends earlier (ThinK chooses its channels there) and the rest follows in steps.
+ */
+export function protocolW(o: {
+  readonly tokens: number
+  readonly scoreFrom: number
+  /** Default all tokens. */
+  readonly scoreTo?: number
+  /** Default all tokens. */
+  readonly promptTokens?: number
+  /** Tokens per step; default 512. */
+  readonly chunk?: number
+}): Plan {
+  whole('tokens', o.tokens, 2, Number.MAX_SAFE_INTEGER, 'Give a longer text.')
+  whole('scoreFrom', o.scoreFrom, 1, o.tokens - 1, 'Leave at least one token to score.')
+  const { scoreTo = o.tokens, promptTokens = o.tokens } = o
+  whole('scoreTo', scoreTo, o.scoreFrom + 1, o.tokens, 'Score at least one token of the text.')
+  whole('promptTokens', promptTokens, 1, o.tokens, 'Take a prompt no longer than the text.')
+  const chunk = o.chunk ?? Math.min(512, o.tokens)
+  whole('chunk', chunk, 1, o.tokens, 'Take a chunk no longer than the text.')
+  const prompt = cut(0, promptTokens, chunk, 'prompt')
+  return {
+    protocol: 'W',
+    tokens: o.tokens,
+    chunk,
+    promptTokens,
+    steps: [
+      ...prompt.map((s, i) => (i === prompt.length - 1 ? { ...s, phase: 'promptEnd' as const } : s)),
+      ...cut(promptTokens, o.tokens, chunk, 'decode'),
+    ],
+    targets: { from: o.scoreFrom, to: scoreTo },
+    rows: { from: o.scoreFrom - 1, to: scoreTo - 1 },
+  }
+}
+
+/** The first piece of a step that a cache takes now, and what is left of it; only the last piece of a prompt ends it. */
+export function limitStep(step: Step, chunkLimit: number): readonly [Step, Step | null] {
+  if (step.end - step.start <= chunkLimit) return [step, null]
+  const end = step.start + chunkLimit
+  return [
+    { start: step.start, end, phase: step.phase === 'promptEnd' ? 'prompt' : step.phase },
+    { ...step, start: end },
+  ]
+}
+
+/** Runs steps in pieces that a cache takes; its limit is asked before each piece, since it may depend on what is stored. */
+export async function runLimited(
+  steps: readonly Step[],
+  chunkLimit: () => number,
+  run: (step: Step) => Promise<void>,
+): Promise<void> {
+  for (const step of steps)
+    for (let rest: Step | null = step; rest; ) {
+      const [piece, left]: readonly [Step, Step | null] = limitStep(rest, chunkLimit())
+      await run(piece)
+      rest = left
+    }
 }
 
 function cut(start: number, end: number, size: number, phase: Phase): Step[] {

@@ -11,6 +11,17 @@ export interface Progress {
   readonly secondsElapsed: number
   /** null until there is something to judge by. */
   readonly secondsLeft: number | null
+  /** What goes on before the row is measured, such as its calibration; null while it is measured. */
+  readonly activity: string | null
+  /** Where the activity stands, such as a layer. */
+  readonly detail: string | null
+}
+
+/** What goes on before a row is measured. */
+export interface Activity {
+  readonly activity: string
+  readonly detail?: string | null
+  readonly secondsLeft?: number | null
 }
 
 /** Counts tokens; every row has the same number of them. Rows that are done give the pace of those to come. */
@@ -25,6 +36,20 @@ export class ProgressMeter {
     private readonly rows: number,
     private readonly report?: (progress: Progress) => void,
   ) {}
+
+  /** What goes on before the row's tokens run. Its time left is its own; the comparison's is not known meanwhile. */
+  busy({ activity, detail = null, secondsLeft = null }: Activity): void {
+    this.report?.({
+      name: this.name,
+      index: this.index,
+      count: this.rows,
+      fraction: Math.min(1, this.index / this.rows),
+      secondsElapsed: (performance.now() - this.started) / 1000,
+      secondsLeft,
+      activity,
+      detail,
+    })
+  }
 
   start(name: string): void {
     this.index++
@@ -43,6 +68,8 @@ export class ProgressMeter {
       fraction,
       secondsElapsed: elapsed,
       secondsLeft: fraction > 0.002 ? (elapsed * (1 - fraction)) / fraction : null,
+      activity: null,
+      detail: null,
     })
   }
   finish(): void {

@@ -1,4 +1,4 @@
-import { syntheticModel, testGolden } from '@kvloom/conformance'
+import { shapesOf, syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
 import {
   ArtifactMismatch,
   type CalibrationRun,
@@ -44,6 +44,27 @@ type Options = NonNullable<Parameters<typeof lorc>[0]>
 
 const runner = { describe, it, expect }
 testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { lorc, progressiveRanks } })
+
+const small = { backends: ['wasm'], shapes: shapesOf(3).slice(0, 2) } as const
+testCompressor(runner, {
+  name: 'lorc, fitted on weights',
+  make: () => lorc({ rank: 24 }),
+  ...small,
+  decode: 40,
+})
+testCompressor(runner, {
+  name: 'lorc, keys more',
+  make: () => lorc({ keyRank: 40, valueRank: 16, allocation: 'uniform' }),
+  identity: () => window({ store: 'f32' }, lorc({ rank: 64, allocation: 'uniform' })), // 2 KV heads of 32
+  ...small,
+  shapes: small.shapes.slice(0, 1),
+})
+testCompressor(runner, {
+  name: 'lorc, fitted on rows, values alone',
+  make: () => lorc({ rank: 20, basis: 'outputs', allocation: 'uniform', parts: 'values' }),
+  ...small,
+  decode: 40,
+})
 
 /** Two layers, two KV heads; keys and values 24 and 16 wide in all, from 40 hidden channels. */
 const model = syntheticModel({ queryHeads: 4, kvHeads: 2, keyDim: 12, valueDim: 8 })

@@ -1,5 +1,5 @@
 import { syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
-import { compose, defineTransform, IncompatibleStages, OptionError, siteOf, stagesOn } from '@kvloom/core'
+import { compose, defineTransform, IncompatibleStages, OptionError, siteOf, stagesOn, window } from '@kvloom/core'
 import { registerKernels } from '@kvloom/kernels'
 import { dispose, matMul, memory, randomNormal, setBackend, type Tensor, tensor3d, tidy } from '@tensorflow/tfjs-core'
 import fc from 'fast-check'
@@ -10,7 +10,11 @@ type Options = NonNullable<Parameters<typeof think>[0]>
 
 const runner = { describe, it, expect }
 testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { think, channelScores } })
-testCompressor(runner, { name: 'think', make: () => think({ window: 8, recent: 16 }) })
+testCompressor(runner, {
+  name: 'think',
+  make: () => think({ window: 8, recent: 16 }),
+  identity: () => window({ store: 'f32' }, think({ prune: 0, window: 8, recent: 16 })),
+})
 testCompressor(runner, {
   name: 'think, later keys too',
   make: () => think({ prune: 0.5, window: 8, recent: 16, afterPrompt: 'pruned' }),

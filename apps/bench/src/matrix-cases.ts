@@ -1,0 +1,76 @@
+// Every pair of methods and the named mixes, at sizes where windows fill, blocks are sealed and evictions happen within 200 tokens
+// of the tiny model.
+import { buildComposition, methods } from '@kvloom/cli'
+import { type KVCompressor, KvloomError } from '@kvloom/core'
+
+/** Methods at small sizes, by name; further entries are what their refusals advise. The others run with their defaults. */
+export const SMALL: Readonly<Record<string, readonly string[]>> = {
+  kivi: ['kivi(bits=4, group=8, residual=32)'],
+  higgs: ['higgs(bits=4, sinks=4, block=32)', 'higgs(bits=4, group=8, sinks=4, block=32)'],
+  'coupled-quantization': [
+    'coupled-quantization(channels=2, bits=6)',
+    'coupled-quantization(channels=2, bits=6, sensitivity=none)',
+    'coupled-quantization(channels=1, bits=4, sensitivity=none)',
+  ],
+  'aqua-kv': ['aqua-kv(bits=3, sinks=4, block=32)', 'aqua-kv(bits=3, group=16, sinks=4, block=32)'],
+  snapkv: ['snapkv(keep=0.5, window=16)'],
+  'expected-attention': ['expected-attention(keep=0.5, future=64)'],
+  think: ['think(prune=0.25, window=16, recent=16)'],
+  'kv-latent': ['kv-latent(keyDim=24, valueDim=24)'],
+  minicache: ['minicache(block=32)'],
+  kvsharer: ['kvsharer(share=1)'],
+  freqkv: ['freqkv(window=96, keep=0.5)'],
+  clusterkv: ['clusterkv(budget=64, tokensPerCluster=16, sinks=4, every=16, clustersPerBlock=2, skipLayers=[0])'],
+  lorc: ['lorc(rank=48)'],
+}
+/** The exact zones that all get where methods propose different ones. */
+const ONE_WINDOW = 'sinks=4, recent=0, block=32, drain=blocks'
+
+/** Mixes that papers or people ask for by name. */
+export const NAMED: readonly (readonly string[])[] = [
+  ['kv-latent', 'snapkv', 'kivi'],
+  ['lorc', 'aqua-kv'],
+  ['think', 'kivi'],
+  ['minicache', 'kivi'],
+  ['kvsharer', 'tova', 'kivi'],
+  ['fastgen', 'coupled-quantization'],
+  ['clusterkv', 'aqua-kv'],
+]
+
+export const methodNames: readonly string[] = methods.map((m) => m.card.name)
+
+/** Every method alone, every pair, and the named mixes of three. */
+export function allCases(): readonly (readonly string[])[] {
+  const pairs = methodNames.flatMap((a, i) => methodNames.slice(i + 1).map((b) => [a, b]))
+  const known = new Set(pairs.map((pair) => [...pair].sort().join()))
+  return [...methodNames.map((name) => [name]), ...pairs, ...NAMED.filter((n) => !known.has([...n].sort().join()))]
+}
+
+/** What to try for a mix, in order: as it is, with one window for all, and both again with what refusals advise. */
+export function candidates(names: readonly string[]): readonly string[] {
+  const choices = names.reduce<readonly (readonly string[])[]>(
+    (sofar, name) => (SMALL[name] ?? [name]).flatMap((text) => sofar.map((texts) => [...texts, text])),
+    [[]],
+  )
+  return choices.flatMap((texts) =>
+    texts.length === 1
+      ? [texts.join('')]
+      : [texts.join('+'), texts.map((text) => `window(${text}, ${ONE_WINDOW})`).join('+')],
+  )
+}
+
+/** Builds a composition, or says why it is refused. */
+export function composeText(text: string): { readonly compressor: KVCompressor } | { readonly refused: string } {
+  try {
+    return { compressor: buildComposition(text, methods) }
+  } catch (error) {
+    if (error instanceof KvloomError) return { refused: sentence(error.message) }
+    throw error
+  }
+}
+
+/** A message without the position that a parser adds. */
+export const sentence = (message: string): string => message.replace(/ \(character \d+ of ".*"\)$/s, '').trim()
+
+/** Refusals that one window for all may cure. */
+export const ABOUT_WINDOWS = /propose different windows|have different windows/

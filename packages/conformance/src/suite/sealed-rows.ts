@@ -1,0 +1,58 @@
+/** Watches rows from the moment they are sealed: their reconstruction, and the bytes of full pages, must stay the same bits. */
+import { type KVCache, stagesOn } from '@kvloom/core'
+import type { Tensor } from '@tensorflow/tfjs-core'
+import { fromTensor } from '../golden/array'
+import { bitsOf, heldIn } from './held'
+
+export class SealedRows {
+  private readonly rows = new Map<string, string>()
+  /** By tensor, which is kept so that its id is not given again. */
+  private readonly pages = new Map<number, { tensor: Tensor; bytes: string }>()
+
+  /** Sentences on what changed since it was sealed. */
+  async look(cache: KVCache): Promise<string[]> {
+    const problems: string[] = []
+    for (let layer = 0; layer < cache.model.layers; layer++) {
+      // A resampling rewrites rows, and names them anew.
+      const named = stagesOn(cache.compressor, 'resample', layer).length === 0
+      const held = await heldIn(cache, layer)
+      for (const lane of cache.segments(layer))
+        for (const part of ['keys', 'values'] as const) {
+          let from = 0
+          for (const segment of lane[part]) {
+            if (segment.zone === 'sealed' && named)
+              for (const head of lane.heads)
+                for (let row = from; row < from + segment.rows; row++)
+                  problems.push(
+                    ...this.lookAtRow(
+                      `${part} of layer ${layer}, head ${head}`,
+                      held[head]?.positions[row] ?? -1,
+                      held[head]?.[part][row],
+                    ),
+                  )
+            if (segment.zone === 'sealed' && segment.rows === segment.capacity)
+              for (const tensor of Object.values(segment.tensors))
+                problems.push(...(await this.lookAtPage(`${part} of layer ${layer}`, tensor)))
+            from += segment.rows
+          }
+        }
+    }
+    return problems
+  }
+
+  private lookAtRow(where: string, position: number, row: Float32Array | undefined): string[] {
+    if (position < 0 || !row) return []
+    const key = `${where}, token ${position}`
+    const bits = bitsOf(row)
+    const before = this.rows.get(key) ?? bits
+    this.rows.set(key, before)
+    return before === bits ? [] : [`sealed ${key} changed`]
+  }
+
+  private async lookAtPage(where: string, tensor: Tensor): Promise<string[]> {
+    const bytes = bitsOf((await fromTensor(tensor)).data)
+    const before = this.pages.get(tensor.id) ?? { tensor, bytes }
+    this.pages.set(tensor.id, before)
+    return before.bytes === bytes ? [] : [`a full page of sealed ${where} changed`]
+  }
+}

@@ -1,0 +1,111 @@
+/** Feeding a cache step by step, with or without checking its attention against the plain reference. */
+import type { KVCache, Phase } from '@kvloom/core'
+import { dispose } from '@tensorflow/tfjs-core'
+import { fromTensor, type NdArray } from '../golden/array'
+import { type Held, heldIn, liveRows, usesSlots } from './held'
+import type { RecallWatch } from './recall-watch'
+import { plainAttention } from './reference'
+import { rowsAt, tokensAt } from './shapes'
+
+/** f32 products and sums against double precision, relative to 1 + |reference|. */
+const ATTENTION_TOLERANCE = 2e-5
+
+export interface PlannedStep {
+  readonly from: number
+  readonly count: number
+  readonly phase: Phase
+}
+
+/** A prompt, in as few chunks as the cache allows at each step, and single tokens. */
+export function* stepsOf(cache: KVCache, prompt: number, decode: number): Generator<PlannedStep> {
+  for (let from = 0; from < prompt; ) {
+    const count = Math.min(prompt - from, cache.chunkLimit)
+    yield { from, count, phase: from + count < prompt ? 'prompt' : 'promptEnd' }
+    from += count
+  }
+  yield* tail(prompt, decode)
+}
+
+/** A prompt cut into `sizes` and the rest. */
+export function cut(prompt: number, sizes: readonly number[]): PlannedStep[] {
+  const steps: PlannedStep[] = []
+  let from = 0
+  for (const count of sizes) {
+    if (from + count >= prompt) break
+    steps.push({ from, count, phase: 'prompt' })
+    from += count
+  }
+  return [...steps, { from, count: prompt - from, phase: 'promptEnd' }]
+}
+
+/** Single tokens. */
+export const tail = (from: number, count: number): PlannedStep[] =>
+  Array.from({ length: count }, (_, i) => ({ from: from + i, count: 1, phase: 'decode' }))
+
+/** One step through all layers; every layer's output. A layer that shares is handed queries only. */
+export async function feed(cache: KVCache, { from, count, phase }: PlannedStep, seed = 1): Promise<NdArray[]> {
+  cache.begin(tokensAt(from, count), phase)
+  const outputs: NdArray[] = []
+  for (let layer = 0; layer < cache.model.layers; layer++) {
+    const { queries, keys, values } = rowsAt(cache.model, layer, from, count, seed)
+    const shares = cache.sourceLayer(layer) !== layer
+    const output = await cache.attend(layer, shares ? { queries } : { queries, keys, values })
+    outputs.push(await fromTensor(output))
+    dispose([queries, keys, values, output])
+  }
+  await cache.commit()
+  return outputs
+}
+
+/** One step whose attention is checked; sentences on what is wrong. */
+export async function feedChecked(cache: KVCache, step: PlannedStep, watch: RecallWatch): Promise<string[]> {
+  const { from, count, phase } = step
+  const problems: string[] = []
+  const stored = cache.compressor.ownRows === 'stored'
+  cache.begin(tokensAt(from, count), phase)
+  for (let layer = 0; layer < cache.model.layers; layer++) {
+    const source = cache.sourceLayer(layer)
+    const before = await heldIn(cache, layer)
+    const [mine, own] = [rowsAt(cache.model, layer, from, count, 1), rowsAt(cache.model, source, from, count, 1)]
+    const plain = {
+      queries: await fromTensor(mine.queries),
+      keys: await fromTensor(own.keys),
+      values: await fromTensor(own.values),
+    }
+    watch.forget()
+    const output = await cache.attend(layer, source === layer ? mine : { queries: mine.queries })
+    const actual = (await fromTensor(output)).data
+    dispose([...Object.values(mine), ...Object.values(own), output])
+    const held = stored ? await heldIn(cache, layer) : before
+    const reads = watch.readsOf(cache, layer, held)
+    if (!reads || (stored && changedAfter(cache, step, before, held))) continue
+    const reading = { start: from, slots: usesSlots(cache, layer), stored, reads }
+    const { error, at } = largestError(actual, plainAttention(cache.model, held, plain, reading))
+    if (!(error <= ATTENTION_TOLERANCE))
+      problems.push(
+        `attention of layer ${layer} at token ${from} is off by ${error} at element ${at} (tolerance ${ATTENTION_TOLERANCE})`,
+      )
+  }
+  await cache.commit()
+  return problems
+}
+
+/** Whether rows may have been dropped or rewritten between a step's attention to them and the end of the layer's turn. */
+function changedAfter(cache: KVCache, { count, phase }: PlannedStep, before: Held, after: Held): boolean {
+  const waits = cache.compressor.stages.some(({ when }) => when === 'promptEnd')
+  const grew = after.every((head, h) => liveRows(head) === (before[h] ? liveRows(before[h]) : 0) + count)
+  return (waits && phase === 'promptEnd') || !grew
+}
+
+/** Relative to 1 + |expected|. */
+export function largestError(actual: ArrayLike<number>, expected: ArrayLike<number>): { error: number; at: number } {
+  if (actual.length !== expected.length) return { error: Number.POSITIVE_INFINITY, at: -1 }
+  let worst = { error: 0, at: 0 }
+  for (let at = 0; at < expected.length; at++) {
+    const b = expected[at] ?? Number.NaN
+    const error = Math.abs((actual[at] ?? Number.NaN) - b) / (1 + Math.abs(b))
+    if (!(error <= worst.error)) worst = { error, at }
+    if (Number.isNaN(error)) return worst
+  }
+  return worst
+}

@@ -1,0 +1,2 @@
+export { blockFormats } from './block-formats'
+export { blockFormatsOptions } from './options'
