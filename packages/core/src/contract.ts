@@ -301,6 +301,8 @@ export interface Quantizer {
   readonly mergedHeads?: boolean
   /** 1: every stored tensor is `[heads, rows, width]` and rows gather; more: rows of a block are sealed, masked and freed together. */
   readonly rowsPerGroup: number
+  /** Rows that share a word of the tensors named `metadata...`, which then are `[heads, ceil(rows / rowsPerUnit), ...]`: 2 when halves of two rows lie in a word. Default 1. */
+  readonly rowsPerUnit?: 1 | 2
   /** Largest magnitude its metadata can hold; rows beyond it are refused when they are appended. Default: any finite number. */
   readonly largest?: number
   /** Formula, for the report; bytes are facts of the ledger. */
@@ -524,7 +526,7 @@ export interface ByteLedger {
   readonly perPrompt: number
   /** Rows of a recall's host tier, in host memory: not in `total`, which is the device's. */
   readonly host: number
-  /** Tables fitted per model. */
+  /** Tables of the model that this cache holds: codebooks, maps, rotary tables of keys stored before RoPE. */
   readonly perModel: number
   readonly total: number
   /** Highest total since open, transients of an eviction included. */

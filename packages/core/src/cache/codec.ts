@@ -60,6 +60,10 @@ export class Codec {
   get rowsPerGroup(): number {
     return this.parts.quantizer?.rowsPerGroup ?? 1
   }
+  /** Rows that share a word of the metadata: 2 when halves are paired. */
+  get rowsPerUnit(): 1 | 2 {
+    return this.parts.quantizer?.rowsPerUnit ?? 1
+  }
   /** Rows are sealed as blocks that live and die together. */
   get byBlocks(): boolean {
     return this.rowsPerGroup > 1 || this.parts.layers.length > 1

@@ -8,42 +8,70 @@ import { Page, tensorOf, type View } from './page'
 export const uploads = (page: Page): Tensors =>
   page.host ? Object.fromEntries(Object.entries(page.host).map(([name, t]) => [name, upload(t)])) : page.tensors
 
-/** The rows of some views in one page of host memory. */
-export async function hostPage(views: readonly View[]): Promise<Page> {
+/** Rows that share a row of a page's tensor: several for metadata whose halves are paired. */
+export const unitOf = (name: string, unit: number): number => (name.startsWith('metadata') ? unit : 1)
+
+/** The rows of some views in one page of host memory. `unit`: rows that share a row of metadata. */
+export async function hostPage(views: readonly View[], unit: number): Promise<Page> {
   const [first] = views
   if (!first) throw new Error('no rows to move')
   const rows = views.reduce((n, v) => n + v.rows, 0)
   const host: Record<string, HostTensor> = {}
   for (const name of Object.keys(first.page.tensors)) {
-    const [heads = 0, , ...rest] = tensorOf(first.page, name).shape
-    const width = rest.reduce((a, b) => a * b, 1)
-    const ints = tensorOf(first.page, name).dtype === 'int32'
-    const values = ints ? new Int32Array(heads * rows * width) : new Float32Array(heads * rows * width)
+    const { shape, dtype } = tensorOf(first.page, name)
+    const [heads = 0, , ...rest] = shape
+    const to = emptyRows(heads, rows, rest, dtype === 'int32', unitOf(name, unit))
     let at = 0
     for (const v of views) {
-      const data = await tensorOf(v.page, name).data()
-      for (let h = 0; h < heads; h++) {
-        const start = (h * v.page.capacity + v.from) * width
-        values.set(data.subarray(start, start + v.rows * width) as Int32Array & Float32Array, (h * rows + at) * width)
+      const source = {
+        shape: tensorOf(v.page, name).shape,
+        values: (await tensorOf(v.page, name).data()) as Int32Array,
       }
+      for (let h = 0; h < heads; h++)
+        for (let i = 0; i < v.rows; i++) copyRow(source, h, v.from + i, to, h, at + i, unitOf(name, unit))
       at += v.rows
     }
-    host[name] = { shape: [heads, rows, ...rest], values }
+    host[name] = to
   }
   const { layout, sealed } = first.page
   return new Page({ tensors: {}, host, capacity: rows, layout, sealed, rowWise: true, used: rows })
 }
 
 /** Rows `local` `[heads, count]` of a host array, uploaded. */
-export function gatherHost({ shape, values }: HostTensor, local: Int32Array, count: number): tf.Tensor {
-  const [heads = 0, rows = 0, ...rest] = shape
-  const width = rest.reduce((a, b) => a * b, 1)
-  const picked =
-    values instanceof Int32Array ? new Int32Array(heads * count * width) : new Float32Array(heads * count * width)
+export function gatherHost(from: HostTensor, local: Int32Array, count: number, unit: number): tf.Tensor {
+  const [heads = 0, , ...rest] = from.shape
+  const picked = emptyRows(heads, count, rest, from.values instanceof Int32Array, unit)
   for (let h = 0; h < heads; h++)
-    for (let i = 0; i < count; i++) {
-      const from = (h * rows + (local[h * count + i] ?? 0)) * width
-      picked.set(values.subarray(from, from + width), (h * count + i) * width)
-    }
-  return upload({ shape: [heads, count, ...rest], values: picked })
+    for (let i = 0; i < count; i++) copyRow(from, h, local[h * count + i] ?? 0, picked, h, i, unit)
+  return upload(picked)
+}
+
+function emptyRows(heads: number, rows: number, rest: readonly number[], ints: boolean, unit: number): HostTensor {
+  const shape = [heads, Math.ceil(rows / unit), ...rest]
+  const size = shape.reduce((a, b) => a * b, 1)
+  return { shape, values: ints ? new Int32Array(size) : new Float32Array(size) }
+}
+
+/** One row of one head; of a unit of two, the half of each word that is the row's: the even row low. */
+function copyRow(
+  from: HostTensor,
+  head: number,
+  row: number,
+  to: HostTensor,
+  toHead: number,
+  toRow: number,
+  unit: number,
+): void {
+  const width = from.shape.slice(2).reduce((a, b) => a * b, 1)
+  const at = (t: HostTensor, h: number, r: number) => (h * (t.shape[1] ?? 0) + Math.floor(r / unit)) * width
+  const [source, target] = [at(from, head, row), at(to, toHead, toRow)]
+  if (unit === 1) {
+    to.values.set(from.values.subarray(source, source + width), target)
+    return
+  }
+  const [low, high] = [(row % 2) * 16, (toRow % 2) * 16]
+  for (let i = 0; i < width; i++) {
+    const half = ((from.values[source + i] ?? 0) >>> low) & 0xffff
+    to.values[target + i] = ((to.values[target + i] ?? 0) & ~(0xffff << high)) | (half << high)
+  }
 }

@@ -30,9 +30,9 @@ export function ledgerOf(layers: readonly LayerCache[], account: Account, pool: 
     addPage(sum, page, rows)
     if (page.shared) shared += page.bytes
   }
-  sum.workspace += rotary.bytes
   const { host, ...device } = sum
-  const perModel = pool.bytes
+  // Rotary tables belong to the model as codebooks do.
+  const perModel = pool.bytes + rotary.bytes
   const total = Object.values(device).reduce((a, b) => a + b, perModel)
   return { ...sum, host, perModel, total, peak: account.peak, shared }
 }

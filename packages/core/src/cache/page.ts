@@ -146,7 +146,8 @@ export function copyPage(page: Page): Page {
   const tensors = mapTensors(page.tensors, (t) => {
     const fresh = tf.zeros(t.shape, t.dtype)
     const [source, target] = [as3d(t), as3d(fresh)]
-    copyRows(target, 0, source, 0, page.used)
+    // Metadata may hold several rows in one of its own.
+    copyRows(target, 0, source, 0, Math.ceil((page.used * source.shape[1]) / page.capacity))
     tf.dispose([source, target])
     return fresh
   })

@@ -141,43 +141,55 @@ export class PartStore extends StoredRows {
     return page
   }
 
-  /** Rows that gather one by one are copied into pages of a fixed size. */
+  /** Rows that gather one by one are copied into pages of a fixed size; each sealing begins at a whole unit of metadata. */
   private appendSealed(block: Tensors, count: number, codec: Codec, shift: number): void {
-    let from = 0
-    while (from < count) {
-      const views = this.zones.sealed
-      let last = views[views.length - 1]
-      if (
-        !last?.page.appendable ||
-        last.page.shared ||
-        last.from + last.rows !== last.page.used ||
-        last.shift !== shift
-      ) {
-        const page = new Page({
-          tensors: mapTensors(block, (t) => emptyLike(t, SEALED_PAGE_ROWS)),
+    const unit = codec.rowsPerUnit
+    const unitOf = (name: string) => (name.startsWith('metadata') ? unit : 1)
+    for (let from = 0; from < count; ) {
+      const view = this.openView(block, codec, shift)
+      const { page } = view
+      const n = Math.min(count - from, page.capacity - page.used)
+      for (const [name, tensor] of Object.entries(block)) {
+        const per = unitOf(name)
+        const rows = as3d(tensor)
+        const target = as3d(tensorOf(page, name))
+        copyRows(target, page.used / per, rows, from / per, Math.ceil(n / per))
+        tf.dispose([rows, target])
+      }
+      page.used += Math.ceil(n / unit) * unit
+      view.rows += n
+      from += n
+    }
+    tf.dispose(Object.values(block))
+  }
+
+  /** The last sealed view if rows can follow it, else a new one: in the same page where there is room, or in a page like `block`. */
+  private openView(block: Tensors, codec: Codec, shift: number): View {
+    const views = this.zones.sealed
+    const last = views[views.length - 1]
+    const room = last?.page.appendable && !last.page.shared && this.ends(last, codec.rowsPerUnit)
+    if (last && room && last.shift === shift && last.from + last.rows === last.page.used) return last
+    const unitOf = (name: string) => (name.startsWith('metadata') ? codec.rowsPerUnit : 1)
+    const page = room
+      ? last.page
+      : new Page({
+          tensors: Object.fromEntries(
+            Object.entries(block).map(([name, t]) => [name, emptyLike(t, SEALED_PAGE_ROWS / unitOf(name))]),
+          ),
           capacity: SEALED_PAGE_ROWS,
           layout: codec.layout,
           sealed: true,
           rowWise: true,
           used: 0,
         })
-        this.account.hold(page)
-        last = { page, from: 0, rows: 0, shift }
-        views.push(last)
-      }
-      const page = last.page
-      const n = Math.min(count - from, page.capacity - page.used)
-      for (const [name, tensor] of Object.entries(block)) {
-        const rows = as3d(tensor)
-        const target = as3d(tensorOf(page, name))
-        copyRows(target, page.used, rows, from, n)
-        tf.dispose([rows, target])
-      }
-      page.used += n
-      last.rows += n
-      from += n
-    }
-    tf.dispose(Object.values(block))
+    const view: View = { page: this.account.hold(page), from: page.used, rows: 0, shift }
+    views.push(view)
+    return view
+  }
+
+  /** Whether a view reaches the end of what its page holds, but for the rest of a unit. */
+  private ends(v: View, unit: number): boolean {
+    return Math.ceil((v.from + v.rows) / unit) * unit === v.page.used
   }
 
   private dropFront(count: number): void {
@@ -337,7 +349,7 @@ export class PartStore extends StoredRows {
       })
       const [first] = inside
       if (!first) continue
-      const page = await hostPage(inside)
+      const page = await hostPage(inside, first.page.sealed ? (this.codec?.rowsPerUnit ?? 1) : 1)
       const moved: View = { page: this.account.hold(page), from: 0, rows: page.used, shift: first.shift }
       this.zones[zone] = views.flatMap((v) => (v === first ? [moved] : inside.includes(v) ? [] : [v]))
       for (const v of inside) this.letGo(v)

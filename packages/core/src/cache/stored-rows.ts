@@ -4,8 +4,8 @@ import { gatherRows, type RowSegment, readRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { RowStore, Tensors } from '../contract'
 import { type Codec, mergeHeads } from './codec'
-import { gatherHost, uploads } from './host-tier'
-import { type Account, as3d, bytesOf, Held, type Page, tensorOf, type View } from './page'
+import { gatherHost, unitOf, uploads } from './host-tier'
+import { type Account, bytesOf, Held, type Page, tensorOf, type View } from './page'
 
 export type Zone = 'sink' | 'sealed' | 'window'
 export const ZONES: readonly Zone[] = ['sink', 'sealed', 'window']
@@ -262,19 +262,23 @@ export class StoredRows {
     return rows
   }
 
+  /** Rows `local` (row numbers of the page, `[heads, count]`) of one view, decoded. */
   private fetchFrom(v: View, local: Int32Array, count: number): tf.Tensor3D {
     return tf.tidy(() => {
-      const index = tf.tensor2d(local, [this.heads, count], 'int32')
-      const tensors: Record<string, tf.Tensor> = {}
-      for (const [name, t] of Object.entries(v.page.host ?? {})) tensors[name] = gatherHost(t, local, count)
-      for (const [name, t] of Object.entries(v.page.tensors)) {
-        const rows = as3d(t)
-        tensors[name] = tf.reshape(gatherRows([rows], [rows.shape[1]], index, count), [
-          this.heads,
-          count,
-          ...t.shape.slice(2),
-        ])
+      const { host } = v.page
+      if (!host) {
+        const index = tf.tensor2d(
+          local.map((row) => row - v.from),
+          [this.heads, count],
+          'int32',
+        )
+        const rows = v.page.sealed ? this.decode(v, 0, v.rows, null) : this.exactRows(v, 0, v.rows)
+        return gatherRows([rows], [v.rows], index, count) as tf.Tensor3D
       }
+      const unit = v.page.sealed ? (this.codec?.rowsPerUnit ?? 1) : 1
+      const tensors = Object.fromEntries(
+        Object.entries(host).map(([name, t]) => [name, gatherHost(t, local, count, unitOf(name, unit))]),
+      )
       if (!v.page.sealed) return readRows(tensors['rows'] as tf.Tensor, this.store, this.dim, 0, count) as tf.Tensor3D
       if (!this.codec) throw new Error('a sealed page without a codec')
       return this.codec.rows(this.codec.main(tensors, count, 0, count, null), tensors, 0, this.state)

@@ -1,5 +1,5 @@
 import { testCompressor, testGolden } from '@kvloom/conformance'
-import { OptionError, type Site, stagesOn } from '@kvloom/core'
+import { OptionError, type Site, stagesOn, upload } from '@kvloom/core'
 import { registerKernels } from '@kvloom/kernels'
 import { getBackend, setBackend, tensor2d, tensor3d } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, it } from 'vitest'
@@ -17,6 +17,7 @@ testCompressor(runner, {
 })
 
 const site = (layer: number): Site => ({
+  hold: upload,
   layer,
   part: 'keys',
   model: {
@@ -31,6 +32,7 @@ const site = (layer: number): Site => ({
     attentionScale: 1,
     fingerprint: 'test',
   },
+  firstHead: 0,
   heads: 1,
   dim: 2,
 })

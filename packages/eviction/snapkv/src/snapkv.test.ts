@@ -1,5 +1,5 @@
 import { testCompressor, testGolden } from '@kvloom/conformance'
-import { OptionError, type Site, stagesOn } from '@kvloom/core'
+import { OptionError, type Site, stagesOn, upload } from '@kvloom/core'
 import { registerKernels } from '@kvloom/kernels'
 import { setBackend, tensor2d } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, it } from 'vitest'
@@ -10,6 +10,7 @@ testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: 
 testCompressor(runner, { name: 'snapkv', make: () => snapkv({ keep: 0.4, window: 12 }) })
 
 const site: Site = {
+  hold: upload,
   layer: 0,
   part: 'keys',
   model: {
@@ -24,6 +25,7 @@ const site: Site = {
     attentionScale: 1,
     fingerprint: 'test',
   },
+  firstHead: 0,
   heads: 1,
   dim: 2,
 }

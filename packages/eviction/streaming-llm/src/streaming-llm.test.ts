@@ -1,5 +1,5 @@
 import { testCompressor, testGolden } from '@kvloom/conformance'
-import { OptionError, type Site, stagesOn } from '@kvloom/core'
+import { OptionError, type PickContext, type Site, stagesOn } from '@kvloom/core'
 import { describe, expect, it } from 'vitest'
 import { streamingLlm } from './streaming-llm'
 
@@ -18,6 +18,7 @@ testCompressor(runner, {
   chunkInvariant: true,
 })
 
+const now: PickContext = { phase: 'decode', tokensSeen: 0, head: 0, memory: null }
 const site = { layer: 0, part: 'keys' } as Site
 const pick = (options: Parameters<typeof streamingLlm>[0]) => {
   const [stage] = stagesOn(streamingLlm(options), 'pick', 0)
@@ -31,25 +32,25 @@ describe('streaming-llm', () => {
     expect(stage.count(11, 1)).toBe(11)
     expect(stage.count(12, 1)).toBe(11)
     expect(stage.count(12, 8)).toBe(4)
-    expect(stage.keep(12, 11, null, {})).toEqual([
+    expect(stage.keep(12, 11, null, {}, now)).toEqual([
       { start: 0, end: 4 },
       { start: 5, end: 12 },
     ])
-    expect(stage.keep(12, 4, null, {})).toEqual([{ start: 0, end: 4 }])
+    expect(stage.keep(12, 4, null, {}, now)).toEqual([{ start: 0, end: 4 }])
   })
 
   it('keeps of 48 tokens the first 4 and the last 8', () => {
     const stage = pick({ keep: 0.25 })
     expect(stage.count(48, 0)).toBe(12)
-    expect(stage.keep(48, 12, null, {})).toEqual([
+    expect(stage.keep(48, 12, null, {}, now)).toEqual([
       { start: 0, end: 4 },
       { start: 40, end: 48 },
     ])
-    expect(stage.keep(48, 3, null, {})).toEqual([{ start: 0, end: 3 }])
+    expect(stage.keep(48, 3, null, {}, now)).toEqual([{ start: 0, end: 3 }])
   })
 
   it('streams without sinks', () => {
-    expect(pick({ sinks: 0, recent: 8 }).keep(9, 7, null, {})).toEqual([{ start: 2, end: 9 }])
+    expect(pick({ sinks: 0, recent: 8 }).keep(9, 7, null, {}, now)).toEqual([{ start: 2, end: 9 }])
   })
 
   it('refuses options out of range, and both forms at once', () => {

@@ -8,6 +8,7 @@ import {
   openCache,
   type Part,
   ready,
+  siteOf,
   stagesOn,
   window,
 } from '@kvloom/core'
@@ -33,7 +34,7 @@ const model = syntheticModel({ queryHeads: 2, kvHeads: 2, keyDim: 64, valueDim: 
 function quantizer(part: Part, options: Options = {}, dim = 64) {
   const [stage] = stagesOn(kivi(options), 'quantize', 0, part)
   if (!stage) throw new Error(`kivi has no stage for ${part}`)
-  return stage.bind({ layer: 0, part, model, heads: 2, dim })
+  return stage.bind({ ...siteOf(model, 0, part), heads: 2, dim })
 }
 
 /** `[heads, rows, dim]` through codes and back. */

@@ -97,8 +97,8 @@ async function unpack(
   const scale = Float32Array.from({ length: tokens * blocks }, (_, at) => {
     const [token, block] = [Math.floor(at / blocks), at % blocks]
     if (store === 'f32') return norms.data[token * lineNorms + block] ?? 0
-    const word = norms.data[token * lineNorms + (block >> 1)] ?? 0
-    return floatFromHalf((word >>> (16 * (block & 1))) & 0xffff)
+    const word = norms.data[(token >> 1) * lineNorms + block] ?? 0
+    return floatFromHalf((word >>> (16 * (token & 1))) & 0xffff)
   })
   return { idx: { shape: [tokens, blocks, perBlock], data: idx }, scale: { shape: [tokens, blocks], data: scale } }
 }

@@ -7,6 +7,7 @@ import {
   openCache,
   type Part,
   ready,
+  siteOf,
   stagesOn,
   window,
 } from '@kvloom/core'
@@ -210,13 +211,7 @@ async function compareHalf(
 function quantizerOf(compressor: KVCompressor, model: ModelShape, part: Part) {
   const [stage] = stagesOn(compressor, 'quantize', 0, part)
   if (!stage) throw new GoldenError(`${compressor.card.name} does not quantize ${part}.`)
-  return stage.bind({
-    layer: 0,
-    part,
-    model,
-    heads: model.kvHeads,
-    dim: part === 'keys' ? model.keyDim : model.valueDim,
-  })
+  return stage.bind(siteOf(model, 0, part))
 }
 
 /** Unpacked rows: codes `[heads, rows, dim]`; scale and minimum keys `[heads, rows / group, dim]`, values `[heads, rows, dim / group]`. */
