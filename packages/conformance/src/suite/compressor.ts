@@ -1,6 +1,7 @@
 /**
  * The suite every compressor passes: it reads what a cache holds, checks attention against a plain reference, the byte ledger
  * against tf.memory(), and that what is sealed stays as it is. Takes the test runner as parameters: vitest, jest, or another.
+ * (One list of tests, in the order in which to read them; what they use lies beside this file.)
  */
 import {
   CacheStateError,

@@ -62,8 +62,8 @@ export const sameBits = (a: readonly NdArray[], b: readonly NdArray[]): boolean 
 
 /** Everything a cache holds, as text that is equal exactly when every bit of it is. */
 export async function snapshot(cache: KVCache): Promise<readonly string[]> {
-  const { index, perPrompt, perModel, host } = cache.bytes()
-  const lines: string[] = [JSON.stringify({ index, perPrompt, perModel, host })]
+  const { index, perPrompt, host } = cache.bytes()
+  const lines: string[] = [JSON.stringify({ index, perPrompt, host })]
   for (let layer = 0; layer < cache.model.layers; layer++) {
     lines.push(JSON.stringify(cache.census(layer)))
     for (const [h, { keys, values, positions }] of (await heldIn(cache, layer)).entries())

@@ -57,7 +57,10 @@ export async function feed(cache: KVCache, { from, count, phase }: PlannedStep, 
   return outputs
 }
 
-/** One step whose attention is checked; sentences on what is wrong. */
+/**
+ * One step whose attention is checked, every layer's against what it read; sentences on what is wrong. Left out is a layer of which that cannot
+ * be told afterwards: rows read as they are stored and dropped in the same turn, and some, not all, large lanes of a ragged layer recalled.
+ */
 export async function feedChecked(cache: KVCache, step: PlannedStep, watch: RecallWatch): Promise<string[]> {
   const { from, count, phase } = step
   const problems: string[] = []

@@ -78,6 +78,8 @@ class Cache implements KVCache {
   private readonly reconstructor: Reconstructor
   /** Layers to settle once layer i has attended, in order. */
   private readonly settles: readonly (readonly number[])[]
+  /** Layers to index once layer i has sealed: a group's rows are sealed with its last layer. */
+  private readonly indexes: readonly (readonly number[])[]
   private readonly pending = new Map<number, Pending>()
   /** The tokens seen so far, dropped ones included. */
   private tokens: number[]
@@ -94,6 +96,7 @@ class Cache implements KVCache {
     this.rotary = new Rotary(model.rope, this.account)
     this.reconstructor = new Reconstructor(() => this.layers, this.account)
     this.settles = settleOrder(this.layers.map((l) => l.plan))
+    this.indexes = indexOrder(this.layers.map((l) => l.plan))
   }
 
   get compressor(): KVCompressor {
@@ -210,7 +213,8 @@ class Cache implements KVCache {
     if (!stored) cache.append(own, step)
     await cache.settle(queries, step, context)
     if (!cache.frozen(step)) await sealLayer(cache, this.layers, this.reconstructor, step.phase === 'promptEnd')
-    await cache.index(step, context)
+    for (const l of this.indexes[cache.plan.layer] ?? [])
+      await this.layerAt(l).index(step, this.contextOf(l, step.rotation))
   }
 
   private release(layer: number): void {
@@ -404,4 +408,17 @@ function settleOrder(plans: readonly LayerPlan[]): readonly (readonly number[])[
     at[layer] = Math.max(layer, ...readers, ...after.map((l) => at[l] ?? l))
   }
   return plans.map((_, layer) => plans.map((p) => p.layer).filter((l) => at[l] === layer))
+}
+
+/** When each layer's rows are indexed: once they are sealed, which for a layer group its last layer does. */
+function indexOrder(plans: readonly LayerPlan[]): readonly (readonly number[])[] {
+  const after = (p: LayerPlan): number =>
+    Math.max(
+      p.layer,
+      ...p.lanes.flatMap(({ keyCodec, valueCodec }) =>
+        [keyCodec, valueCodec].map((c) => c?.parts.layers.at(-1) ?? p.layer),
+      ),
+    )
+  const own = plans.filter((p) => p.source === p.layer)
+  return plans.map(({ layer }) => own.filter((p) => after(p) === layer).map((p) => p.layer))
 }

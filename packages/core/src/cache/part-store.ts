@@ -357,12 +357,16 @@ export class PartStore extends StoredRows {
     this.version++
   }
 
-  /** Takes over the rows of another store: full pages shared, appendable ones copied. `pages`: those this cache has taken over already. */
+  /** Takes over the rows of another store: full pages shared, appendable ones copied. */
   adopt(from: PartStore): void {
+    // A page that has a hole is copied once for all of its views.
+    const copies = new Map<Page, Page>()
+    for (const v of from.views())
+      if (v.page.appendable && this.ends(v, v.page.sealed ? (this.codec?.rowsPerUnit ?? 1) : 1))
+        copies.set(v.page, copyPage(v.page))
     for (const zone of ZONES)
       for (const v of from.zones[zone]) {
-        const copy = v.page.appendable && v.from + v.rows === v.page.used
-        const page = copy ? copyPage(v.page) : this.account.has(v.page) ? v.page : v.page.retain()
+        const page = copies.get(v.page) ?? (this.account.has(v.page) ? v.page : v.page.retain())
         this.zones[zone].push({ ...v, page: this.account.hold(page) })
       }
     if (Object.keys(from.state).length > 0) this.fit(mapTensors(from.state, copyOf))

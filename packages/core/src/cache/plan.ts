@@ -137,7 +137,7 @@ export function planLayer(
   const ragged = budget?.bound.ragged || pick?.bound.ragged
   const lanes = ragged ? all.map((h) => lane([h])) : [lane(all)]
   const codecs = lanes.flatMap(({ keyCodec, valueCodec }) => [keyCodec, valueCodec])
-  checkCodecs(compressor, layer, lanes, sources, pick)
+  checkCodecs(compressor, layer, lanes, sources, pick, recall)
   const needs = [scorer?.bound.needs, pick?.bound.needs, ...codecs.map((c) => c?.parts.transform?.needs)]
   const fitsPrompt = codecs.some((c) => c?.fittedOnline)
   return {
@@ -234,6 +234,7 @@ function checkCodecs(
   lanes: readonly LaneShape[],
   sources: readonly number[],
   pick: { stage: Stage<'pick'>; bound: Bound['pick'] } | null,
+  recall: { stage: Stage<'recall'>; bound: Recall } | null,
 ): void {
   const windows = compressor.window ?? NO_SEALING
   const acting = compressor.stages.filter((s) => actsOn(s, layer))
@@ -276,6 +277,13 @@ function checkCodecs(
           `${ids('transform')} joins layers ${layers.join(' and ')}, and layer ${l} keeps no rows of its own.`,
           'Share other layers, or give them different layers with onLayers().',
         )
+    if (recall?.bound.tier === 'host' && codec.byBlocks)
+      throw new IncompatibleStages(
+        ids(quantizer && codec.rowsPerGroup > 1 ? 'quantize' : 'transform'),
+        recall.stage.id,
+        `rows that were sealed together cannot be fetched one by one, as ${recall.stage.id} does from host memory.`,
+        "Use tier: 'device', or a quantizer whose rows go one by one (higgs, coupled-quantization).",
+      )
     if (pick && !pick.bound.ragged) continue
     if (pick && Object.keys(pick.bound.needs).length > 0 && codec.byBlocks)
       throw new IncompatibleStages(

@@ -1,4 +1,4 @@
-import { syntheticModel, testGolden } from '@kvloom/conformance'
+import { SHAPES, syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
 import {
   type Artifact,
   ArtifactMismatch,
@@ -29,6 +29,25 @@ type Options = NonNullable<Parameters<typeof coupledQuantization>[0]>
 testGolden(
   { describe, it, expect },
   { folder: new URL('../fixtures/', import.meta.url), methods: { coupledQuantization, coupledLloyd: lloyd } },
+)
+
+const small = { backends: ['wasm'], shapes: SHAPES.slice(0, 2) } as const
+testCompressor(
+  { describe, it, expect },
+  {
+    name: 'coupled-quantization, fitted, codes of 4 channels',
+    make: () => coupledQuantization({ channels: 4, bits: 5, sinks: 2, recent: 8 }),
+    ...small,
+  },
+)
+testCompressor(
+  { describe, it, expect },
+  {
+    name: 'coupled-quantization, fitted without gradients, single channels',
+    make: () => coupledQuantization({ channels: 1, bits: 2, sensitivity: 'none' }),
+    ...small,
+    decode: 40,
+  },
 )
 
 const model = syntheticModel({ queryHeads: 4, kvHeads: 2, keyDim: 16, valueDim: 16 })

@@ -1,4 +1,4 @@
-import { syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { shapesOf, syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
 import {
   type Artifact,
   type CalibrationRun,
@@ -18,6 +18,7 @@ import {
   stagesOn,
   window,
 } from '@kvloom/core'
+import { coupledQuantization } from '@kvloom/coupled-quantization'
 import { higgs, higgsQuantizer } from '@kvloom/higgs'
 import { registerKernels } from '@kvloom/kernels'
 import { kivi } from '@kvloom/kivi'
@@ -89,6 +90,19 @@ testCompressor(runner, {
 testCompressor(runner, {
   name: 'aqua-kv over kivi, given predictors, first layer exact',
   make: () => withMaps(aquaKv({ ...small, backbone: 'kivi', group: 16, first: 'exact' }), 1),
+  backends: ['wasm'],
+  decode: 40,
+})
+testCompressor(runner, {
+  name: 'aqua-kv, fitted',
+  make: () => aquaKv({ ...small, group: 16 }),
+  shapes: shapesOf(4).slice(0, 2),
+  backends: ['wasm'],
+})
+testCompressor(runner, {
+  name: 'aqua-kv over coupled quantization, fitted',
+  make: () => aquaKvOver(coupledQuantization({ channels: 4, bits: 5 }), { ...small, firstGroup: 16, rank: 12 }),
+  shapes: shapesOf(3).slice(0, 1),
   backends: ['wasm'],
   decode: 40,
 })

@@ -1,4 +1,4 @@
-import { syntheticModel, testGolden } from '@kvloom/conformance'
+import { SHAPES, syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
 import {
   compose,
   definePick,
@@ -13,6 +13,7 @@ import {
   siteOf,
   stagesOn,
   upload,
+  window,
 } from '@kvloom/core'
 import { registerKernels } from '@kvloom/kernels'
 import { lowPassMatrix } from '@kvloom/math'
@@ -23,6 +24,18 @@ import { freqkv, lowPass } from './freqkv'
 
 const runner = { describe, it, expect }
 testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { freqkv, lowPass } })
+testCompressor(runner, {
+  name: 'freqkv',
+  make: () => freqkv({ window: 40 }),
+  identity: () => window({ store: 'f32' }, freqkv({ window: 400 })),
+  backends: ['wasm'],
+})
+testCompressor(runner, {
+  name: 'freqkv, nearly all kept',
+  make: () => freqkv({ window: 23, sinks: 0, keep: 0.9 }),
+  shapes: SHAPES.slice(0, 1),
+  decode: 40,
+})
 
 const model = syntheticModel({ queryHeads: 4, kvHeads: 2, keyDim: 32, valueDim: 32 })
 
