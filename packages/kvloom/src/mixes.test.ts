@@ -4,7 +4,21 @@ import { compose, IncompatibleStages, type KVCompressor, openCache, ready, windo
 import { registerKernels } from '@kvloom/kernels'
 import { setBackend } from '@tensorflow/tfjs-core'
 import { describe, expect, it } from 'vitest'
-import { adaKv, aquaKv, clusterkv, fastgen, higgs, kivi, kvsharer, lorc, minicache, snapkv, think, tova } from './index'
+import {
+  adaKv,
+  aquaKv,
+  clusterkv,
+  expectedAttention,
+  fastgen,
+  higgs,
+  kivi,
+  kvsharer,
+  lorc,
+  minicache,
+  snapkv,
+  think,
+  tova,
+} from './index'
 
 const runner = { describe, it, expect }
 const [two] = shapesOf(2)
@@ -24,6 +38,10 @@ const mixes: Readonly<Record<string, { make: () => KVCompressor; layers: 2 | 4 }
   'tova + higgs': { make: () => compose(tova({ cache: 30 }), smallHiggs), layers: 2 },
   'fastgen + higgs': { make: () => compose(fastgen({ minRecovery: 0.7 }), smallHiggs), layers: 2 },
   'snapkv + ada-kv + kivi': { make: () => compose(snapkv({ keep: 0.5, window: 8 }), adaKv(), smallKivi), layers: 2 },
+  'expected attention + ada-kv': {
+    make: () => compose(expectedAttention({ keep: 0.4, future: 16 }), adaKv({ safeguard: 0 })),
+    layers: 2,
+  },
   'think + kivi': {
     make: () => compose(zoned(think({ prune: 0.25, window: 8, recent: 8 })), zoned(smallKivi)),
     layers: 2,

@@ -1,22 +1,28 @@
 import { readFile } from 'node:fs/promises'
 import { syntheticModel, testCompressor } from '@kvloom/conformance'
-import { compose, IncompatibleStages, OptionError, siteOf, stagesOn } from '@kvloom/core'
-import { expectedAttention } from '@kvloom/expected-attention'
+import { compose, defineScorer, IncompatibleStages, OptionError, siteOf, stagesOn } from '@kvloom/core'
 import { registerKernels, selectTop } from '@kvloom/kernels'
-import { snapkv } from '@kvloom/snapkv'
-import { dispose, setBackend, tensor2d } from '@tensorflow/tfjs-core'
+import { dispose, mean, mul, norm, setBackend, sum, tensor2d } from '@tensorflow/tfjs-core'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { adaKv } from './ada-kv'
 
 const runner = { describe, it, expect }
-testCompressor(runner, {
-  name: 'ada-kv over snapkv',
-  make: () => compose(snapkv({ keep: 0.4, window: 6 }), adaKv()),
+/** Any scorer will do: by the length of keys, and by attention. */
+const byLength = defineScorer({
+  name: 'by-length',
+  needs: { keys: { of: 'keys' } },
+  score: ({ keys }) => norm(keys, 2, -1),
 })
+const byAttention = defineScorer({
+  name: 'by-attention',
+  needs: { queries: { of: 'queries', last: 6 }, keys: { of: 'keys' } },
+  score: ({ queries, keys }) => sum(mul(keys, mean(queries, [0, 1], true)), -1),
+})
+testCompressor(runner, { name: 'ada-kv over key lengths', make: () => compose(byLength({ keep: 0.4 }), adaKv()) })
 testCompressor(runner, {
-  name: 'ada-kv over expected attention',
-  make: () => compose(expectedAttention({ keep: 0.4, future: 16 }), adaKv({ safeguard: 0 })),
+  name: 'ada-kv over queries, no floor',
+  make: () => compose(byAttention({ keep: 0.4 }), adaKv({ safeguard: 0 })),
   backends: ['wasm'],
 })
 
