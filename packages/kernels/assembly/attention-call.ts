@@ -86,6 +86,7 @@ export class Segment {
   /** 0 for codes without scales */
   metadata: u32
   metadataHead: u32
+  /** Of codebooks with halves: to the next two rows */
   metadataLine: u32
   from: i32
   rows: i32

@@ -1,7 +1,8 @@
 // Products of a few query rows (1 to 3) with codebook rows in which a byte stands for four channels, without unpacking them to memory: the four
 // channels are loaded from the table where the sums need them, and a row's factor is applied to its score or its weight. `H` is a constant.
 import { LOOKUP_BYTES, Segment } from './attention-call'
-import { factorAt, fillLookup } from './codebook-rows'
+import { fillLookup, normsOf } from './codebook-rows'
+import { unpackHalves } from './half'
 import { sums4 } from './transpose'
 
 /** True when `dotLookups` and `addLookups` can read the segment: whole bytes, and one scale a row. */
@@ -17,10 +18,20 @@ export function lookupTable(segment: Segment, head: i32, lookup: usize): usize {
   return lookup + (LOOKUP_BYTES - 4096)
 }
 
-/** Factors of rows row..row+count, and four zeros after them. */
+/**
+ * Factors of rows row..row+count with one scale each, and four zeros after them. Norms of rows lie side by side, as f32 or as halves, of
+ * which up to two bytes past the last are read: the allocator always has them.
+ */
 export function rowFactors(segment: Segment, head: i32, row: i32, count: i32, to: usize): void {
-  let metadata = <usize>segment.metadata + <usize>head * segment.metadataHead + <usize>row * segment.metadataLine
-  for (let i = 0; i < count; i++, metadata += segment.metadataLine) store<f32>(to + <usize>i * 4, factorAt(segment, metadata, 0))
+  const factor = f32x4.splat(segment.factor)
+  const norms = normsOf(segment, head, row)
+  const bytes = <usize>count * 4
+  if (!segment.metadata) for (let i: usize = 0; i < bytes; i += 16) v128.store(to + i, factor)
+  else {
+    if (segment.wide) memory.copy(to, norms, bytes)
+    else unpackHalves(norms, to, count)
+    for (let i: usize = 0; i < bytes; i += 16) v128.store(to + i, f32x4.mul(v128.load(to + i), factor))
+  }
   v128.store(to + <usize>count * 4, f32x4.splat(0))
 }
 

@@ -3,7 +3,7 @@
 import { halfBits } from './half'
 import { butterfly } from './hadamard'
 
-/** Rows worked on at a time: their rotated form stays in the cache while the table of one code is turned. */
+/** Rows worked on at a time, an even number: their rotated form stays in the cache while the table of one code is turned. */
 const BATCH: i32 = 64
 const INFINITE: f32 = Infinity
 
@@ -104,12 +104,14 @@ function nearest(vector: i32, scaled: bool, x: usize, turned: usize, entries: i3
   return nearestOf(8, false, x, turned, entries)
 }
 
-/** Rows [count][dim] at `source` to the units of the table at `z`; norms to `metadata` (0: no scales). */
+/** Rows [count][dim] at `source` to the units of the table at `z`; norms to `metadata`, the first row's (stride 0: no scales). */
 function normalize(source: usize, count: i32, dim: i32, span: i32, hadamard: i32, factor: f32, wide: i32, metadata: usize, metadataStride: usize, z: usize): void {
   memory.copy(z, source, <usize>count * dim * 4)
   if (hadamard) butterfly(z, count * dim, hadamard)
-  for (let row = 0; row < count; row++, metadata += metadataStride) {
-    for (let group = 0; group * span < dim; group++) {
+  const paired = wide ? 0 : 1
+  for (let row = 0; row < count; row++) {
+    let to = metadata + <usize>(row >> paired) * metadataStride + <usize>((row & paired) << 1)
+    for (let group = 0; group * span < dim; group++, to += 4) {
       const bytes = <usize>span * 4
       let norm: f32 = 1
       if (metadataStride) {
@@ -119,8 +121,8 @@ function normalize(source: usize, count: i32, dim: i32, span: i32, hadamard: i32
           sum += x * x
         }
         norm = <f32>Math.sqrt(sum)
-        if (wide) store<f32>(metadata + <usize>group * 4, norm)
-        else store<u16>(metadata + <usize>group * 2, <u16>halfBits(norm))
+        if (wide) store<f32>(to, norm)
+        else store<u16>(to, <u16>halfBits(norm))
       }
       for (let k: usize = 0; k < bytes; k += 4) store<f32>(z + k, norm == 0 ? 0 : (load<f32>(z + k) * factor) / norm)
       source += bytes
@@ -141,7 +143,7 @@ function putCode(line: usize, bit: i32, bits: i32, code: i32): void {
 
 /**
  * rows f32 [heads, n, dim] to codes and metadata. Codes start anew every `span` channels; `unitBytes` are from the table of one code of a row to that of
- * the next, `headBytes` from head to head, 0 when all share one. `metadataStride`: bytes of a row's norms, 0 without scales.
+ * the next, `headBytes` from head to head, 0 when all share one. `metadataStride`: bytes of the norms of a row, or of two (halves), 0 without scales.
  */
 export function codebookEncode(rows: usize, heads: i32, n: i32, dim: i32, vector: i32, bits: i32, entries: i32, span: i32, hadamard: i32, factor: f32, wide: i32, table: usize, headBytes: usize, unitBytes: usize, codes: usize, codeStride: usize, metadata: usize, metadataStride: usize, scratch: usize): void {
   const perSpan = (span + vector - 1) / vector
@@ -149,13 +151,15 @@ export function codebookEncode(rows: usize, heads: i32, n: i32, dim: i32, vector
   const turned = z + <usize>BATCH * dim * 4
   const channels = turned + <usize>(vector + 1) * padded(entries) * 4
   memory.fill(codes, 0, <usize>heads * n * codeStride)
-  memory.fill(metadata, 0, <usize>heads * n * metadataStride)
+  const paired = wide ? 0 : 1
+  const metadataHead = <usize>((n + paired) >> paired) * metadataStride
+  memory.fill(metadata, 0, <usize>heads * metadataHead)
   if (!unitBytes) turnTable(table, vector, entries, turned)
   for (let head = 0; head < heads; head++) {
     for (let first = 0; first < n; first += BATCH) {
       const count = min(BATCH, n - first)
       const line = <usize>head * n + first
-      normalize(rows + line * dim * 4, count, dim, span, hadamard, factor, wide, metadata + line * metadataStride, metadataStride, z)
+      normalize(rows + line * dim * 4, count, dim, span, hadamard, factor, wide, metadata + <usize>head * metadataHead + <usize>(first >> paired) * metadataStride, metadataStride, z)
       let unit = 0
       for (let start = 0; start < dim; start += span) {
         for (let within = 0; within < perSpan; within++, unit++) {

@@ -17,13 +17,25 @@ export function fillLookup(table: usize, vector: i32, bits: i32, entries: i32, l
   }
 }
 
-/** Factor of one group of a row. */
+/** Norm of the first group of a row: halves of rows 2i and 2i + 1 share words. The norms of its other groups follow, 4 bytes apart. */
 // @ts-ignore: decorator
 @inline
-export function factorAt(segment: Segment, metadata: usize, group: i32): f32 {
+export function normsOf(segment: Segment, head: i32, row: i32): usize {
+  return normsFrom(<usize>segment.metadata + <usize>head * segment.metadataHead, segment.metadataLine, segment.wide ? 0 : 1, row)
+}
+
+// @ts-ignore: decorator
+@inline
+function normsFrom(head: usize, line: usize, paired: i32, row: i32): usize {
+  return head + <usize>(row >> paired) * line + <usize>((row & paired) << 1)
+}
+
+/** Factor of the group whose norm is at `norm`. */
+// @ts-ignore: decorator
+@inline
+export function factorAt(segment: Segment, norm: usize): f32 {
   if (!segment.metadata) return segment.factor
-  const scale = segment.wide ? load<f32>(metadata + <usize>group * 4) : halfValue(<u32>load<u16>(metadata + <usize>group * 2))
-  return scale * segment.factor
+  return (segment.wide ? load<f32>(norm) : halfValue(<u32>load<u16>(norm))) * segment.factor
 }
 
 /** `bytes` bytes of codes, four channels each; returns the end of what was written. */
@@ -90,11 +102,12 @@ export function decodeCodeRows(segment: Segment, head: i32, row: i32, count: i32
     table = lookup + (LOOKUP_BYTES - 4096)
   }
   let line = <usize>segment.data + <usize>head * segment.dataHead + <usize>row * segment.dataLine
-  let metadata = <usize>segment.metadata + <usize>head * segment.metadataHead + <usize>row * segment.metadataLine
-  for (let i = 0; i < count; i++, line += segment.dataLine, metadata += segment.metadataLine, to += stride) {
+  const norms = normsOf(segment, head, 0), pairLine = <usize>segment.metadataLine, paired = segment.wide ? 0 : 1
+  for (let i = 0; i < count; i++, line += segment.dataLine, to += stride) {
     let group = 0
-    for (let start = 0; start < dim; start += span, group++) {
-      const factor = factorAt(segment, metadata, group)
+    let norm = normsFrom(norms, pairLine, paired, row + i)
+    for (let start = 0; start < dim; start += span, group++, norm += 4) {
+      const factor = factorAt(segment, norm)
       const unit = group * perSpan
       const tables = table + <usize>unit * unitBytes
       const target = to + <usize>start * 4

@@ -2,6 +2,7 @@ import { tensor, tidy } from '@tensorflow/tfjs-core'
 import { describe, expect, test } from 'vitest'
 import { KernelInputError } from '../errors'
 import { hadamard } from '../hadamard/index'
+import { floatFromHalf, halfFromFloat } from '../rows/half'
 import { onBackend, onBothBackends, randomValues, withTensors } from '../testing'
 import { codebookDecode, codebookEncode, codebookOverflow } from './index'
 import { type CodebookLayout, codebookShapes } from './layout'
@@ -101,6 +102,80 @@ describe.each(settings)(
   },
 )
 
+describe.each([1, 3])('halves of two rows share a word, %i groups', (groups) => {
+  const dim = 8 * groups
+  test.each([1, 2, 5, 67])('%i rows', async (n) => {
+    const heads = 2
+    const lines = Math.ceil(n / 2)
+    expect(codebookShapes('test', shared(2, 16, 8), heads, n, dim).metadata).toEqual([heads, lines, groups])
+    const inputs = [
+      { values: randomValues(heads * n * dim, 4, 2), shape: [heads, n, dim] },
+      { values: randomValues(32, 8, 2), shape: [16, 2] },
+    ]
+    const both = await onBothBackends(() =>
+      withTensors(inputs, (rows, table) => {
+        const [half, full] = (['f16', 'f32'] as const).map((metadata) => {
+          const { codes, metadata: norms } = codebookEncode(rows!, shared(2, 16, 8, 8, metadata), table!)
+          codes.dispose()
+          return norms!
+        })
+        expect(half!.shape).toEqual([heads, lines, groups])
+        expect(full!.shape).toEqual([heads, n, groups])
+        return [half!, full!]
+      }),
+    )
+    for (const [words, norms] of [both.reference, both.wasm]) {
+      const halfOf = (head: number, row: number, group: number) =>
+        row < n ? halfFromFloat(norms![(head * n + row) * groups + group]!) : 0
+      const expected = Array.from({ length: heads * lines * groups }, (_, word) => {
+        const [line, group] = [Math.floor(word / groups), word % groups]
+        const [head, row] = [Math.floor(line / lines), 2 * (line % lines)]
+        return halfOf(head, row, group) | (halfOf(head, row + 1, group) << 16)
+      })
+      expect([...words!]).toEqual(expected)
+    }
+  })
+
+  test.each(['cpu', 'wasm'] as const)('a view decodes to its rows of the whole page on %s', async (backend) => {
+    const [heads, n] = [3, 9]
+    // A table of one value: every channel of a row decodes to the stored norm of its group, over the root of its 8 channels.
+    const values = Float32Array.from({ length: heads * n * dim }, (_, i) => 1 + Math.floor(i / 8))
+    const normAt = (head: number, row: number, channel: number) =>
+      floatFromHalf(halfFromFloat(Math.sqrt(8) * values[(head * n + row) * dim + channel]!))
+    for (const [from, count] of [
+      [0, 9],
+      [1, 8],
+      [3, 4],
+      [4, 3],
+      [5, 1],
+      [8, 1],
+      [9, 0],
+    ] as const) {
+      const [decoded] = await onBackend(backend, () =>
+        withTensors(
+          [
+            { values, shape: [heads, n, dim] },
+            { values: Float32Array.of(1, 1), shape: [2, 1] },
+          ],
+          (rows, table) => {
+            const layout = shared(1, 2, 8, 0)
+            const encoded = codebookEncode(rows!, layout, table!)
+            const view = codebookDecode(encoded, layout, table!, { heads, rows: n, dim }, from, count)
+            encoded.codes.dispose()
+            encoded.metadata!.dispose()
+            return [view]
+          },
+        ),
+      )
+      const expected = Float32Array.from({ length: heads * count * dim }, (_, i) => {
+        const line = Math.floor(i / dim)
+        return normAt(Math.floor(line / count), from + (line % count), i % dim) * Math.fround(1 / Math.sqrt(8))
+      })
+      expect(decoded).toEqual(expected)
+    }
+  })
+})
+
 test('entries of a table come back as they are, with the lowest index of equals', async () => {
   const layout = coupled(2, 8)
   const entries = Float32Array.of(1, 2, -3, 4, 1, 2, 0, 0, 5, 5, -3, 4, 9, 9, 7, 7)
@@ -182,6 +257,10 @@ test('refuses layouts and shapes that do not fit', async () => {
       expect(() => codebookDecode(encoded, layout, table, { heads: 1, rows: 5, dim: 8 })).toThrow(/6 rows of the page/)
       expect(() => codebookDecode(encoded, layout, table, { heads: 1, rows: 6, dim: 8 }, 5, 2)).toThrow(
         KernelInputError,
+      )
+      const one = tensor(new Int32Array(6), [1, 6, 1], 'int32')
+      expect(() => codebookDecode({ ...encoded, metadata: one }, layout, table, { heads: 1, rows: 6, dim: 8 })).toThrow(
+        /metadata/,
       )
       expect(() => codebookDecode({ codes: encoded.codes }, layout, table, { heads: 1, rows: 6, dim: 8 })).toThrow(
         /no metadata/,

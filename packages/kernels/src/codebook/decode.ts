@@ -27,10 +27,9 @@ function scaleAt(
   group: number,
 ): number {
   if (scale === 'none' || !metadata) return 1
-  const line = head * rows + row
-  if (store === 'f32') return metadata[line * groups + group] ?? 0
-  const word = metadata[line * Math.ceil(groups / 2) + (group >> 1)] ?? 0
-  return floatFromHalf((word >>> (16 * (group & 1))) & 0xffff)
+  if (store === 'f32') return metadata[(head * rows + row) * groups + group] ?? 0
+  const word = metadata[(head * Math.ceil(rows / 2) + (row >> 1)) * groups + group] ?? 0
+  return floatFromHalf((word >>> (16 * (row & 1))) & 0xffff)
 }
 
 /** Code at bit `bit` of the line of words that starts at `at`. */

@@ -11,7 +11,7 @@ import { codebookDecodeName, codebookEncodeName } from './reference'
 export interface CodebookRows {
   /** int32 [heads, n, ceil(codes of a row * bits / 32)] */
   readonly codes: Tensor
-  /** int32 [heads, n, ceil(dim / group / 2)], halves, or float32 [heads, n, dim / group] */
+  /** int32 [heads, ceil(n / 2), dim / group], halves of two rows a word, or float32 [heads, n, dim / group] */
   readonly metadata?: Tensor
 }
 

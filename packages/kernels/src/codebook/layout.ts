@@ -10,7 +10,8 @@ import { KernelInputError } from '../errors'
  *
  * codes int32 [heads, rows, ceil(codes of a row * bits / 32)], bits = ceil(log2(entries)): a stream along channels, lowest bits first. Codes start
  * anew at every group ('none': at every row), so ceil(group / vector) codes a group; the last vector may be cut short.
- * metadata (scale 'group'): int32 [heads, rows, ceil(dim / group / 2)], halves, the even group low; or float32 [heads, rows, dim / group] for 'f32'.
+ * metadata (scale 'group'): int32 [heads, ceil(rows / 2), dim / group], word (i, g) the halves of row 2i (low) and row 2i + 1 (high; 0 when there is
+ * no such row); or float32 [heads, rows, dim / group] for 'f32'.
  * table: float32 [entries, vector] for 'shared', [heads, codes of a row, entries, vector] for 'channels'.
  */
 export interface CodebookLayout {
@@ -84,7 +85,7 @@ export function codebookShapes(
     span,
     units,
     codes: [heads, rows, Math.ceil((units * bits) / 32)],
-    metadata: scale === 'none' ? undefined : [heads, rows, metadata === 'f32' ? groups : Math.ceil(groups / 2)],
+    metadata: scale === 'none' ? undefined : [heads, metadata === 'f32' ? rows : Math.ceil(rows / 2), groups],
     table: tables === 'shared' ? [entries, vector] : [heads, units, entries, vector],
   }
 }

@@ -94,13 +94,13 @@ export const codebookEncodeReference = cpuKernel<{ rows: TensorInfo; table: Tens
         if (offset + bits > 32) words[word + 1] = (words[word + 1] ?? 0) | (code >>> (32 - offset))
       }
       if (!metadata) continue
-      const width = shapes.metadata?.[2] ?? 0
-      if (layout.metadata === 'f32') storage.float32(metadata).set(norms, line * width)
+      if (layout.metadata === 'f32') storage.float32(metadata).set(norms, line * norms.length)
       else {
         const halves = storage.int32(metadata)
+        const [head, row] = [Math.floor(line / n), line % n]
         norms.forEach((norm, group) => {
-          const word = line * width + (group >> 1)
-          halves[word] = (halves[word] ?? 0) | (halfFromFloat(norm) << (16 * (group & 1)))
+          const word = (head * Math.ceil(n / 2) + (row >> 1)) * norms.length + group
+          halves[word] = (halves[word] ?? 0) | (halfFromFloat(norm) << (16 * (row & 1)))
         })
       }
     }

@@ -169,6 +169,24 @@ describe('codebook rows', () => {
         { layout: higgs(1, 4, 96, 32), rows: 41 },
       ],
     }))
+  test.each([
+    { name: 'one group, by look-ups', layout: higgs(2, 16, 64) },
+    { name: 'several groups', layout: higgs(2, 16, 16) },
+    { name: 'codes one by one', layout: higgs(6, 300, 64) },
+    { name: 'f32 norms', layout: { ...higgs(2, 16, 64), metadata: 'f32' as const } },
+  ])('views of pages with an odd start, an odd count and an odd number of rows: $name', async ({ layout }) => {
+    const keys = [
+      { layout, rows: 1, from: 70, page: 71 },
+      { layout, rows: 67, from: 33, page: 131 },
+      { layout, rows: 6, from: 1, page: 7, unrotated: true },
+      { layout, rows: 5, from: 2, page: 9 },
+    ]
+    const values = [
+      { layout, rows: 66, from: 65, page: 131 },
+      { layout, rows: 13, from: 7, page: 21 },
+    ]
+    for (const n of [1, 29]) await agree({ kvHeads: 3, pairs: 32, n, keys, values })
+  })
   test('query variants', () =>
     agree({
       variants: 2,

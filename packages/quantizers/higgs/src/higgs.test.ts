@@ -145,11 +145,14 @@ describe('higgs', () => {
       dispose([rows, ...Object.values(block)])
       return shapes
     }
-    // 192 codes of 2 bits · 2 values fill 6 words a head of 64; norms go two to a word.
-    expect(stored({ group: 64 }, 3, 64)).toEqual({ codes: [3, 5, 4], metadata: [3, 5, 1] })
-    expect(stored({ group: 32 }, 3, 64)).toEqual({ codes: [3, 5, 4], metadata: [3, 5, 1] })
-    expect(stored({ group: 128, bits: 3 }, 4, 64)).toEqual({ codes: [1, 5, 24], metadata: [1, 5, 1] })
-    expect(stored({ group: 256 }, 3, 64)).toEqual({ codes: [1, 5, 16], metadata: [1, 5, 1] })
+    // 192 codes of 2 bits · 2 values fill 6 words a head of 64; norms of two rows go to a word.
+    expect(stored({ group: 64 }, 3, 64)).toEqual({ codes: [3, 5, 4], metadata: [3, 3, 1] })
+    expect(stored({ group: 32 }, 3, 64)).toEqual({ codes: [3, 5, 4], metadata: [3, 3, 2] })
+    expect(stored({ group: 128, bits: 3 }, 4, 64)).toEqual({ codes: [1, 5, 24], metadata: [1, 3, 2] })
+    expect(stored({ group: 256 }, 3, 64)).toEqual({ codes: [1, 5, 16], metadata: [1, 3, 1] })
+    expect(quantizer({ group: 64 }, 3, 64).rowsPerUnit).toBe(2)
+    expect(quantizer({ group: 256 }, 3, 64).rowsPerUnit).toBe(2)
+    expect(quantizer({ group: 64, metadata: 'f32' }, 3, 64).rowsPerUnit).toBe(undefined)
     expect(stored({ group: 64, metadata: 'f32' }, 3, 64)).toEqual({ codes: [3, 5, 4], metadata: [3, 5, 1] })
   })
 

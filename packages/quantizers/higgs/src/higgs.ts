@@ -105,6 +105,8 @@ export function higgsQuantizer({ table, group: wanted, metadata }: HiggsSettings
     table: points,
     ...(perHead || site.heads === 1 ? {} : { mergedHeads: true }),
     rowsPerGroup: 1,
+    // Norms of two rows share a word.
+    ...(metadata === 'f16' ? { rowsPerUnit: 2 } : {}),
     // |x| of a block of equal numbers is sqrt(group) times as large.
     ...(metadata === 'f16' ? { largest: LARGEST_HALF / Math.sqrt(group) } : {}),
     theoreticalBitsPerValue: (units * bits + normBits) / row,

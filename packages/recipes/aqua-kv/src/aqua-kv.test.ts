@@ -252,7 +252,9 @@ describe('aqua-kv', () => {
     expect(total).toBe(memory().numBytes - before.numBytes)
     const width = HEADS * DIM
     const grids = (16 + 256) * 2 * 4
-    expect(perModel).toBe((LAYERS - 1) * (3 * width * width * 2 + 2 * width * 4) + grids)
+    // Cosines and sines of the first 256 positions, since keys are stored before RoPE.
+    const rotary = 2 * 256 * (DIM / 2) * 4
+    expect(perModel).toBe((LAYERS - 1) * (3 * width * width * 2 + 2 * width * 4) + grids + rotary)
     cache.dispose()
     expect(memory().numBytes).toBe(before.numBytes)
   })
