@@ -35,6 +35,7 @@ export default defineConfig({
         items: [
           { text: 'Getting started', link: '/guide/getting-started' },
           { text: 'Composing', link: '/guide/composing' },
+          { text: 'Calibrating', link: '/guide/calibrating' },
           { text: 'What composes with what', link: '/matrix' },
           { text: 'Reference numbers', link: '/reference-numbers' },
           { text: 'At the same bits', link: '/same-bits' },

@@ -11,6 +11,7 @@ export const DEFAULT_COMPOSITIONS = [
   'none',
   'kivi(bits=4, residual=32)',
   'kivi(bits=2, residual=32)',
+  'higgs(bits=2)',
   'streaming-llm(keep=0.5)',
   'l2-norm(keep=0.5)',
   'snapkv(keep=0.5)',
