@@ -115,33 +115,28 @@ interface Partial {
 }
 
 function attendRun(lane: Lane, reading: Reading, { from, rows, own }: Run): Partial {
-  const { shape } = lane
-  const heads = shape.heads.length
   const live = reading.live && tf.slice(reading.live as tf.Tensor2D, [0, from], [-1, rows])
   const positions = reading.rotation && tf.slice(reading.rotation.positions as tf.Tensor2D, [0, from], [-1, rows])
   const transient: tf.Tensor[] = [live, positions].filter((t) => t !== null)
   const keys = keysOf(lane, reading, from, rows, own, transient)
   const values = valuesOf(lane, reading, from, rows, own, transient)
-  const { output, logSumExp } = pagedAttention({
+  const { output, sums } = attendPart(lane, {
     queries: keys.queries,
     keys: keys.segments,
     values: values.segments,
-    kvHeads: heads,
     keyDim: keys.dim,
     valueDim: values.dim,
-    scale: shape.attentionScale,
-    ...(live ? { live } : {}),
+    live,
     causal: own,
-    logSumExp: true,
-    ...(reading.rotation && positions && keys.segments.some((s) => s.unrotated)
-      ? { rotation: { ...reading.rotation, positions } }
-      : {}),
+    rotation:
+      reading.rotation && positions && keys.segments.some((s) => s.unrotated)
+        ? { ...reading.rotation, positions }
+        : null,
   })
-  if (!logSumExp) throw new Error('no log-sum-exp')
   const expanded = values.finish(output)
   if (expanded !== output) output.dispose()
   tf.dispose(transient)
-  return { output: expanded, sums: logSumExp }
+  return { output: expanded, sums }
 }
 
 interface KeySide {
@@ -293,41 +288,60 @@ const onOutput = (output: tf.Tensor, up: tf.Tensor, kvHeads: number, dim: number
   })
 
 function attendOwn(lane: Lane, { variants, variantOf, rotation, live }: Reading, own: OwnRows): Partial {
-  const { shape } = lane
   const mask = live && tf.slice(live as tf.Tensor2D, [0, lane.rows], [-1, own.n])
   const query = rotation ? 0 : variantOf(lane.shift)
-  const { output, logSumExp } = pagedAttention({
+  const part = attendPart(lane, {
     queries: variants,
     keys: [{ ...DENSE, tensors: [own.keys], rows: own.n, query }],
     values: [{ ...DENSE, tensors: [own.values], rows: own.n }],
-    kvHeads: shape.heads.length,
-    keyDim: shape.keyDim,
-    valueDim: shape.valueDim,
-    scale: shape.attentionScale,
-    ...(mask ? { live: mask } : {}),
+    live: mask,
     causal: true,
-    logSumExp: true,
   })
   mask?.dispose()
-  if (!logSumExp) throw new Error('no log-sum-exp')
-  return { output, sums: logSumExp }
+  return part
 }
 
 function attendFetched(lane: Lane, { variants, rotation }: Reading, fetched: NonNullable<Reading['fetched']>): Partial {
-  const { shape } = lane
   const rows = fetched.keys.shape[1] ?? 0
-  const unrotated = rotation !== null
-  const { output, logSumExp } = pagedAttention({
+  const turned = rotation && fetched.positions ? { ...rotation, positions: fetched.positions } : null
+  return attendPart(lane, {
     queries: variants,
-    keys: [{ ...DENSE, tensors: [fetched.keys], rows, query: 0, ...(unrotated ? { unrotated } : {}) }],
+    keys: [{ ...DENSE, tensors: [fetched.keys], rows, query: 0, ...(turned ? { unrotated: true } : {}) }],
     values: [{ ...DENSE, tensors: [fetched.values], rows }],
-    kvHeads: shape.heads.length,
-    keyDim: shape.keyDim,
-    valueDim: shape.valueDim,
-    scale: shape.attentionScale,
+    live: null,
     causal: false,
+    rotation: turned,
+  })
+}
+
+/** One call of the kernel with its log-sum-exp. */
+function attendPart(
+  lane: Lane,
+  {
+    live,
+    rotation,
+    ...call
+  }: {
+    readonly queries: readonly tf.Tensor[]
+    readonly keys: readonly RowSegment[]
+    readonly values: readonly RowSegment[]
+    readonly keyDim?: number
+    readonly valueDim?: number
+    readonly live: tf.Tensor | null
+    readonly causal: boolean
+    readonly rotation?: Reading['rotation']
+  },
+): Partial {
+  const { heads, keyDim, valueDim, attentionScale } = lane.shape
+  const { output, logSumExp } = pagedAttention({
+    keyDim,
+    valueDim,
+    ...call,
+    kvHeads: heads.length,
+    scale: attentionScale,
     logSumExp: true,
-    ...(rotation && fetched.positions ? { rotation: { ...rotation, positions: fetched.positions } } : {}),
+    ...(live ? { live } : {}),
+    ...(rotation ? { rotation } : {}),
   })
   if (!logSumExp) throw new Error('no log-sum-exp')
   return { output, sums: logSumExp }

@@ -6,6 +6,18 @@ import type { Lane, LaneContext, NewRows } from './lane'
 import { type Account, bytesOf, mapTensors } from './page'
 import { copyOf } from './positions'
 
+/** What one query head per KV head reads: `count` selected rows each, `[heads, count]`, and the rows that are always read. */
+interface Selection {
+  readonly lane: Lane
+  /** `[heads, 1, keyDim]` before RoPE. */
+  readonly queries: tf.Tensor
+  readonly own: NewRows | null
+  readonly context: LaneContext
+  readonly rows: Int32Array
+  readonly count: number
+  readonly indexedEnd: number
+}
+
 export class RecallIndex {
   readonly blocks: Tensors[] = []
   readonly sizes: number[] = []
@@ -76,11 +88,8 @@ export class RecallIndex {
       heads.forEach((_, h) => {
         for (let i = 0; i < count; i++) rows[h * count + i] = sinks + (picked[(h * group + g) * count + i] ?? 0)
       })
-      outputs.push(
-        tier === 'host'
-          ? this.attendFetched(lane, mine, own, context, rows, count, indexedEnd)
-          : this.attendMasked(lane, mine, own, context, rows, count, indexedEnd),
-      )
+      const selection = { lane, queries: mine, own, context, rows, count, indexedEnd }
+      outputs.push(tier === 'host' ? this.attendFetched(selection) : this.attendMasked(selection))
       mine.dispose()
     }
     return tf.tidy(() => {
@@ -90,15 +99,7 @@ export class RecallIndex {
     })
   }
 
-  private attendMasked(
-    lane: Lane,
-    queries: tf.Tensor,
-    own: NewRows | null,
-    context: LaneContext,
-    rows: Int32Array,
-    count: number,
-    indexedEnd: number,
-  ): tf.Tensor {
+  private attendMasked({ lane, queries, own, context, rows, count, indexedEnd }: Selection): tf.Tensor {
     const heads = lane.shape.heads.length
     const total = lane.rows + (own?.n ?? 0)
     const mask = new Int32Array(heads * total)
@@ -113,15 +114,7 @@ export class RecallIndex {
     return output
   }
 
-  private attendFetched(
-    lane: Lane,
-    queries: tf.Tensor,
-    own: NewRows | null,
-    context: LaneContext,
-    rows: Int32Array,
-    count: number,
-    indexedEnd: number,
-  ): tf.Tensor {
+  private attendFetched({ lane, queries, own, context, rows, count, indexedEnd }: Selection): tf.Tensor {
     const ranges = [
       [0, this.does.sinks],
       [indexedEnd, lane.rows],
