@@ -379,7 +379,8 @@ describe('coupled-quantization', () => {
     // Two layers, two parts, two heads: 40 rows of four 4-bit codes, each in one word.
     expect(bytes.payload).toBe(2 * 2 * 2 * 40 * 4)
     expect(bytes.metadata).toBe(0)
-    expect(bytes.perModel).toBe(2 * 2 * 2 * 4 * 16 * 4 * 4)
+    // The codebooks, and cosines and sines of 256 positions and eight pairs, since keys are stored before RoPE.
+    expect(bytes.perModel).toBe(2 * 2 * 2 * 4 * 16 * 4 * 4 + 2 * 256 * 8 * 4)
     // Position 0 is not rotated: its stored key is a row of centroids.
     const stored = await cache.materialize(0)
     const codebook = ready.artifacts[0]?.tensors['0.keys.codebook']
