@@ -28,7 +28,7 @@ export const ${method.camel} = defineMethod(
       options: chosen,
       when: '${stage.when}',
 ${parts ? '      on: { part },\n' : ''}      accepts: (space) => space,
-      bind: (): Bound['${kind}'] => (${stage.bound}),
+      bind: (${stage.bound.includes('site') ? 'site' : ''}): Bound['${kind}'] => (${stage.bound}),
     })
     return { stages: [${parts ? "stage('keys'), stage('values')" : 'stage()'}] }
   },
@@ -64,7 +64,7 @@ const SITE = `const model: ModelShape = {
   attentionScale: 1 / Math.sqrt(8),
   fingerprint: 'test',
 }
-const site: Site = { layer: 0, part: 'keys', model, heads: 2, dim: 8 }
+const site = siteOf(model, 0, 'keys')
 `
 
 const eviction = {
@@ -91,7 +91,7 @@ export const ${method.camel} = defineScorer({
   score: ({ keys }) => sqrt(sum(square(keys), -1)),
 })
 `,
-  test: (method) => `import { type ModelShape, OptionError, type Site } from '@kvloom/core'
+  test: (method) => `import { type ModelShape, OptionError, siteOf } from '@kvloom/core'
 import '@tensorflow/tfjs-backend-cpu'
 import { type Tensor, ready, setBackend, tensor3d } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, it } from 'vitest'
@@ -167,7 +167,7 @@ export const ${method.camel} = defineQuantizer({
   }),
 })
 `,
-  test: (method) => `import { type ModelShape, OptionError, type Site } from '@kvloom/core'
+  test: (method) => `import { type ModelShape, OptionError, siteOf } from '@kvloom/core'
 import '@tensorflow/tfjs-backend-cpu'
 import { randomNormal, ready, setBackend } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, it } from 'vitest'
@@ -217,7 +217,8 @@ export const stageTemplates = {
     imports: "import { type Tensor, zerosLike } from '@tensorflow/tfjs-core'\n",
     stage: {
       when: 'seal',
-      bound: '{ sources: [{ back: 1, part }], predict: ([before]) => zerosLike(before as Tensor) }',
+      bound:
+        '{ sources: [{ back: 1, part }], predict: ([before]) => zerosLike(before as Tensor), keepReconstruction: false }',
     },
   }),
   recall: byStage('recall', {
@@ -228,23 +229,28 @@ export const stageTemplates = {
       when: 'read',
       bound: `{
         tier: 'device',
-        index: () => ({}),
-        // int32 [queryHeads, budget]
-        select: (queries, _index, budget) => tile(reshape(range(0, budget, 1, 'int32'), [1, budget]), [queries.shape[0] ?? 1, 1]),
+        sinks: 4,
+        every: 64,
+        budget: 256,
+        index: async () => ({}),
+        // int32 [queryHeads, count]: which indexed rows each query head reads
+        select: async (queries, _blocks, _sizes, count) =>
+          tile(reshape(range(0, count, 1, 'int32'), [1, count]), [queries.shape[0] ?? 1, 1]),
       }`,
     },
   }),
   'low-rank': byStage('transform', {
     parts: true,
     doc: 'Stores rows as they are, until the projection stands here.',
-    imports: "import { clone } from '@tensorflow/tfjs-core'\n",
+    imports: "import { clone, type Tensor } from '@tensorflow/tfjs-core'\n",
     stage: {
       when: 'seal',
       bound: `{
         fitted: 'model',
         needs: {},
-        // rows [heads, tokens, dim] = tokenScale * (main . up) + bias
-        encode: (rows) => ({ main: clone(rows), side: {} }),
+        main: { heads: site.heads, dim: site.dim },
+        // rows [heads, tokens, dim] = scale * (main . up) + bias; one tensor of rows per layer of the group
+        encode: ([rows]) => ({ main: clone(rows as Tensor) }),
         decoder: () => ({}),
       }`,
     },
@@ -253,7 +259,7 @@ export const stageTemplates = {
     parts: false,
     doc: 'Replaces every row by itself, until the map along the sequence stands here.',
     imports: "import { clone } from '@tensorflow/tfjs-core'\n",
-    stage: { when: 'room', bound: '{ from: 1, to: 1, apply: (rows) => clone(rows) }' },
+    stage: { when: 'room', bound: '{ sinks: 4, capacity: 512, to: 508, apply: (rows) => clone(rows) }' },
   }),
   'cross-layer': byStage('model', {
     parts: false,
