@@ -21,7 +21,7 @@ import { machine } from './harness'
 /** How a group of rows is run. */
 export type PlanWish =
   | { readonly protocol: 'P'; readonly tokens: number; readonly chunk: number; readonly scoreFrom: number }
-  | { readonly protocol: 'E'; readonly tokens: number; readonly promptTokens: number }
+  | { readonly protocol: 'E'; readonly tokens: number; readonly promptTokens: number; readonly chunk?: number }
   | {
       readonly protocol: 'W'
       readonly tokens: number

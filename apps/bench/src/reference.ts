@@ -101,7 +101,7 @@ function settings(plan: PlanWish): string {
     case 'P':
       return `First ${plan.tokens} tokens in chunks of ${plan.chunk}; perplexity over tokens ${plan.scoreFrom} to ${plan.tokens - 1}. Bits at ${plan.tokens} tokens.`
     case 'E':
-      return `Prefill ${plan.promptTokens} tokens, evict, score the next ${plan.tokens - plan.promptTokens} in one pass. Bits at the end of the prompt.`
+      return `Prefill ${plan.promptTokens} tokens, evict, score the next ${plan.tokens - plan.promptTokens} ${plan.chunk === 1 ? 'one by one' : 'in one pass'}. Bits at the end of the prompt.`
     case 'W':
       return `A prompt of ${plan.promptTokens ?? plan.tokens} tokens in steps of ${plan.chunk ?? 512}; perplexity over tokens ${plan.scoreFrom} to ${(plan.scoreTo ?? plan.tokens) - 1}. Bits at ${plan.tokens} tokens.`
   }
