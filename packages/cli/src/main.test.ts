@@ -75,14 +75,14 @@ afterAll(() => rm(folder, { recursive: true, force: true }))
 describe('compare', () => {
   it('runs the default set and writes both reports', async () => {
     const { code, stdout, stderr } = await kvloom(compare())
-    expect(stderr).toContain('1/10 uncompressed f32')
+    expect(stderr).toContain('1/11 uncompressed f32')
     expect(code).toBe(0)
     expect(stdout).toMatch(/snapkv\(keep=0\.5\)\+kivi\(bits=2, residual=32\)/)
     expect(stdout).toContain('kvloom-report/report.html')
     const { status, protocol, compositions } = await report()
     expect(status).toBe('complete')
     expect(protocol).toMatchObject({ name: 'E', promptTokens: 200 })
-    expect(compositions.map((c) => c.status)).toEqual(Array(9).fill('done'))
+    expect(compositions.map((c) => c.status)).toEqual(Array(10).fill('done'))
     expect(await readFile(join(folder, 'kvloom-report', 'report.html'), 'utf8')).toContain('</html>')
   })
 
@@ -148,7 +148,7 @@ describe('compare', () => {
       'stopped',
     ]
     const { code, stdout, stderr } = await kvloom(args, (said, child) => {
-      if (sent || !said.includes('3/10')) return
+      if (sent || !said.includes('3/11')) return
       sent = true
       child.kill('SIGINT')
     })
