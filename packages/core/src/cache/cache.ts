@@ -67,7 +67,7 @@ interface Pending {
 }
 
 class Cache implements KVCache {
-  private step: (Step & { readonly done: Set<number>; readonly all: number[] }) | null = null
+  private step: (Step & { readonly done: Set<number>; readonly incoming: Int32Array }) | null = null
   /** Why no further step is possible; what is stored stays readable. */
   private broken: string | null = null
   private disposed = false
@@ -82,7 +82,7 @@ class Cache implements KVCache {
   private readonly indexes: readonly (readonly number[])[]
   private readonly pending = new Map<number, Pending>()
   /** The tokens seen so far, dropped ones included. */
-  private tokens: number[]
+  private readonly tokens: number[]
 
   constructor(
     readonly model: ModelShape,
@@ -94,7 +94,7 @@ class Cache implements KVCache {
     this.account = restored.account
     this.tokens = [...restored.tokens]
     this.rotary = new Rotary(model.rope, this.account)
-    this.reconstructor = new Reconstructor(() => this.layers, this.account)
+    this.reconstructor = new Reconstructor(this.layers, this.account)
     this.settles = settleOrder(this.layers.map((l) => l.plan))
     this.indexes = indexOrder(this.layers.map((l) => l.plan))
   }
@@ -120,16 +120,16 @@ class Cache implements KVCache {
       )
     for (const layer of this.layers) this.checkContext(layer, tokens.length)
     for (const layer of this.layers) layer.room(tokens.length, this.tokensSeen)
-    const all = [...this.tokens, ...tokens]
+    const seen = this.tokens
     this.step = {
       phase,
       start: this.tokensSeen,
       count: tokens.length,
       rotation: new StepRotation(this.model.rope, this.tokensSeen, tokens.length),
       get tokenIds() {
-        return Int32Array.from(all)
+        return Int32Array.from([...seen, ...tokens])
       },
-      all,
+      incoming: tokens,
       done: new Set(),
     }
   }
@@ -254,7 +254,7 @@ class Cache implements KVCache {
     for (const layer of this.layers) for (const lane of layer.lanes) lane.reclaim()
     step.rotation.dispose()
     this.reconstructor.forget(Number.POSITIVE_INFINITY)
-    this.tokens = step.all
+    for (const token of step.incoming) this.tokens.push(token)
     this.step = null
   }
 

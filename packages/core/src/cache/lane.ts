@@ -93,7 +93,7 @@ export class Lane {
     } = {},
   ): tf.Tensor {
     const { rotation } = context
-    const rotates = this.shape.side === 'pre' && context.rotary.rotates
+    const rotates = this.rotates(context.rotary)
     const shifts = rotates ? [this.shift] : [...new Set([this.shift, ...[...this.keys.views()].map((v) => v.shift)])]
     // A row at slot (p - s) seen from the query's slot is where p would be seen from (query - shift + s).
     const variants = shifts.map((s) => rotation.rotate(queries, rotates ? s : this.shift - s))
@@ -109,13 +109,18 @@ export class Lane {
       own: mine,
       stored,
       live: limits.live ?? this.liveMask(own?.n ?? 0),
-      rotation: positions && { ...context.rotary.upTo(Math.max(1, this.positions.end)), positions },
+      rotation: positions && { ...context.rotary.upTo(this.positions.end), positions },
       prediction: context.prediction,
       ...(limits.ranges ? { ranges: limits.ranges } : {}),
       ...(limits.fetched ? { fetched: limits.fetched } : {}),
     })
     tf.dispose([...variants, ...(mine ? [mine.keys] : []), ...(positions ? [positions] : [])])
     return output
+  }
+
+  /** Whether stored keys are still to be rotated when they are read. */
+  rotates(rotary: Rotary): boolean {
+    return this.shape.side === 'pre' && rotary.rotates
   }
 
   /** Where every stored key is rotated to: original positions, moved down by what was dropped before them; int32 `[heads, rows + extra]`. */
@@ -144,10 +149,10 @@ export class Lane {
     count = this.rows,
   ): tf.Tensor3D {
     const rows = this.keys.readRange(from, count, prediction('keys'))
-    if (this.shape.side === 'post' || !rotary.rotates || count === 0) return rows
+    if (!this.rotates(rotary) || count === 0) return rows
     const all = this.positions.tensor()
     const positions = tf.slice(all, [0, from], [-1, count])
-    const rotated = rope(rows, rotary.upTo(Math.max(1, this.positions.end)), positions) as tf.Tensor3D
+    const rotated = rope(rows, rotary.upTo(this.positions.end), positions) as tf.Tensor3D
     tf.dispose([rows, all, positions])
     return rotated
   }
@@ -155,7 +160,7 @@ export class Lane {
   /** Attention of the last n rows' queries (after RoPE) to every stored row: `[lane queryHeads, rows]`. */
   attentionOf(rotatedQueries: tf.Tensor, reduce: 'sum' | 'max', context: LaneContext): tf.Tensor {
     const live = this.liveMask(0)
-    const plain = this.keys.fused && (this.shape.side === 'post' || !context.rotary.rotates)
+    const plain = this.keys.fused && !this.rotates(context.rotary)
     const rows = plain ? null : this.rotatedKeys(context)
     const mass = attentionMass({
       queries: [rotatedQueries as tf.Tensor3D],

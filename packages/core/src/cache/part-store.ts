@@ -7,8 +7,8 @@ import { allocateRows, copyRows, gatherRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { RowRange, RowStore, Tensors, Window } from '../contract'
 import { UnsupportedStage } from '../errors'
-import type { Codec, SealedBlock } from './codec'
-import { hostPage } from './host-tier'
+import type { Codec } from './codec'
+import { hostPage, unitOf } from './host-tier'
 import { type Account, as3d, copyPage, emptyLike, mapTensors, Page, tensorOf, type View } from './page'
 import { copyOf } from './positions'
 import { StoredRows, ZONES, type Zone } from './stored-rows'
@@ -19,8 +19,6 @@ const WINDOW_PAGE_ROWS = 16
 const DENSE_PAGE_ROWS = 64
 /** Sealed rows that gather one by one. */
 const SEALED_PAGE_ROWS = 32
-
-export { ZONES, type Zone } from './stored-rows'
 
 export class PartStore extends StoredRows {
   private readonly windowPageRows: number
@@ -116,7 +114,7 @@ export class PartStore extends StoredRows {
    * The oldest rows of the window become what they were encoded to. Takes over the block's tensors; of a layer group the
    * first store makes the page and the others are handed it.
    */
-  seal(count: number, block: SealedBlock | Page, exempt: Int32Array | null): Page | null {
+  seal(count: number, block: Tensors | Page, exempt: Int32Array | null): Page | null {
     const codec = this.codec
     if (!codec) throw new Error('nothing seals here')
     const shift = this.zones.window[0]?.shift ?? 0
@@ -124,7 +122,7 @@ export class PartStore extends StoredRows {
     if (block instanceof Page) page = block
     else if (codec.byBlocks)
       page = new Page({
-        tensors: block.tensors,
+        tensors: block,
         capacity: count,
         layout: codec.layout,
         sealed: true,
@@ -132,7 +130,7 @@ export class PartStore extends StoredRows {
         used: count,
         exempt,
       })
-    else this.appendSealed(block.tensors, count, codec, shift)
+    else this.appendSealed(block, count, codec, shift)
     if (page) {
       this.account.hold(page)
       this.zones.sealed.push({ page, from: 0, rows: count, shift })
@@ -144,13 +142,12 @@ export class PartStore extends StoredRows {
   /** Rows that gather one by one are copied into pages of a fixed size; each sealing begins at a whole unit of metadata. */
   private appendSealed(block: Tensors, count: number, codec: Codec, shift: number): void {
     const unit = codec.rowsPerUnit
-    const unitOf = (name: string) => (name.startsWith('metadata') ? unit : 1)
     for (let from = 0; from < count; ) {
       const view = this.openView(block, codec, shift)
       const { page } = view
       const n = Math.min(count - from, page.capacity - page.used)
       for (const [name, tensor] of Object.entries(block)) {
-        const per = unitOf(name)
+        const per = unitOf(name, unit)
         const rows = as3d(tensor)
         const target = as3d(tensorOf(page, name))
         copyRows(target, page.used / per, rows, from / per, Math.ceil(n / per))
@@ -167,14 +164,16 @@ export class PartStore extends StoredRows {
   private openView(block: Tensors, codec: Codec, shift: number): View {
     const views = this.zones.sealed
     const last = views[views.length - 1]
-    const room = last?.page.appendable && !last.page.shared && this.ends(last, codec.rowsPerUnit)
+    const room = last?.page.appendable && !last.page.shared && this.ends(last)
     if (last && room && last.shift === shift && last.from + last.rows === last.page.used) return last
-    const unitOf = (name: string) => (name.startsWith('metadata') ? codec.rowsPerUnit : 1)
     const page = room
       ? last.page
       : new Page({
           tensors: Object.fromEntries(
-            Object.entries(block).map(([name, t]) => [name, emptyLike(t, SEALED_PAGE_ROWS / unitOf(name))]),
+            Object.entries(block).map(([name, t]) => [
+              name,
+              emptyLike(t, SEALED_PAGE_ROWS / unitOf(name, codec.rowsPerUnit)),
+            ]),
           ),
           capacity: SEALED_PAGE_ROWS,
           layout: codec.layout,
@@ -188,7 +187,8 @@ export class PartStore extends StoredRows {
   }
 
   /** Whether a view reaches the end of what its page holds, but for the rest of a unit. */
-  private ends(v: View, unit: number): boolean {
+  private ends(v: View): boolean {
+    const unit = this.unitOf(v.page)
     return Math.ceil((v.from + v.rows) / unit) * unit === v.page.used
   }
 
@@ -349,7 +349,7 @@ export class PartStore extends StoredRows {
       })
       const [first] = inside
       if (!first) continue
-      const page = await hostPage(inside, first.page.sealed ? (this.codec?.rowsPerUnit ?? 1) : 1)
+      const page = await hostPage(inside, this.unitOf(first.page))
       const moved: View = { page: this.account.hold(page), from: 0, rows: page.used, shift: first.shift }
       this.zones[zone] = views.flatMap((v) => (v === first ? [moved] : inside.includes(v) ? [] : [v]))
       for (const v of inside) this.letGo(v)
@@ -361,9 +361,7 @@ export class PartStore extends StoredRows {
   adopt(from: PartStore): void {
     // A page that has a hole is copied once for all of its views.
     const copies = new Map<Page, Page>()
-    for (const v of from.views())
-      if (v.page.appendable && this.ends(v, v.page.sealed ? (this.codec?.rowsPerUnit ?? 1) : 1))
-        copies.set(v.page, copyPage(v.page))
+    for (const v of from.views()) if (v.page.appendable && this.ends(v)) copies.set(v.page, copyPage(v.page))
     for (const zone of ZONES)
       for (const v of from.zones[zone]) {
         const page = copies.get(v.page) ?? (this.account.has(v.page) ? v.page : v.page.retain())

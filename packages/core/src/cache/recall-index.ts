@@ -16,6 +16,8 @@ interface Selection {
   readonly rows: Int32Array
   readonly count: number
   readonly indexedEnd: number
+  /** For keys before RoPE: where every stored row is rotated to `[heads, rows]`. */
+  readonly positions: Int32Array | null
 }
 
 export class RecallIndex {
@@ -76,6 +78,7 @@ export class RecallIndex {
     const picked = (await chosen.data()) as Int32Array
     tf.dispose([rotated, flat, chosen])
     const indexedEnd = sinks + this.indexed
+    const positions = tier === 'host' && lane.rotates(context.rotary) ? await positionsOf(lane) : null
     const outputs: tf.Tensor[] = []
     // Query heads of one KV head read rows of their own: one call per member of the group.
     for (let g = 0; g < group; g++) {
@@ -88,7 +91,7 @@ export class RecallIndex {
       heads.forEach((_, h) => {
         for (let i = 0; i < count; i++) rows[h * count + i] = sinks + (picked[(h * group + g) * count + i] ?? 0)
       })
-      const selection = { lane, queries: mine, own, context, rows, count, indexedEnd }
+      const selection = { lane, queries: mine, own, context, rows, count, indexedEnd, positions }
       outputs.push(tier === 'host' ? this.attendFetched(selection) : this.attendMasked(selection))
       mine.dispose()
     }
@@ -114,7 +117,16 @@ export class RecallIndex {
     return output
   }
 
-  private attendFetched({ lane, queries, own, context, rows, count, indexedEnd }: Selection): tf.Tensor {
+  private attendFetched({
+    lane,
+    queries,
+    own,
+    context,
+    rows,
+    count,
+    indexedEnd,
+    positions: all,
+  }: Selection): tf.Tensor {
     const ranges = [
       [0, this.does.sinks],
       [indexedEnd, lane.rows],
@@ -122,17 +134,10 @@ export class RecallIndex {
     if (count === 0) return lane.attend(queries, own, 0, context, { ranges })
     const keys = lane.keys.fetch(rows, count)
     const values = lane.values.fetch(rows, count)
-    const positions = tf.tidy(() => {
-      const heads = lane.shape.heads.length
-      const all = lane.rotaryPositions(0).dataSync()
-      return tf.tensor2d(
-        rows.map((row, i) => all[Math.floor(i / count) * lane.rows + row] ?? 0),
-        [heads, count],
-        'int32',
-      )
-    })
+    const at = (row: number, i: number) => all?.[Math.floor(i / count) * lane.rows + row] ?? 0
+    const positions = all && tf.tensor2d(rows.map(at), [lane.shape.heads.length, count], 'int32')
     const output = lane.attend(queries, own, 0, context, { ranges, fetched: { keys, values, positions } })
-    tf.dispose([keys, values, positions])
+    tf.dispose([keys, values, ...(positions ? [positions] : [])])
     return output
   }
 
@@ -150,4 +155,11 @@ export class RecallIndex {
     this.blocks.length = 0
     this.sizes.length = 0
   }
+}
+
+async function positionsOf(lane: Lane): Promise<Int32Array> {
+  const tensor = lane.rotaryPositions(0)
+  const positions = (await tensor.data()) as Int32Array
+  tensor.dispose()
+  return positions
 }

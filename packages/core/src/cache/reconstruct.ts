@@ -11,7 +11,7 @@ export class Reconstructor {
   private readonly memo = new Map<string, { readonly layer: number; readonly tensor: tf.Tensor2D }>()
 
   constructor(
-    private readonly layers: () => readonly LayerCache[],
+    private readonly layers: readonly LayerCache[],
     private readonly account: Account,
   ) {}
 
@@ -25,7 +25,7 @@ export class Reconstructor {
 
   /** The prediction of rows `[from, from + count)`, or null for a part that nothing predicts. */
   prediction(layer: number, part: Part, from: number, count: number): tf.Tensor2D | null {
-    const cache = this.layers()[layer]
+    const cache = this.layers[layer]
     const predictor = this.storeOf(layer, part).codec?.parts.predictor
     if (!predictor || !cache || count === 0) return null
     const { version } = this.storeOf(layer, part)
@@ -63,7 +63,7 @@ export class Reconstructor {
   }
 
   private storeOf(layer: number, part: Part) {
-    const lane = this.layers()[layer]?.lanes[0]
+    const lane = this.layers[layer]?.lanes[0]
     if (!lane) throw new Error(`layer ${layer} holds no rows`)
     return lane[part]
   }

@@ -30,7 +30,7 @@ export class Rotary {
   /** Tables `[at least positions, pairs]`, borrowed. */
   upTo(positions: number): { readonly cos: tf.Tensor2D; readonly sin: tf.Tensor2D } {
     if (!this.rope) throw new Error('this model does not rotate')
-    if (positions > this.positions) {
+    if (positions > this.positions || this.positions === 0) {
       let size = Math.max(FIRST, this.positions)
       while (size < positions) size *= 2
       const { cos, sin } = ropeTables(this.rope, 0, size)

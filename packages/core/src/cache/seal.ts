@@ -45,12 +45,13 @@ async function sealRows(
   if (!leader || !codec) return
   const from = leader.rowsIn('sink') + leader.rowsIn('sealed')
   const { predictor } = codec.parts
-  const prediction = predictor ? predictionOf(layer, part, from, count, reconstructor) : null
+  // From reconstructions as they are stored now, so that reading predicts the same.
+  const prediction = reconstructor.prediction(layer.plan.layer, part, from, count)
   const members = stores.map((s) => s.front(count))
   const block = codec.encode(members, leader.state, prediction)
   const exempt = block.exempt && (await exemptRows(block.exempt, members, leader))
   tf.dispose([...members, ...(block.exempt ? [block.exempt] : [])])
-  const sealed = { tensors: { ...block.tensors, ...(exempt?.tensors ?? {}) }, exempt: null }
+  const sealed = { ...block.tensors, ...(exempt?.tensors ?? {}) }
   let page: Page | null = null
   for (const store of [...stores].reverse()) page = store.seal(count, page ?? sealed, exempt?.index ?? null)
   if (predictor?.keepReconstruction) {
@@ -58,15 +59,6 @@ async function sealRows(
     leader.keep(tf.tidy(() => tf.add(rows, 0)) as tf.Tensor2D)
   }
 }
-
-/** From the reconstructions as they are stored now, so that reading predicts the same. */
-const predictionOf = (
-  layer: LayerCache,
-  part: Part,
-  from: number,
-  count: number,
-  reconstructor: Reconstructor,
-): tf.Tensor2D | null => reconstructor.prediction(layer.plan.layer, part, from, count)
 
 /** The rows that stay exact, per layer of the group, and where they are. Reads the mask back once. */
 async function exemptRows(mask: tf.Tensor, members: readonly tf.Tensor3D[], store: PartStore) {

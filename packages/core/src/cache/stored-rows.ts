@@ -39,6 +39,10 @@ export class StoredRows {
   *views(): Generator<View> {
     for (const zone of ZONES) yield* this.zones[zone]
   }
+  /** Rows that share a row of a page's metadata. */
+  protected unitOf(page: Page): number {
+    return page.sealed ? (this.codec?.rowsPerUnit ?? 1) : 1
+  }
   get stateBytes(): number {
     return Object.values(this.state).reduce((n, t) => n + bytesOf(t), 0)
   }
@@ -275,9 +279,8 @@ export class StoredRows {
         const rows = v.page.sealed ? this.decode(v, 0, v.rows, null) : this.exactRows(v, 0, v.rows)
         return gatherRows([rows], [v.rows], index, count) as tf.Tensor3D
       }
-      const unit = v.page.sealed ? (this.codec?.rowsPerUnit ?? 1) : 1
       const tensors = Object.fromEntries(
-        Object.entries(host).map(([name, t]) => [name, gatherHost(t, local, count, unitOf(name, unit))]),
+        Object.entries(host).map(([name, t]) => [name, gatherHost(t, local, count, unitOf(name, this.unitOf(v.page)))]),
       )
       if (!v.page.sealed) return readRows(tensors['rows'] as tf.Tensor, this.store, this.dim, 0, count) as tf.Tensor3D
       if (!this.codec) throw new Error('a sealed page without a codec')
