@@ -8,7 +8,7 @@ import * as tf from '@tensorflow/tfjs-core'
 import { mergeHeads } from './cache/codec'
 import { artifactOf, codecOf, sourceLayers } from './cache/plan'
 import { TablePool } from './cache/pool'
-import { compose, stagesOn } from './compose'
+import { actsOn, compose, stagesOn } from './compose'
 import type {
   AnyStage,
   Artifact,
@@ -92,7 +92,7 @@ export async function calibrate(
     fits.add(stage.id, `model.${stage.on?.part ?? 'both'}`, await stage.fit.run(run), '')
     await report()
   }
-  if (whole.stages.some((s) => s.fit?.scope === 'layer')) await fitLayers(whole, run, fits, report)
+  if (leavesToFit(whole, run.model, fits)) await fitLayers(whole, run, fits, report)
   return ready(whole, fits.artifacts())
 }
 
@@ -134,6 +134,19 @@ class Fits {
 
 type Rows = readonly HostTensor[]
 
+/** Whether some layer and part still has a fit to come; if not, nobody needs the model's rows. */
+const leavesToFit = (compressor: KVCompressor, { layers }: ModelShape, fits: Fits): boolean =>
+  compressor.stages.some(
+    (s) =>
+      s.fit?.scope === 'layer' &&
+      Array.from({ length: layers }, (_, layer) => layer).some(
+        (layer) =>
+          actsOn(s, layer) &&
+          PARTS.some((part) => (s.on?.part ?? part) === part && !fits.has(s.id, `${layer}.${part}`)),
+      ),
+  )
+const PARTS: readonly Part[] = ['keys', 'values']
+
 async function fitLayers(
   compressor: KVCompressor,
   run: CalibrationRun,
@@ -150,7 +163,7 @@ async function fitLayers(
     const rows = await run.rows(layer)
     group.set(layer, rows)
     const now: Partial<Record<Part, Rows>> = {}
-    for (const part of ['keys', 'values'] as const) {
+    for (const part of PARTS) {
       const made = await fitPart({ compressor, run, fits, layer, part, rows: group, before, now, predicts })
       if (made) now[part] = made
     }

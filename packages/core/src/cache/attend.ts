@@ -114,12 +114,13 @@ interface Partial {
   readonly sums: tf.Tensor
 }
 
-function attendRun(lane: Lane, reading: Reading, { from, rows, own }: Run): Partial {
+function attendRun(lane: Lane, reading: Reading, run: Run): Partial {
+  const { from, rows, own } = run
   const live = reading.live && tf.slice(reading.live as tf.Tensor2D, [0, from], [-1, rows])
   const positions = reading.rotation && tf.slice(reading.rotation.positions as tf.Tensor2D, [0, from], [-1, rows])
   const transient: tf.Tensor[] = [live, positions].filter((t) => t !== null)
-  const keys = keysOf(lane, reading, from, rows, own, transient)
-  const values = valuesOf(lane, reading, from, rows, own, transient)
+  const keys = keysOf(lane, reading, run, transient)
+  const values = valuesOf(lane, reading, run, transient)
   const { output, sums } = attendPart(lane, {
     queries: keys.queries,
     keys: keys.segments,
@@ -145,14 +146,7 @@ interface KeySide {
   readonly dim: number
 }
 
-function keysOf(
-  lane: Lane,
-  reading: Reading,
-  from: number,
-  rows: number,
-  own: boolean,
-  transient: tf.Tensor[],
-): KeySide {
+function keysOf(lane: Lane, reading: Reading, { from, rows, own }: Run, transient: tf.Tensor[]): KeySide {
   const { keys, shape } = lane
   const { variants, rotation } = reading
   const variantOf = rotation ? () => 0 : reading.variantOf
@@ -188,14 +182,7 @@ interface ValueSide {
   finish(output: tf.Tensor): tf.Tensor
 }
 
-function valuesOf(
-  lane: Lane,
-  reading: Reading,
-  from: number,
-  rows: number,
-  own: boolean,
-  transient: tf.Tensor[],
-): ValueSide {
+function valuesOf(lane: Lane, reading: Reading, { from, rows, own }: Run, transient: tf.Tensor[]): ValueSide {
   const { values, shape } = lane
   const form = own ? 'decoded' : formOf(values, from)
   const same = (output: tf.Tensor) => output

@@ -242,6 +242,16 @@ describe('aqua-kv', () => {
       }
   })
 
+  it('is not fitted again, nor are rows asked for, when everything is known', async () => {
+    const compressor = aquaKv({ ...small, group: 32 })
+    const run = calibration(2, 60)
+    const { artifacts } = await calibrate(compressor, run)
+    const rows: CalibrationRun['rows'] = () => Promise.reject(new Error('rows were asked for'))
+    const again = await calibrate(compressor, { ...run, rows }, { known: artifacts })
+    expect(again.artifacts).toEqual(artifacts)
+    await expect(calibrate(compressor, { ...run, rows })).rejects.toThrow('rows were asked for')
+  })
+
   it('counts maps, codes and workspace, and frees them all', async () => {
     const fitted = await calibrate(aquaKv({ ...small, group: 32 }), calibration(2, 60))
     const before = memory()
