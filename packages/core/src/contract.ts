@@ -445,8 +445,12 @@ export type Phase = 'prompt' | 'promptEnd' | 'decode'
 export interface KVCache {
   readonly model: ModelShape
   readonly compressor: KVCompressor
-  /** The most tokens one `begin` may announce. */
+  /** The most tokens one `begin` may announce now; it may change with every step. */
   readonly chunkLimit: number
+  /** Tokens that the sequence may still grow by before the model's context is full; Infinity where rows are numbered anew. */
+  readonly contextLeft: number
+  /** How many of `tokens` the next `begin` takes: what its chunk limit and the model's context allow, 0 when the context is full. */
+  canTake(tokens: number): number
   /** Tokens seen so far, dropped ones included; the next token's original position. */
   readonly tokensSeen: number
   /** Announces the next tokens and makes room (stages with `when: 'room'`). Throws ContextOverflow, CacheStateError. */
@@ -454,7 +458,8 @@ export interface KVCache {
   /**
    * Queries `[queryHeads, n, keyDim]` and keys `[kvHeads, n, keyDim]` BEFORE RoPE, values `[kvHeads, n, valueDim]`.
    * Rotates, attends to the compressed past and to this chunk exactly, appends, observes, evicts and seals.
-   * Returns f32 `[queryHeads, n, valueDim]`, owned by the caller. Inputs stay the caller's. Throws NonFiniteError.
+   * Returns f32 `[queryHeads, n, valueDim]`, owned by the caller. Inputs stay the caller's. One call at a time. Throws NonFiniteError,
+   * CacheStateError.
    */
   attend(layer: number, now: { queries: Tensor; keys?: Tensor; values?: Tensor }): Promise<Tensor>
   /** The layer whose rows a layer reads; itself unless layers are shared (then keys and values are not handed over). */
@@ -465,6 +470,11 @@ export interface KVCache {
   commit(): Promise<void>
   /** An independent continuation; full pages are shared by count. */
   fork(): KVCache
+  /**
+   * Forgets the newest `tokens` tokens, as if they had never come. Possible back to the last step in which a stage sealed, dropped or
+   * looked at rows. Throws CacheStateError beyond it, which names `fork()`.
+   */
+  rollback(tokens: number): void
   bytes(): ByteLedger
   /** What is held, by zone; for tests, tools and theoretical bits. */
   census(layer: number): LayerCensus

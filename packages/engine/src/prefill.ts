@@ -43,11 +43,13 @@ export async function prefill(
   if (!(Number.isInteger(chunk) && chunk >= 1))
     throw new OptionError('prefill', 'chunk', chunk, 'a whole number from 1')
   if (ids.length === 0) throw new OptionError('prefill', 'ids', [], 'at least one token')
-  checkContext(model, cache, ids.length)
-  const step = Math.min(chunk, cache.chunkLimit)
-  for (let from = 0; ; from += step) {
+  if (ids.length > cache.contextLeft) throw overflow(cache, ids.length)
+  for (let from = 0; ; ) {
     signal?.throwIfAborted()
-    const end = Math.min(from + step, ids.length)
+    // What the cache takes may change with every step, as rows are made fewer or dropped.
+    const taken = cache.canTake(Math.min(chunk, ids.length - from))
+    if (taken === 0) throw overflow(cache, ids.length - from)
+    const end = from + taken
     const last = end === ids.length
     const wanted = last || logits !== 'last' ? shifted(logits, from) : 'none'
     const result = await model.forward(cache, ids.subarray(from, end), last && endsPrompt ? 'promptEnd' : 'prompt', {
@@ -55,15 +57,12 @@ export async function prefill(
     })
     onProgress?.({ tokens: end, totalTokens: ids.length })
     if (last) return result
+    from = end
   }
 }
 
-/** Only stages that make room by dropping what is old can take more than the context; with them the cache itself watches. */
-function checkContext(model: Model, cache: KVCache, incoming: number): void {
-  if (cache.compressor.stages.some((stage) => stage.kind === 'pick' && stage.when === 'room')) return
-  const positions = cache.tokensSeen + incoming
-  if (positions > model.shape.contextLength) throw new ContextOverflow(positions, model.shape.contextLength)
-}
+const overflow = ({ model, contextLeft }: KVCache, asked: number): ContextOverflow =>
+  new ContextOverflow(model.contextLength - Math.min(contextLeft, model.contextLength) + asked, model.contextLength)
 
 function shifted(logits: Exclude<WantedLogits, 'all' | 'hidden'>, by: number): WantedLogits {
   if (typeof logits === 'string') return logits

@@ -7,6 +7,7 @@ import { pagedAttention, type RowSegment } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Part } from '../contract'
 import type { Lane } from './lane'
+import type { Page } from './page'
 import type { PartStore } from './part-store'
 
 /** Rows that are decoded at a time. */
@@ -89,11 +90,14 @@ function runsOf(lane: Lane, { stored, ranges }: Reading): readonly Run[] {
     cuts.add(sinks)
     cuts.add(sinks + part.rowsIn('sealed'))
   }
-  let [at, shift] = [0, 0]
-  for (const view of lane.keys.views()) {
-    if (view.shift !== shift) cuts.add(at)
-    shift = view.shift
-    at += view.rows
+  // A run has one position shift, and rows that one prompt's fit decodes.
+  for (const part of [lane.keys, lane.values]) {
+    let [at, shift, fitted]: [number, number, Page | null] = [0, 0, null]
+    for (const view of part.views()) {
+      if (view.shift !== shift || view.page.fitted !== fitted) cuts.add(at)
+      ;[shift, fitted] = [view.shift, view.page.fitted]
+      at += view.rows
+    }
   }
   const inside = (row: number) => (ranges ?? [[0, total]]).some(([a, b]) => row >= a && row < b)
   const points = [...cuts].sort((a, b) => a - b)
@@ -155,7 +159,7 @@ function keysOf(lane: Lane, reading: Reading, { from, rows, own }: Run, transien
   if (form === 'stored')
     return { queries: variants, segments: keys.segments(from, rows, variantOf, unrotated), dim: shape.keyDim }
   const { codec } = keys
-  const up = codec && form === 'latent' && !unrotated ? upOf(keys) : null
+  const up = codec && form === 'latent' && !unrotated ? upOf(keys, from) : null
   if (codec && up && codec.mainHeads === shape.heads.length) {
     // q . (main . up)^T = (q . up^T) . main^T
     const projected = variants.map((q) => onQueries(q, up))
@@ -189,7 +193,7 @@ function valuesOf(lane: Lane, reading: Reading, { from, rows, own }: Run, transi
   if (form === 'stored')
     return { segments: values.segments(from, rows, () => 0, false), dim: shape.valueDim, finish: same }
   const { codec } = values
-  const up = codec && form === 'latent' ? upOf(values) : null
+  const up = codec && form === 'latent' ? upOf(values, from) : null
   if (codec && up) {
     // p . (main . up) = (p . main) . up: values are never rebuilt.
     const main = values.readLatents(from, rows)
@@ -228,13 +232,13 @@ function formOf(part: PartStore, from: number): 'stored' | 'latent' | 'decoded' 
   return parts.transform && !parts.predictor && parts.layers.length === 1 ? 'latent' : 'decoded'
 }
 
-/** `[mainHeads, mainDim, width]` of a transform that is `main . up` and nothing else; the caller's. */
-function upOf(part: PartStore): tf.Tensor | null {
+/** `[mainHeads, mainDim, width]` of a transform that is `main . up` and nothing else, for the rows from `from` on; the caller's. */
+function upOf(part: PartStore, from: number): tf.Tensor | null {
   const transform = part.codec?.parts.transform
   if (!transform) return null
   let plain: tf.Tensor | null = null
   tf.tidy(() => {
-    const { up, bias } = transform.decoder(part.state, part.codec?.parts.member ?? 0)
+    const { up, bias } = transform.decoder(part.stateAt(from), part.codec?.parts.member ?? 0)
     if (!up || bias) return []
     plain = tf.clone(up)
     return plain

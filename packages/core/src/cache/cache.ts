@@ -2,7 +2,7 @@
 
 import { hasNonFinite } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import { checkArtifacts } from '../calibrate'
+import { checkArtifacts, ready as pairWithArtifacts } from '../calibrate'
 import type {
   ByteLedger,
   KVCache,
@@ -20,9 +20,10 @@ import type { RestoredCache } from './file-format'
 import type { LaneContext, NewRows } from './lane'
 import { LayerCache, type Step } from './layer'
 import { censusOf, ledgerOf } from './ledger'
+import { indexOrder, settleOrder } from './order'
 import { Account } from './page'
 import type { PartStore } from './part-store'
-import { type LayerPlan, planLayer, sourceLayers } from './plan'
+import { planLayer, sourceLayers } from './plan'
 import { TablePool } from './pool'
 import { Reconstructor } from './reconstruct'
 import { Rotary } from './rotary'
@@ -31,10 +32,12 @@ import { serializeCache } from './serialize'
 import { ZONES } from './stored-rows'
 
 /**
- * Opens an empty cache for a model. Lanes per head are decided here (ragged budgets).
- * @throws ModelMismatch, IncompatibleStages, UnsupportedStage, WindowError, ArtifactMismatch
+ * Opens an empty cache for a model. Lanes per head are decided here (ragged budgets). A compressor that needs no calibration
+ * may be given as it is; one that does is paired with its artifacts by `ready()` or `calibrate()`.
+ * @throws NotCalibrated, ModelMismatch, IncompatibleStages, UnsupportedStage, WindowError, ArtifactMismatch
  */
-export function openCache(model: ModelShape, ready: Ready): KVCache {
+export function openCache(model: ModelShape, compressor: Ready | KVCompressor): KVCache {
+  const ready = 'ready' in compressor ? compressor : pairWithArtifacts(compressor)
   checkArtifacts(model, ready)
   const account = new Account()
   const { layers, pool } = openLayers(model, ready, account)
@@ -60,6 +63,13 @@ export function cacheOf(model: ModelShape, ready: Ready, restored: RestoredCache
   return new Cache(model, ready, restored)
 }
 
+/** A step between `begin` and `commit`. */
+interface OpenStep extends Step {
+  /** Layers that have attended. */
+  readonly done: Set<number>
+  readonly incoming: Int32Array
+}
+
 /** Own rows that a later layer still has to read. */
 interface Pending {
   readonly queries: tf.Tensor
@@ -67,10 +77,14 @@ interface Pending {
 }
 
 class Cache implements KVCache {
-  private step: (Step & { readonly done: Set<number>; readonly incoming: Int32Array }) | null = null
+  private step: OpenStep | null = null
   /** Why no further step is possible; what is stored stays readable. */
   private broken: string | null = null
   private disposed = false
+  /** What a call that has not ended yet is doing; nothing else may touch the cache meanwhile. */
+  private busy: string | null = null
+  /** Since so many tokens rows were only appended: a rollback may go back to there. */
+  private settledTokens: number
   private readonly layers: readonly LayerCache[]
   private readonly pool: TablePool
   private readonly account: Account
@@ -93,6 +107,7 @@ class Cache implements KVCache {
     this.pool = restored.pool
     this.account = restored.account
     this.tokens = [...restored.tokens]
+    this.settledTokens = restored.settledTokens ?? this.tokens.length
     this.rotary = new Rotary(model.rope, this.account)
     this.reconstructor = new Reconstructor(this.layers, this.account)
     this.settles = settleOrder(this.layers.map((l) => l.plan))
@@ -109,39 +124,72 @@ class Cache implements KVCache {
     return Math.min(...this.layers.map((l) => l.chunkLimit))
   }
 
+  get contextLeft(): number {
+    if (this.layers.every((l) => l.endless || l.plan.source !== l.plan.layer)) return Number.POSITIVE_INFINITY
+    return Math.max(0, this.model.contextLength - this.positionsWith(0))
+  }
+
+  canTake(tokens: number): number {
+    const most = Math.min(tokens, this.chunkLimit)
+    const over = this.positionsWith(most) - this.model.contextLength
+    if (over <= 0) return most
+    // Where room is made, fewer tokens need less of it, but not one position less each.
+    let [takes, refuses] = [0, most]
+    while (refuses - takes > 1) {
+      const middle = Math.floor((takes + refuses) / 2)
+      if (this.positionsWith(middle) <= this.model.contextLength) takes = middle
+      else refuses = middle
+    }
+    return takes
+  }
+
+  /** One more than the position that the last of `incoming` tokens would be read at, over all layers. */
+  private positionsWith(incoming: number): number {
+    return Math.max(0, ...this.layers.map((layer) => layer.positionsWith(incoming, this.tokensSeen)))
+  }
+
   begin(tokens: Int32Array, phase: Phase): void {
     this.usable()
+    checkStep(tokens, phase)
     if (this.step)
       throw new CacheStateError('begin() was called before commit() ended the last step. Call commit() first.')
-    if (tokens.length === 0) throw new CacheStateError('begin() was given no tokens. Give at least one.')
     if (tokens.length > this.chunkLimit)
       throw new CacheStateError(
-        `begin() was given ${tokens.length} tokens, this compressor takes at most ${this.chunkLimit} at once (chunkLimit). Use smaller chunks.`,
+        `begin() was given ${tokens.length} tokens, this compressor takes at most ${this.chunkLimit} at once (chunkLimit). Use smaller chunks: canTake() says how many fit.`,
       )
-    for (const layer of this.layers) this.checkContext(layer, tokens.length)
+    const positions = this.positionsWith(tokens.length)
+    if (positions > this.model.contextLength) throw new ContextOverflow(positions, this.model.contextLength)
     for (const layer of this.layers) layer.room(tokens.length, this.tokensSeen)
     const seen = this.tokens
+    let ids: Int32Array | null = null
     this.step = {
       phase,
       start: this.tokensSeen,
       count: tokens.length,
       rotation: new StepRotation(this.model.rope, this.tokensSeen, tokens.length),
-      get tokenIds() {
-        return Int32Array.from([...seen, ...tokens])
+      tokenIds() {
+        if (ids) return ids
+        ids = new Int32Array(seen.length + tokens.length)
+        ids.set(seen)
+        ids.set(tokens, seen.length)
+        return ids
       },
-      incoming: tokens,
+      incoming: tokens.slice(),
       done: new Set(),
     }
   }
 
-  private checkContext(layer: LayerCache, incoming: number): void {
-    const { pick, resample } = layer.plan
-    if (resample) return
-    const renumbers = pick?.does.positions === 'slot' && pick.when === 'room'
-    const positions = renumbers
-      ? Math.min(...layer.lanes.map((lane) => pick.does.count(lane.liveRows, incoming))) + incoming
-      : this.tokensSeen + incoming
-    if (positions > this.model.contextLength) throw new ContextOverflow(positions, this.model.contextLength)
+  rollback(tokens: number): void {
+    this.usable()
+    if (this.step) throw new CacheStateError('rollback() was called inside a step. Call commit() first.')
+    const most = this.tokens.length - this.settledTokens
+    if (!Number.isInteger(tokens) || tokens < 0 || tokens > most)
+      throw new CacheStateError(
+        `rollback() was asked to forget ${tokens} tokens, and ${most} of ${this.tokens.length} can be: before that ${this.compressor.card.name} ` +
+          'sealed, dropped or looked at rows. Take a fork() before a step that may have to be undone, and go on from it.',
+      )
+    for (const layer of this.layers) for (const lane of layer.lanes) if (tokens > 0) lane.rollback(tokens)
+    this.tokens.length -= tokens
   }
 
   sourceLayer(layer: number): number {
@@ -157,23 +205,56 @@ class Cache implements KVCache {
     if (source !== layer && !step.done.has(source))
       throw new CacheStateError(`attend(${layer}) reads layer ${source}, which has not attended in this step.`)
     this.checkShapes(layer, step.count, now)
-    const own = await this.ownRows(layer, now)
+    return this.exclusive(`attend(${layer})`, async () => {
+      await this.checkFinite(layer, step, now.queries, 'queries', LARGEST_F32)
+      const own = await this.ownRows(layer, step, now)
+      try {
+        const output = await this.attendStep(layer, source, now.queries, own, step)
+        step.done.add(layer)
+        return output
+      } catch (error) {
+        this.broken = `layer ${layer} failed: ${error instanceof Error ? error.message : String(error)}`
+        throw error
+      } finally {
+        own?.rotated.dispose()
+      }
+    })
+  }
+
+  /** Runs a call that waits for the device, alone; a `dispose()` meanwhile is done at its end. */
+  private async exclusive(name: string, run: () => Promise<tf.Tensor>): Promise<tf.Tensor> {
+    this.busy = name
     try {
-      const output = await this.attendStep(layer, source, now.queries, own, step)
-      step.done.add(layer)
-      return output
-    } catch (error) {
-      this.broken = `layer ${layer} failed: ${error instanceof Error ? error.message : String(error)}`
-      throw error
+      const output = await run()
+      if (!this.disposed) return output
+      output.dispose()
+      throw new CacheStateError(`This cache was disposed while ${name} ran. Open a new one.`)
+    } finally {
+      this.busy = null
+      if (this.disposed) this.free()
     }
   }
 
-  /** The rows that a layer brings, checked; null when it reads another layer's. */
-  private async ownRows(layer: number, now: { keys?: tf.Tensor; values?: tf.Tensor }): Promise<NewRows | null> {
+  /** The rows that a layer brings, checked as they are stored; null when it reads another layer's. */
+  private async ownRows(
+    layer: number,
+    step: OpenStep,
+    now: { keys?: tf.Tensor; values?: tf.Tensor },
+  ): Promise<NewRows | null> {
     const { keys, values } = now
-    if (this.layerAt(layer).plan.source !== layer || !keys || !values) return null
-    await this.checkFinite(layer, { keys, values })
-    return { keys, values, n: keys.shape[1] ?? 0 }
+    const { plan } = this.layerAt(layer)
+    if (plan.source !== layer || !keys || !values) return null
+    const rotated = step.rotation.rotate(keys)
+    try {
+      // Rotation makes a number up to the square root of two times larger, so keys are checked on the side they are stored on.
+      const stored = plan.lanes[0]?.side === 'pre' ? keys : rotated
+      await this.checkFinite(layer, step, stored, 'keys', plan.largest.keys)
+      await this.checkFinite(layer, step, values, 'values', plan.largest.values)
+    } catch (error) {
+      rotated.dispose()
+      throw error
+    }
+    return { keys, rotated, values, n: keys.shape[1] ?? 0 }
   }
 
   private async attendStep(
@@ -194,8 +275,9 @@ class Cache implements KVCache {
     const output = await cache.attend(queries, exact, storesFirst ? step.count : 0, context)
     const due = this.settles[layer] ?? []
     if (own && !due.includes(layer)) {
-      const copies = { queries: tf.clone(queries), keys: tf.clone(own.keys), values: tf.clone(own.values) }
-      this.pending.set(layer, { queries: copies.queries, own: { keys: copies.keys, values: copies.values, n: own.n } })
+      const { keys, rotated, values, n } = own
+      const copies = { keys: tf.clone(keys), rotated: tf.clone(rotated), values: tf.clone(values), n }
+      this.pending.set(layer, { queries: tf.clone(queries), own: copies })
     }
     for (const l of due) {
       const rows = l === layer && own ? { queries, own } : this.pending.get(l)
@@ -219,7 +301,7 @@ class Cache implements KVCache {
 
   private release(layer: number): void {
     const rows = this.pending.get(layer)
-    if (rows) tf.dispose([rows.queries, rows.own.keys, rows.own.values])
+    if (rows) tf.dispose([rows.queries, rows.own.keys, rows.own.rotated, rows.own.values])
     this.pending.delete(layer)
   }
 
@@ -255,10 +337,12 @@ class Cache implements KVCache {
     step.rotation.dispose()
     this.reconstructor.forget(Number.POSITIVE_INFINITY)
     for (const token of step.incoming) this.tokens.push(token)
+    if (this.layers.some((layer) => layer.changed)) this.settledTokens = this.tokens.length
+    for (const layer of this.layers) layer.changed = false
     this.step = null
   }
 
-  fork(): KVCache {
+  fork(): Cache {
     this.usable()
     if (this.step) throw new CacheStateError('fork() was called inside a step. Call commit() first.')
     const account = new Account()
@@ -268,6 +352,7 @@ class Cache implements KVCache {
       pool: this.pool.retain(),
       account,
       tokens: this.tokens,
+      settledTokens: this.settledTokens,
     })
   }
 
@@ -280,24 +365,24 @@ class Cache implements KVCache {
   }
 
   async materialize(layer: number, lane = 0): Promise<{ keys: tf.Tensor; values: tf.Tensor; positions: Int32Array[] }> {
-    const held = this.layerAt(this.layerAt(layer).plan.source).lanes[lane]
+    if (this.disposed) throw new CacheStateError('This cache was disposed. Open a new one.')
+    const { source } = this.layerAt(layer).plan
+    const held = this.layerAt(source).lanes[lane]
     if (!held) throw new CacheStateError(`Layer ${layer} has no lane ${lane}.`)
+    const total = held.rows
+    const live = held.live
+    const prediction = (part: Part) => this.reconstructor.ofSealed(source, part)
+    const keys = held.rotatedKeys({ rotary: this.rotary, prediction })
+    const values = held.values.read(prediction('values'))
+    if (!this.step) this.reconstructor.forget(Number.POSITIVE_INFINITY)
+    // Everything is read before the first wait, so that a step that begins meanwhile changes nothing of it.
     const tensor = held.positions.tensor()
     const flat = (await tensor.data()) as Int32Array
-    const total = held.rows
     tensor.dispose()
     const positions = held.shape.heads.map((_, h) =>
-      flat.slice(h * total, (h + 1) * total).map((p, i) => (held.live?.[h]?.[i] === 0 ? -1 : p)),
+      flat.slice(h * total, (h + 1) * total).map((p, i) => (live?.[h]?.[i] === 0 ? -1 : p)),
     )
-    const { source } = this.layerAt(layer).plan
-    const prediction = (part: Part) => this.reconstructor.ofSealed(source, part)
-    const rows = {
-      keys: held.rotatedKeys({ rotary: this.rotary, prediction }),
-      values: held.values.read(prediction('values')),
-      positions,
-    }
-    if (!this.step) this.reconstructor.forget(Number.POSITIVE_INFINITY)
-    return rows
+    return { keys, values, positions }
   }
 
   segments(layer: number): readonly LaneView[] {
@@ -322,12 +407,20 @@ class Cache implements KVCache {
   serialize(): AsyncIterable<Uint8Array> {
     this.usable()
     if (this.step) throw new CacheStateError('serialize() was called inside a step. Call commit() first.')
-    return serializeCache(this.model, this.ready, this.layers, this.tokens)
+    // The bytes are read later, while this cache may go on: they are those of a fork taken now.
+    const now = this.fork()
+    return snapshot(serializeCache(this.model, this.ready, now.layers, now.tokens, now.settledTokens), () =>
+      now.dispose(),
+    )
   }
 
   dispose(): void {
     if (this.disposed) return
     this.disposed = true
+    if (!this.busy) this.free()
+  }
+
+  private free(): void {
     this.step?.rotation.dispose()
     for (const layer of [...this.pending.keys()]) this.release(layer)
     this.reconstructor.forget(Number.POSITIVE_INFINITY)
@@ -350,6 +443,10 @@ class Cache implements KVCache {
 
   private usable(): void {
     if (this.disposed) throw new CacheStateError('This cache was disposed. Open a new one.')
+    if (this.busy)
+      throw new CacheStateError(
+        `This cache is in the middle of ${this.busy}. Wait for its promise before the next call.`,
+      )
     if (this.broken)
       throw new CacheStateError(
         `This cache stopped in the middle of a step (${this.broken}). What is stored can be read by materialize(); go on from a fork() taken before.`,
@@ -376,49 +473,55 @@ class Cache implements KVCache {
     }
   }
 
-  private async checkFinite(layer: number, now: { keys: tf.Tensor; values: tf.Tensor }): Promise<void> {
-    for (const part of ['keys', 'values'] as const) {
-      const limit = this.layerAt(layer).plan.largest[part]
-      const flag = hasNonFinite(now[part], limit)
-      const [bad] = await flag.data()
-      flag.dispose()
-      if (bad) {
-        if (this.step?.done.size === 0) this.abandon()
-        else this.broken = `layer ${layer} was handed NaN or infinite ${part}`
-        throw new NonFiniteError(layer, part, limit)
-      }
+  private async checkFinite(
+    layer: number,
+    step: OpenStep,
+    tensor: tf.Tensor,
+    what: 'queries' | 'keys' | 'values',
+    limit: number,
+  ): Promise<void> {
+    const flag = hasNonFinite(tensor, limit)
+    const [bad] = await flag.data()
+    flag.dispose()
+    if (!bad) return
+    if (this.step === step && step.done.size === 0) this.abandon()
+    else this.broken = `layer ${layer} was handed NaN, infinite or too large ${what}`
+    throw new NonFiniteError(layer, what, limit)
+  }
+}
+
+/** @throws CacheStateError unless tokens are ids and the phase is one that exists. */
+function checkStep(tokens: Int32Array, phase: Phase): void {
+  if (!(tokens instanceof Int32Array))
+    throw new CacheStateError('begin() takes token ids as an Int32Array, as the tokenizer gives them.')
+  if (tokens.length === 0) throw new CacheStateError('begin() was given no tokens. Give at least one.')
+  if (!PHASES.includes(phase))
+    throw new CacheStateError(`begin() was given the phase "${String(phase)}"; there are: ${PHASES.join(', ')}.`)
+}
+const PHASES: readonly Phase[] = ['prompt', 'promptEnd', 'decode']
+
+/** Largest finite f32. */
+const LARGEST_F32 = 3.4028234663852886e38
+
+/** An iterable whose `close` is called once, when it ends, fails or is left early. */
+function snapshot<T>(chunks: AsyncGenerator<T>, close: () => void): AsyncIterable<T> {
+  const ending = async (next: Promise<IteratorResult<T>>): Promise<IteratorResult<T>> => {
+    try {
+      const result = await next
+      if (result.done) close()
+      return result
+    } catch (error) {
+      close()
+      throw error
     }
   }
-}
-
-/**
- * When each layer stores this step's rows: as soon as the last layer that reads them has attended; a predicted layer not before
- * its source, the last layer of a group not before the others.
- */
-function settleOrder(plans: readonly LayerPlan[]): readonly (readonly number[])[] {
-  const at: number[] = []
-  for (const { layer, source, previous, lanes } of plans) {
-    if (source !== layer) continue
-    const readers = plans.filter((p) => p.source === layer).map((p) => p.layer)
-    const codecs = lanes.flatMap(({ keyCodec, valueCodec }) => [keyCodec, valueCodec])
-    const after = codecs.flatMap((c) => [
-      ...(c?.parts.predictor && previous !== null ? [previous] : []),
-      ...(c?.parts.layers.at(-1) === layer ? c.parts.layers.filter((l) => l !== layer) : []),
-    ])
-    at[layer] = Math.max(layer, ...readers, ...after.map((l) => at[l] ?? l))
+  return {
+    [Symbol.asyncIterator]: () => ({
+      next: () => ending(chunks.next()),
+      return: async () => {
+        close()
+        return chunks.return(undefined)
+      },
+    }),
   }
-  return plans.map((_, layer) => plans.map((p) => p.layer).filter((l) => at[l] === layer))
-}
-
-/** When each layer's rows are indexed: once they are sealed, which for a layer group its last layer does. */
-function indexOrder(plans: readonly LayerPlan[]): readonly (readonly number[])[] {
-  const after = (p: LayerPlan): number =>
-    Math.max(
-      p.layer,
-      ...p.lanes.flatMap(({ keyCodec, valueCodec }) =>
-        [keyCodec, valueCodec].map((c) => c?.parts.layers.at(-1) ?? p.layer),
-      ),
-    )
-  const own = plans.filter((p) => p.source === p.layer)
-  return plans.map(({ layer }) => own.filter((p) => after(p) === layer).map((p) => p.layer))
 }

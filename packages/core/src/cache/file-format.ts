@@ -11,7 +11,7 @@ import type { TablePool } from './pool'
 import type { Zone } from './stored-rows'
 
 export const MAGIC = new TextEncoder().encode('KVLOOM\0\0')
-export const VERSION = 2
+export const VERSION = 3
 export const DIGEST_BYTES = 32
 
 export interface TensorRecord {
@@ -26,6 +26,8 @@ export interface PageRecord {
   readonly used: number
   readonly sealed: boolean
   readonly rowWise: boolean
+  /** Number of the page, an earlier one, that holds what its rows were fitted with. */
+  readonly fitted: number | null
 }
 export interface PartRecord {
   readonly views: readonly {
@@ -36,7 +38,8 @@ export interface PartRecord {
     readonly rows: number
     readonly shift: number
   }[]
-  readonly state: Readonly<Record<string, TensorRecord>>
+  /** Number of the page that holds what the last prompt fitted. */
+  readonly fitted: number | null
   readonly kept: TensorRecord | null
 }
 export interface LaneRecord {
@@ -55,6 +58,8 @@ export interface Header {
   readonly compressor: string
   /** Every token seen. */
   readonly tokens: readonly number[]
+  /** Since so many tokens rows were only appended. */
+  readonly settledTokens: number
   readonly pages: readonly PageRecord[]
   readonly layers: readonly LayerRecord[]
 }
@@ -74,6 +79,8 @@ export interface RestoredCache {
   readonly pool: TablePool
   readonly account: Account
   readonly tokens: readonly number[]
+  /** Since so many tokens rows were only appended; default: all of them. */
+  readonly settledTokens?: number
 }
 
 /** Identifies stages, options, windows and store: what a file must agree with to be restored. */

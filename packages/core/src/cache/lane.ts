@@ -10,9 +10,10 @@ import { type Account, Held } from './page'
 import { PartStore } from './part-store'
 import { copyOf, Positions } from './positions'
 import type { Rotary } from './rotary'
+import type { Zone } from './stored-rows'
 
-/** Dropped rows from which copying what stays is worth it: a page of exact rows. */
-const COMPACT_FROM = 64
+/** The share of a lane's rows that may be dropped and still held before what stays is copied. */
+const DEAD_SHARE = 1 / 16
 
 export interface LaneShape {
   /** KV heads of the model in this lane, ascending and adjacent. */
@@ -27,11 +28,16 @@ export interface LaneShape {
   readonly valueCodec: Codec | null
   /** `pre`: keys are stored before RoPE and rotated by their positions when read. */
   readonly side: 'pre' | 'post'
+  /** Some stage drops tokens at any time, not only at the end of a prompt. */
+  readonly dropsAlways: boolean
 }
 
-/** This step's rows before anything was done to them, keys before RoPE. */
+/** This step's rows before anything was done to them. */
 export interface NewRows {
+  /** Before RoPE. */
   readonly keys: tf.Tensor
+  /** After RoPE, at their original positions. */
+  readonly rotated: tf.Tensor
   readonly values: tf.Tensor
   readonly n: number
 }
@@ -49,9 +55,10 @@ export class Lane {
   positions: Positions
   /** Positions taken away so far from rows that come next (slot positions). */
   shift = 0
-  /** 1 = live, per head and row; null while every stored row is live. */
-  live: Int32Array[] | null = null
-  private readonly mask: Held<tf.Tensor>
+  private marks: Int32Array[] | null = null
+  private liveCount = 0
+  /** Whether a row died since the last `reclaim`. */
+  private died = false
   /** Per-token state of a scorer, f32 `[heads, rows]`. */
   private readonly columnsHeld = new Map<string, Held<tf.Tensor2D>>()
 
@@ -60,11 +67,19 @@ export class Lane {
     private readonly account: Account,
   ) {
     const n = shape.heads.length
-    const { windows, store } = shape
-    this.keys = new PartStore(n, shape.keyDim, store, windows.sinks, windows.keys, shape.keyCodec, account)
-    this.values = new PartStore(n, shape.valueDim, store, windows.sinks, windows.values, shape.valueCodec, account)
+    const { windows, store, dropsAlways: drops } = shape
+    this.keys = new PartStore(n, shape.keyDim, store, windows.sinks, windows.keys, shape.keyCodec, drops, account)
+    this.values = new PartStore(
+      n,
+      shape.valueDim,
+      store,
+      windows.sinks,
+      windows.values,
+      shape.valueCodec,
+      drops,
+      account,
+    )
     this.positions = new Positions(n, account)
-    this.mask = new Held(account)
   }
 
   /** Rows stored, dropped ones that a block still holds included. */
@@ -73,8 +88,15 @@ export class Lane {
   }
   /** Rows per head that attention sees. */
   get liveRows(): number {
-    const first = this.live?.[0]
-    return first ? first.reduce((n, x) => n + x, 0) : this.rows
+    return this.marks ? this.liveCount : this.rows
+  }
+  /** 1 = live, per head and row; null while every stored row is live. Every head has as many live rows. */
+  get live(): readonly Int32Array[] | null {
+    return this.marks
+  }
+  set live(marks: readonly Int32Array[] | null) {
+    this.marks = marks && [...marks]
+    this.liveCount = marks?.[0]?.reduce((n, x) => n + x, 0) ?? 0
   }
 
   /**
@@ -95,26 +117,29 @@ export class Lane {
     const { rotation } = context
     const rotates = this.rotates(context.rotary)
     const shifts = rotates ? [this.shift] : [...new Set([this.shift, ...[...this.keys.views()].map((v) => v.shift)])]
-    // A row at slot (p - s) seen from the query's slot is where p would be seen from (query - shift + s).
+    // Dropping rows renumbers later ones: slot = position - shift. RoPE depends on distances alone, so instead of turning stored
+    // keys to their slots the query is turned by the difference of its shift and theirs.
     const variants = shifts.map((s) => rotation.rotate(queries, rotates ? s : this.shift - s))
     const mine: OwnRows | null = own && {
-      keys: rotation.rotate(own.keys, rotates ? this.shift : 0),
+      keys: rotates && this.shift > 0 ? rotation.rotate(own.keys, this.shift) : own.rotated,
       values: own.values,
       n: own.n,
     }
     const positions = rotates ? this.rotaryPositions(own?.n ?? 0) : null
+    const live = limits.live ?? this.liveMask(own?.n ?? 0)
     const output = attendLane(this, {
       variants,
       variantOf: (shift) => (rotates ? 0 : shifts.indexOf(shift)),
       own: mine,
       stored,
-      live: limits.live ?? this.liveMask(own?.n ?? 0),
-      rotation: positions && { ...context.rotary.upTo(this.positions.end), positions },
+      live,
+      rotation: positions && { ...context.rotary.upTo(this.positions.end - this.shift), positions },
       prediction: context.prediction,
       ...(limits.ranges ? { ranges: limits.ranges } : {}),
       ...(limits.fetched ? { fetched: limits.fetched } : {}),
     })
-    tf.dispose([...variants, ...(mine ? [mine.keys] : []), ...(positions ? [positions] : [])])
+    const made = [positions, live === limits.live ? null : live, mine?.keys === own?.rotated ? null : mine?.keys]
+    tf.dispose([...variants, ...made.filter((t) => t != null)])
     return output
   }
 
@@ -173,24 +198,32 @@ export class Lane {
       causal: true,
       reduce,
     })
-    rows?.dispose()
+    tf.dispose([rows, live].filter((t) => t !== null))
     return mass
   }
 
   /** Appends this step's rows at original positions `start ...`. */
-  append(own: NewRows, rotation: StepRotation, start: number): void {
+  append(own: NewRows, start: number): void {
     const { n } = own
-    const keys = this.shape.side === 'post' ? rotation.rotate(own.keys) : own.keys
-    this.keys.append(keys, n, this.shift)
-    if (keys !== own.keys) keys.dispose()
-    this.values.append(own.values, n, this.shift)
+    this.keys.append(this.shape.side === 'post' ? own.rotated : own.keys, n, this.shift)
+    this.values.append(own.values, n, 0)
     this.positions.append(start, n)
-    if (this.live) this.live = this.live.map((row) => Int32Array.from([...row, ...new Array<number>(n).fill(1)]))
+    this.live = this.live?.map((row) => extended(row, n)) ?? null
     for (const [name, column] of this.columns)
       this.setColumn(
         name,
         tf.tidy(() => tf.concat([column, tf.zeros([column.shape[0], n])], 1)),
       )
+  }
+
+  /** Forgets the newest `count` rows, which nothing has looked at or changed since they were appended. */
+  rollback(count: number): void {
+    const { rows } = this
+    this.keys.trim(count)
+    this.values.trim(count)
+    this.positions.drop(rows - count, rows)
+    this.live = this.live?.map((row) => row.slice(0, rows - count)) ?? null
+    for (const [name, column] of this.columns) this.setColumn(name, dropColumns(column, rows - count, rows))
   }
 
   /** Slots of a full cache become fewer (a rewritable exact zone); the rows are numbered anew. `seen`: tokens so far. */
@@ -225,29 +258,29 @@ export class Lane {
     return new Map([...this.columnsHeld].flatMap(([name, { tensor }]) => (tensor ? [[name, tensor] as const] : [])))
   }
 
-  /** int32 `[heads, rows + extra]`; kept until the mask changes. */
-  private liveMask(extra: number): tf.Tensor | null {
-    this.mask.replace(null)
+  /** int32 `[heads, rows + extra]`, the caller's; null while every row is live. */
+  liveMask(extra: number): tf.Tensor2D | null {
     if (!this.live) return null
     const rows = this.rows + extra
-    const flat = Int32Array.from(this.live.flatMap((row) => [...row, ...new Array<number>(extra).fill(1)]))
-    this.mask.replace(tf.tensor2d(flat, [this.live.length, rows], 'int32'))
-    return this.mask.tensor
+    const flat = new Int32Array(this.live.length * rows).fill(1)
+    for (const [h, row] of this.live.entries()) flat.set(row, h * rows)
+    return tf.tensor2d(flat, [this.live.length, rows], 'int32')
   }
+
   /** Keeps rows `index` int32 `[heads or 1, n]`, ascending. Takes over the index. */
   async keepRows(index: tf.Tensor2D, n: number): Promise<void> {
     const heads = this.shape.heads.length
-    if (this.keys.exact && this.values.exact && !this.live) {
+    const { rows } = this
+    const few = rows - n < rows * DEAD_SHARE
+    if (this.keys.exact && this.values.exact && !this.keys.onHost && !this.live && !few) {
       const each = index.shape[0] === heads ? index : (tf.tile(index, [heads, 1]) as tf.Tensor2D)
-      for (const [name, column] of this.columns) this.setColumn(name, gatherColumn(column, each, n))
-      this.positions.gather(each, n)
+      this.gatherState(each, n)
       this.keys.gather(each, n)
       this.values.gather(each, n)
       tf.dispose(each === index ? [index] : [each, index])
       return
     }
     const kept = await index.data()
-    const rows = this.rows
     this.live = Array.from({ length: heads }, (_, h) => {
       const mask = new Int32Array(rows)
       const base = index.shape[0] === heads ? h * n : 0
@@ -255,6 +288,7 @@ export class Lane {
       return mask
     })
     index.dispose()
+    this.died = true
     this.reclaim()
   }
 
@@ -266,47 +300,74 @@ export class Lane {
     const isNew = dropped.map((x, i) => (x && (!before || before.some((row) => row[i] === 1)) ? 1 : 0))
     const fresh = runsOf(isNew)
     if (fresh.length === 0) return
-    // A large drop is copied once into full pages; a small one (streaming, a row a step) only moves views.
-    const count = fresh.reduce((n, r) => n + r.end - r.start, 0)
-    if (!renumber && !before && count >= COMPACT_FROM && this.keys.exact && this.values.exact) {
-      this.compact(dropped, fresh)
-      return
-    }
     if (renumber)
       for (const { start, end } of [...fresh].reverse()) {
         this.keys.renumber(start, end, (row) => before?.[0]?.[row] !== 0)
         this.shift += end - start
       }
     this.live = this.shape.heads.map((_, h) => Int32Array.from(dropped, (x, i) => (x ? 0 : (before?.[h]?.[i] ?? 1))))
+    this.died = true
     this.reclaim()
   }
 
-  /** Copies the rows that stay into pages of their own; `dropped` as flags and as ranges. */
-  private compact(dropped: Uint8Array, ranges: readonly RowRange[]): void {
-    const kept = Int32Array.from([...dropped.keys()].filter((row) => dropped[row] === 0))
-    const index = tf.tidy(() => tf.tile(tf.tensor2d(kept, [1, kept.length], 'int32'), [this.shape.heads.length, 1]))
-    for (const [name, column] of this.columns) this.setColumn(name, gatherColumn(column, index, kept.length))
-    for (const { start, end } of [...ranges].reverse()) this.positions.drop(start, end)
-    this.keys.gather(index, kept.length)
-    this.values.gather(index, kept.length)
-    index.dispose()
-  }
-
-  /** Frees rows that are dead for every head, where no half block is touched. */
+  /** Frees what dropped rows hold: rows that are dead for every head at once, the others once they are worth a copy. */
   reclaim(): void {
-    const live = this.live
-    if (!live) return
-    for (const { start, end } of this.deadRanges(live).reverse()) {
+    if (!this.live || !this.died) return
+    this.died = false
+    for (const { start, end } of this.deadRanges(this.live).reverse()) {
       this.keys.drop(start, end)
       this.values.drop(start, end)
       this.positions.drop(start, end)
       for (const [name, column] of this.columns) this.setColumn(name, dropColumns(column, start, end))
-      this.live = (this.live ?? []).map((row) => Int32Array.from([...row.subarray(0, start), ...row.subarray(end)]))
+      this.live = this.live.map((row) => without(row, start, end))
     }
-    if (this.live?.every((row) => row.every((x) => x === 1))) {
-      this.live = null
-      this.mask.replace(null)
+    if (this.live.every((row) => row.every((x) => x === 1))) this.live = null
+    else if (this.rows - this.liveRows > this.rows * DEAD_SHARE) this.gatherLive(this.live)
+    this.keys.compact()
+    this.values.compact()
+  }
+
+  /**
+   * Copies the live rows of every head together. Heads may have dropped different rows of a zone; the zone then holds as many rows
+   * as the fullest head needs, and the others keep some dead ones.
+   */
+  private gatherLive(live: readonly Int32Array[]): void {
+    const parts = [this.keys, this.values]
+    if (!parts.every((part) => part.gathers && !part.kept.tensor)) return
+    const { rows } = this
+    // Keys and values may end a zone at different rows: both keep their order of rows when each stretch between ends does.
+    const bounds = [...new Set(parts.flatMap((part) => part.zoneEnds))].sort((a, b) => a - b)
+    const columns: number[][] = live.map(() => [])
+    const marks: number[][] = live.map(() => [])
+    const counts = [zeroCounts(), zeroCounts()] as const
+    let from = 0
+    for (const end of bounds) {
+      const own = live.map((row) => rowsWhere(row, from, end, 1))
+      const most = Math.max(...own.map((list) => list.length))
+      for (const [h, list] of own.entries()) {
+        const spare = rowsWhere(live[h] as Int32Array, from, end, 0).slice(0, most - list.length)
+        const all = [...list, ...spare].sort((a, b) => a - b)
+        columns[h]?.push(...all)
+        marks[h]?.push(...all.map((row) => live[h]?.[row] ?? 0))
+      }
+      for (const [i, part] of parts.entries())
+        if (most > 0) (counts[i] as Record<Zone, number>)[part.zoneAt(from)] += most
+      from = end
     }
+    const n = columns[0]?.length ?? 0
+    if (rows - n <= rows * DEAD_SHARE) return
+    const index = tf.tensor2d(Int32Array.from(columns.flat()), [live.length, n], 'int32')
+    this.gatherState(index, n)
+    this.keys.gatherZones(index, counts[0])
+    this.values.gatherZones(index, counts[1])
+    index.dispose()
+    this.live = marks.every((row) => row.every((x) => x === 1)) ? null : marks.map((row) => Int32Array.from(row))
+  }
+
+  /** Positions and columns of rows `index` int32 `[heads, n]`. */
+  private gatherState(index: tf.Tensor2D, n: number): void {
+    for (const [name, column] of this.columns) this.setColumn(name, gatherColumn(column, index, n))
+    this.positions.gather(index, n)
   }
 
   /** Maximal ranges dead for all heads, cut so that blocks go whole or not at all. */
@@ -331,7 +392,7 @@ export class Lane {
   }
 
   get stateBytes(): number {
-    return [...this.columnsHeld.values()].reduce((n, held) => n + held.bytes, this.positions.bytes + this.mask.bytes)
+    return [...this.columnsHeld.values()].reduce((n, held) => n + held.bytes, this.positions.bytes)
   }
 
   copy(account: Account): Lane {
@@ -341,6 +402,7 @@ export class Lane {
     twin.positions = this.positions.copy(account)
     twin.shift = this.shift
     twin.live = this.live?.map((row) => row.slice()) ?? null
+    twin.died = this.died
     for (const [name, column] of this.columns) twin.setColumn(name, copyOf(column))
     return twin
   }
@@ -349,7 +411,6 @@ export class Lane {
     this.keys.dispose()
     this.values.dispose()
     this.positions.dispose()
-    this.mask.replace(null)
     for (const held of this.columnsHeld.values()) held.replace(null)
     this.columnsHeld.clear()
   }
@@ -365,6 +426,29 @@ function runsOf(flags: Uint8Array): RowRange[] {
     ranges.push({ start, end: r })
   }
   return ranges
+}
+
+/** Row numbers `from <= row < end` whose mark is `mark`. */
+function rowsWhere(marks: Int32Array, from: number, end: number, mark: 0 | 1): number[] {
+  const rows: number[] = []
+  for (let row = from; row < end; row++) if (marks[row] === mark) rows.push(row)
+  return rows
+}
+
+const zeroCounts = (): Record<Zone, number> => ({ sink: 0, sealed: 0, window: 0 })
+
+/** A live mask with `n` live rows more. */
+function extended(row: Int32Array, n: number): Int32Array {
+  const longer = new Int32Array(row.length + n).fill(1)
+  longer.set(row)
+  return longer
+}
+
+function without(row: Int32Array, start: number, end: number): Int32Array {
+  const shorter = new Int32Array(row.length - (end - start))
+  shorter.set(row.subarray(0, start))
+  shorter.set(row.subarray(end), start)
+  return shorter
 }
 
 const gatherColumn = (column: tf.Tensor2D, index: tf.Tensor2D, n: number): tf.Tensor2D =>

@@ -18,8 +18,8 @@ export interface Step {
   readonly start: number
   readonly count: number
   readonly rotation: StepRotation
-  /** The token at every original position so far, this step's included. */
-  readonly tokenIds: Int32Array
+  /** The token at every original position so far, this step's included. Made when a stage looks at it. */
+  tokenIds(): Int32Array
 }
 
 export class LayerCache {
@@ -28,6 +28,8 @@ export class LayerCache {
   recall: RecallIndex[]
   /** What a ragged pick remembers, per lane. */
   memory: Json[]
+  /** Whether, since the cache last asked, something else happened than rows being appended. */
+  changed = false
 
   constructor(
     readonly plan: LayerPlan,
@@ -45,7 +47,10 @@ export class LayerCache {
     const { pick, resample } = this.plan
     if (resample)
       for (const lane of this.lanes)
-        if (lane.rows + incoming > resample.capacity && lane.rows === resample.capacity) lane.resample(resample, seen)
+        if (lane.rows + incoming > resample.capacity && lane.rows === resample.capacity) {
+          lane.resample(resample, seen)
+          this.changed = true
+        }
     if (pick?.when !== 'room') return
     for (const [i, lane] of this.lanes.entries()) {
       const tokens = lane.liveRows
@@ -61,10 +66,31 @@ export class LayerCache {
       if (!isRanges(kept))
         throw new UnsupportedStage(pick.id, 'a pick that makes room before an append must return row ranges.')
       lane.keepRanges(liveToStored(lane, kept), pick.does.positions === 'slot')
+      this.changed = true
     }
   }
 
-  /** The most tokens that may be appended now. */
+  /** One more than the position that the last of `incoming` tokens would be read at, room made as the stages make it. */
+  positionsWith(incoming: number, seen: number): number {
+    const { pick, resample } = this.plan
+    if (resample) return Math.min(seen + incoming, resample.capacity)
+    return Math.max(
+      0,
+      ...this.lanes.map((lane) => {
+        const renumbers = pick?.when === 'room' && pick.does.positions === 'slot'
+        const dropped = renumbers ? Math.max(0, lane.liveRows - pick.does.count(lane.liveRows, incoming)) : 0
+        return seen - lane.shift - dropped + incoming
+      }),
+    )
+  }
+
+  /** Whether positions never run out, because rows are numbered anew when some are dropped. */
+  get endless(): boolean {
+    const { pick, resample } = this.plan
+    return resample !== null || (pick?.does.positions === 'slot' && pick.when !== 'promptEnd')
+  }
+
+  /** The most tokens that one append may bring now. */
   get chunkLimit(): number {
     const { pick, resample } = this.plan
     const picks = pick?.does.chunkLimit ?? Number.POSITIVE_INFINITY
@@ -86,13 +112,9 @@ export class LayerCache {
     const outputs: tf.Tensor[] = []
     for (const [i, lane] of this.lanes.entries()) {
       const q = laneSlice(queries, this.queryHeads(lane))
-      const mine = own && {
-        keys: laneSlice(own.keys, kvHeads(lane)),
-        values: laneSlice(own.values, kvHeads(lane)),
-        n: own.n,
-      }
+      const mine = own && rowsOf(own, lane)
       outputs.push(await one(lane, i, q, mine))
-      tf.dispose(mine ? [q, mine.keys, mine.values] : [q])
+      tf.dispose(mine ? [q, mine.keys, mine.rotated, mine.values] : [q])
     }
     const all = tf.concat(outputs, 0)
     tf.dispose(outputs)
@@ -106,15 +128,11 @@ export class LayerCache {
   /** Appends this step's rows (keys before RoPE). */
   append(own: NewRows, step: Step): void {
     for (const lane of this.lanes) {
-      if (this.lanes.length === 1) lane.append(own, step.rotation, step.start)
+      if (this.lanes.length === 1) lane.append(own, step.start)
       else {
-        const mine = {
-          keys: laneSlice(own.keys, kvHeads(lane)),
-          values: laneSlice(own.values, kvHeads(lane)),
-          n: own.n,
-        }
-        lane.append(mine, step.rotation, step.start)
-        tf.dispose([mine.keys, mine.values])
+        const mine = rowsOf(own, lane)
+        lane.append(mine, step.start)
+        tf.dispose([mine.keys, mine.rotated, mine.values])
       }
     }
   }
@@ -132,7 +150,9 @@ export class LayerCache {
     const evicts = acting !== undefined && acting !== 'room' && (acting !== 'promptEnd' || step.phase !== 'decode')
     if (!evicts && !(this.plan.fitsPrompt && step.phase !== 'decode')) return
     const rotated = step.rotation.rotate(queries) as tf.Tensor3D
-    if (this.ring && !(this.ring.ofPrompt && step.phase === 'decode')) this.ring.push(rotated)
+    const watches = this.ring !== null && !(this.ring.ofPrompt && step.phase === 'decode')
+    if (watches) this.ring?.push(rotated)
+    if (watches || (evicts && acts(acting, step)) || this.plan.fitsPrompt) this.changed = true
     const seen = { stepQueries: rotated, ring: this.ring, context, tokenIds: step.tokenIds }
     if (evicts && acts(acting, step)) await this.evict(seen, step)
     if (this.plan.fitsPrompt && step.phase === 'promptEnd') this.fitPrompt(seen)
@@ -160,7 +180,10 @@ export class LayerCache {
 
   /** Builds the recall index over what is stored now. */
   async index(step: Step, context: LaneContext): Promise<void> {
-    for (const [i, lane] of this.lanes.entries()) await this.recall[i]?.extend(lane, step.phase, context)
+    for (const [i, lane] of this.lanes.entries()) {
+      const extended = await this.recall[i]?.extend(lane, step.phase, context)
+      if (extended) this.changed = true
+    }
   }
 
   private async evict(seen: Seen, step: Step): Promise<void> {
@@ -233,6 +256,7 @@ export class LayerCache {
   ): Promise<void> {
     const { pick } = this.plan
     if (count >= lane.liveRows && !pick?.does.ragged) return
+    this.forgetIndex(lane, number)
     if (!pick) {
       if (scores) await lane.keepRows(selectTop(scores, count) as tf.Tensor2D, count)
       return
@@ -258,6 +282,14 @@ export class LayerCache {
     const index = tf.tidy(() => selectTop(tf.cast(kept, 'float32') as tf.Tensor2D, keeps)) as tf.Tensor2D
     kept.dispose()
     await lane.keepRows(index, keeps)
+  }
+
+  /** Rows are about to go: what was indexed by their numbers is indexed again after that, and rows in host memory come back. */
+  private forgetIndex(lane: Lane, number: number): void {
+    const index = this.recall[number]
+    if (!index || index.indexed === 0) return
+    index.dispose()
+    for (const part of [lane.keys, lane.values]) part.toDevice()
   }
 
   copy(account: Account): LayerCache {
@@ -303,6 +335,14 @@ const isRanges = (kept: readonly RowRange[] | tf.Tensor): kept is readonly RowRa
 
 const kvHeads = (lane: Lane) => ({ from: lane.shape.heads[0] ?? 0, count: lane.shape.heads.length })
 
+/** The rows of a lane's heads; the caller's. */
+const rowsOf = (own: NewRows, lane: Lane): NewRows => ({
+  keys: laneSlice(own.keys, kvHeads(lane)),
+  rotated: laneSlice(own.rotated, kvHeads(lane)),
+  values: laneSlice(own.values, kvHeads(lane)),
+  n: own.n,
+})
+
 const laneSlice = (t: tf.Tensor, heads: { from: number; count: number }): tf.Tensor =>
   tf.slice(t as tf.Tensor3D, [heads.from, 0, 0], [heads.count, -1, -1])
 
@@ -318,8 +358,9 @@ function liveToStored(lane: Lane, ranges: readonly RowRange[]): RowRange[] {
 }
 
 function live(lane: Lane, scores: tf.Tensor2D): tf.Tensor2D {
-  if (!lane.live) return tf.clone(scores)
-  const mask = tf.tensor2d(Int32Array.from(lane.live.flatMap((r) => [...r])), [lane.live.length, lane.rows], 'int32')
-  const each = scores.shape[0] === lane.live.length ? scores : tf.tile(scores, [lane.live.length, 1])
+  const mask = lane.liveMask(0)
+  if (!mask) return tf.clone(scores)
+  const [heads] = mask.shape
+  const each = scores.shape[0] === heads ? scores : tf.tile(scores, [heads, 1])
   return tf.where(tf.cast(mask, 'bool'), each, tf.fill(each.shape, Number.NEGATIVE_INFINITY)) as tf.Tensor2D
 }

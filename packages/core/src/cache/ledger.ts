@@ -9,17 +9,21 @@ import type { Rotary } from './rotary'
 export function ledgerOf(layers: readonly LayerCache[], account: Account, pool: TablePool, rotary: Rotary): ByteLedger {
   const sum = { payload: 0, metadata: 0, window: 0, slack: 0, state: 0, index: 0, workspace: 0, perPrompt: 0, host: 0 }
   const used = new Map<Page, number>()
+  const fits = new Set<Page>()
   for (const layer of layers) {
     sum.state += layer.ring?.bytes ?? 0
     for (const index of layer.recall) sum.index += index.bytes
     for (const lane of layer.lanes) {
       sum.state += lane.stateBytes
       for (const part of [lane.keys, lane.values]) {
-        sum.perPrompt += part.stateBytes
+        if (part.fitted) fits.add(part.fitted)
         sum.workspace += part.kept.bytes
         sum.host += part.hostBytes
         const rows = new Map<Page, number>()
-        for (const v of part.views()) rows.set(v.page, (rows.get(v.page) ?? 0) + v.rows)
+        for (const v of part.views()) {
+          rows.set(v.page, (rows.get(v.page) ?? 0) + v.rows)
+          if (v.page.fitted) fits.add(v.page.fitted)
+        }
         // A page that a layer group shares holds the same rows for each of its layers.
         for (const [page, count] of rows) used.set(page, Math.max(used.get(page) ?? 0, count))
       }
@@ -29,6 +33,10 @@ export function ledgerOf(layers: readonly LayerCache[], account: Account, pool: 
   for (const [page, rows] of used) {
     addPage(sum, page, rows)
     if (page.shared) shared += page.bytes
+  }
+  for (const fit of fits) {
+    sum.perPrompt += fit.bytes
+    if (fit.shared) shared += fit.bytes
   }
   const { host, ...device } = sum
   // Rotary tables belong to the model as codebooks do.

@@ -67,8 +67,8 @@ export interface Sight {
   readonly stepQueries: tf.Tensor3D
   readonly ring: QueryRing | null
   readonly context: LaneContext
-  /** The token at every original position. */
-  readonly tokenIds: Int32Array
+  /** The token at every original position; made when asked for. */
+  tokenIds(): Int32Array
 }
 
 /** What a stage asked to see: made when it looks, freed by `dispose`. */
@@ -113,11 +113,12 @@ function one(what: Observation, { lane, queryHeads, stepQueries, ring, context, 
       return lane.positions.tensor()
     case 'tokenIds': {
       const positions = lane.positions.tensor()
+      const tokens = tokenIds()
       const ids = tf.tidy(() => {
         const [heads, rows] = positions.shape
-        const known = tf.reshape(tf.tensor1d(tokenIds, 'int32'), [1, tokenIds.length, 1])
+        const known = tf.reshape(tf.tensor1d(tokens, 'int32'), [1, tokens.length, 1])
         const each = tf.tile(known, [heads, 1, 1])
-        return tf.reshape(gatherRows([each], [tokenIds.length], positions, rows), [heads, rows])
+        return tf.reshape(gatherRows([each], [tokens.length], positions, rows), [heads, rows])
       })
       positions.dispose()
       return ids

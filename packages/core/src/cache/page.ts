@@ -15,13 +15,16 @@ export class Account {
   }
   hold(page: Page): Page {
     const holders = this.holders.get(page) ?? 0
-    if (holders === 0) this.add(page.bytes)
+    if (holders === 0) {
+      this.add(page.bytes)
+      if (page.fitted) this.share(page.fitted)
+    }
     this.holders.set(page, holders + 1)
     return page
   }
-  /** Whether this cache holds the page already. */
-  has(page: Page): boolean {
-    return this.holders.has(page)
+  /** Holds a page that somebody else made: it is shared by count from the first time on. */
+  share(page: Page): Page {
+    return this.hold(this.holders.has(page) ? page : page.retain())
   }
   letGo(page: Page): void {
     const left = (this.holders.get(page) ?? 1) - 1
@@ -32,6 +35,7 @@ export class Account {
     this.holders.delete(page)
     this.add(-page.bytes)
     page.release()
+    if (page.fitted) this.letGo(page.fitted)
   }
   /** Every page held, once each. */
   get pages(): IterableIterator<Page> {
@@ -79,6 +83,8 @@ export class Page {
   readonly rowWise: boolean
   /** Which rows of a block are exempt from its transform, per head `[heads, m]`, -1 for none; the tensor `exempt.index` in host memory. */
   readonly exempt: Int32Array | null
+  /** What the transform of its rows was fitted on a prompt with; they are decoded with it whatever later prompts fit. */
+  readonly fitted: Page | null
   /** Rows written so far; a page is full when it equals capacity. */
   used: number
   readonly bytes: number
@@ -92,6 +98,7 @@ export class Page {
     readonly rowWise: boolean
     readonly used: number
     readonly exempt?: Int32Array | null
+    readonly fitted?: Page | null
   }) {
     this.tensors = p.tensors
     this.host = p.host ?? null
@@ -101,6 +108,7 @@ export class Page {
     this.rowWise = p.rowWise
     this.used = p.used
     this.exempt = p.exempt ?? null
+    this.fitted = p.fitted ?? null
     this.bytes = Object.values(p.tensors).reduce((sum, t) => sum + bytesOf(t), 0)
   }
   get shared(): boolean {
@@ -158,8 +166,13 @@ export function copyPage(page: Page): Page {
     sealed: page.sealed,
     rowWise: page.rowWise,
     used: page.used,
+    fitted: page.fitted,
   })
 }
+
+/** Tensors that one prompt fitted, counted and shared as pages are. */
+export const fittedPage = (tensors: Tensors): Page =>
+  new Page({ tensors, capacity: 1, layout: { kind: 'custom' }, sealed: false, rowWise: false, used: 1 })
 
 export function tensorOf(page: Page, name: string): tf.Tensor {
   const tensor = page.tensors[name]

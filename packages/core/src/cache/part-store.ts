@@ -8,17 +8,21 @@ import * as tf from '@tensorflow/tfjs-core'
 import type { RowRange, RowStore, Tensors, Window } from '../contract'
 import { UnsupportedStage } from '../errors'
 import type { Codec } from './codec'
-import { hostPage, unitOf } from './host-tier'
-import { type Account, as3d, copyPage, emptyLike, mapTensors, Page, tensorOf, type View } from './page'
+import { gatherPages } from './gather'
+import { hostPage, unitOf, uploads } from './host-tier'
+import { type Account, as3d, copyPage, emptyLike, fittedPage, Page, tensorOf, type View } from './page'
 import { copyOf } from './positions'
 import { StoredRows, ZONES, type Zone } from './stored-rows'
 
-/** Exact rows that will be sealed or dropped live in small pages, so that little of a page is ever idle. */
-const WINDOW_PAGE_ROWS = 16
-/** Exact rows that stay live in larger ones. */
+/** Exact rows that will be sealed live in small pages, so that little of a page is ever idle: a window of them in about so many pages. */
+const WINDOW_PAGES = 16
+const WINDOW_PAGE_ROWS = { least: 4, most: 16 } as const
+/** Exact rows that stay exact live in larger ones. */
 const DENSE_PAGE_ROWS = 64
 /** Sealed rows that gather one by one. */
 const SEALED_PAGE_ROWS = 32
+/** The share of a part's rows in use that may lie idle in its pages before they are copied into full ones. */
+const IDLE_SHARE = 1 / 16
 
 export class PartStore extends StoredRows {
   private readonly windowPageRows: number
@@ -30,10 +34,14 @@ export class PartStore extends StoredRows {
     private readonly sinks: number,
     private readonly window: Window,
     codec: Codec | null,
+    /** Tokens are dropped at any time, so blocks are sealed as small as the codec allows. */
+    private readonly dropsAlways: boolean,
     account: Account,
   ) {
     super(heads, dim, store, codec, account)
-    this.windowPageRows = this.seals ? WINDOW_PAGE_ROWS : DENSE_PAGE_ROWS
+    const { least, most } = WINDOW_PAGE_ROWS
+    const share = window.recent > 0 ? Math.ceil(window.recent / WINDOW_PAGES) : most
+    this.windowPageRows = this.seals ? Math.min(most, Math.max(least, share)) : DENSE_PAGE_ROWS
   }
 
   /** Whether rows of this part are ever sealed. */
@@ -102,7 +110,15 @@ export class PartStore extends StoredRows {
     if (spare < block) return none
     const whole = this.codec.rowsPerGroup
     const count = drain === 'all' ? Math.floor(spare / whole) * whole : Math.floor(spare / block) * block
-    return { count, unit: this.codec.byBlocks && drain !== 'all' ? block : count }
+    return { count, unit: this.unitOfSealing(count) }
+  }
+
+  /** Rows that are sealed into one page. A transform may look at its whole block; a quantizer alone groups what it says it groups. */
+  private unitOfSealing(count: number): number {
+    const { codec, window } = this
+    if (!codec?.byBlocks) return count
+    if (this.dropsAlways && !codec.parts.transform) return codec.rowsPerGroup
+    return window.drain === 'all' ? count : window.block
   }
 
   /** The oldest exact rows of the window, f32 `[heads, count, dim]`. */
@@ -129,6 +145,7 @@ export class PartStore extends StoredRows {
         rowWise: false,
         used: count,
         exempt,
+        fitted: this.fitted,
       })
     else this.appendSealed(block, count, codec, shift)
     if (page) {
@@ -164,7 +181,7 @@ export class PartStore extends StoredRows {
   private openView(block: Tensors, codec: Codec, shift: number): View {
     const views = this.zones.sealed
     const last = views[views.length - 1]
-    const room = last?.page.appendable && !last.page.shared && this.ends(last)
+    const room = last?.page.appendable && !last.page.shared && last.page.fitted === this.fitted && this.ends(last)
     if (last && room && last.shift === shift && last.from + last.rows === last.page.used) return last
     const page = room
       ? last.page
@@ -180,6 +197,7 @@ export class PartStore extends StoredRows {
           sealed: true,
           rowWise: true,
           used: 0,
+          fitted: this.fitted,
         })
     const view: View = { page: this.account.hold(page), from: page.used, rows: 0, shift }
     views.push(view)
@@ -329,10 +347,92 @@ export class PartStore extends StoredRows {
       )
   }
 
-  /** What this prompt fitted; takes the tensors over. */
+  /** What this prompt fitted, for the rows that are sealed from now on; takes the tensors over. */
   fit(state: Tensors): void {
-    this.state = state
-    this.account.add(this.stateBytes)
+    const before = this.fitted
+    this.fitted = this.account.hold(fittedPage(state))
+    if (before) this.account.letGo(before)
+  }
+
+  /** Whether every row can be copied on its own: no blocks, nothing in host memory, one position shift and one fit in each zone. */
+  get gathers(): boolean {
+    return ZONES.every((zone) => {
+      const [first] = this.zones[zone]
+      return this.zones[zone].every((v) => isFree(v) && first && sameForm(v, first))
+    })
+  }
+
+  /**
+   * Keeps rows `index` int32 `[heads, n]`, zone by zone: row numbers of this store, the first `counts.sink` columns of rows of the
+   * sink zone and so on. Only where `gathers`.
+   */
+  gatherZones(index: tf.Tensor2D, counts: Readonly<Record<Zone, number>>): void {
+    let [row, column] = [0, 0]
+    for (const zone of ZONES) {
+      const views = this.zones[zone]
+      const rows = this.rowsIn(zone)
+      const local = tf.tidy(() => tf.sub(tf.slice(index, [0, column], [-1, counts[zone]]), tf.scalar(row, 'int32')))
+      this.zones[zone] = counts[zone] > 0 ? this.copied(views, local as tf.Tensor2D, zone, false) : []
+      local.dispose()
+      for (const v of views) this.letGo(v)
+      row += rows
+      column += counts[zone]
+    }
+    this.version++
+  }
+
+  /** Copies rows into full pages where too much of the pages lies idle: the rows before and after them were dropped. */
+  compact(): void {
+    const inUse = [...this.views()].reduce((n, v) => n + (v.rows * v.page.bytes) / v.page.capacity, 0)
+    for (const zone of ZONES) {
+      const views = this.zones[zone].filter(isFree)
+      const held = new Map<Page, number>()
+      for (const v of views) held.set(v.page, (held.get(v.page) ?? 0) + v.rows)
+      let idle = 0
+      for (const [page, rows] of held) idle += ((page.capacity - rows) * page.bytes) / page.capacity
+      const tail = views[views.length - 1]
+      if (tail) idle -= ((tail.page.capacity - tail.page.used) * tail.page.bytes) / tail.page.capacity
+      if (idle > inUse * IDLE_SHARE) this.compactZone(zone)
+    }
+  }
+
+  /** Copies each run of rows of one form; blocks stay as they are. */
+  private compactZone(zone: Zone): void {
+    const views = this.zones[zone]
+    const fresh: View[] = []
+    for (let i = 0; i < views.length; ) {
+      const first = views[i] as View
+      let end = i + 1
+      if (!isFree(first)) {
+        this.account.hold(first.page)
+        fresh.push({ ...first })
+      } else {
+        while (end < views.length && isFree(views[end] as View) && sameForm(views[end] as View, first)) end++
+        const run = views.slice(i, end)
+        const rows = run.reduce((n, v) => n + v.rows, 0)
+        const index = tf.tidy(() => tf.tile(tf.expandDims(tf.range(0, rows, 1, 'int32'), 0), [this.heads, 1]))
+        fresh.push(...this.copied(run, index as tf.Tensor2D, zone, end < views.length))
+        index.dispose()
+      }
+      i = end
+    }
+    this.zones[zone] = fresh
+    for (const v of views) this.letGo(v)
+  }
+
+  /** Rows `index` of some views of one zone in pages of their own; the last one is cut to its rows where others follow. */
+  private copied(views: readonly View[], index: tf.Tensor2D, zone: Zone, followed: boolean): View[] {
+    const [first] = views
+    if (!first) return []
+    const unit = this.unitOf(first.page)
+    const whole = zone === 'sealed' ? SEALED_PAGE_ROWS : zone === 'sink' ? Math.max(1, this.sinks) : this.windowPageRows
+    const n = index.shape[1]
+    const capacityAt = (at: number) => (followed ? Math.min(whole, Math.ceil((n - at) / unit) * unit) : whole)
+    const pages = gatherPages(views, index, capacityAt, unit)
+    return pages.map((page, i) => {
+      const at = pages.slice(0, i).reduce((sum, p) => sum + p.capacity, 0)
+      return { page: this.account.hold(page), from: 0, rows: Math.min(page.capacity, n - at), shift: first.shift }
+    })
   }
 
   /** Moves rows `[start, end)` to host memory, one page per zone they lie in. */
@@ -357,20 +457,59 @@ export class PartStore extends StoredRows {
     this.version++
   }
 
+  /** Brings rows back from host memory. */
+  toDevice(): void {
+    for (const zone of ZONES)
+      this.zones[zone] = this.zones[zone].map((v) => {
+        if (!v.page.host) return v
+        const { capacity, layout, sealed, rowWise, used, fitted } = v.page
+        const tensors = uploads(v.page)
+        const page = new Page({ tensors, capacity, layout, sealed, rowWise, used, fitted })
+        const back = { ...v, page: this.account.hold(page) }
+        this.letGo(v)
+        return back
+      })
+    this.version++
+  }
+
+  /** Forgets the newest `count` rows of the exact window. */
+  trim(count: number): void {
+    const views = this.zones.window
+    while (count > 0) {
+      const last = views[views.length - 1]
+      if (!last) throw new Error('fewer rows in the window than are to be forgotten')
+      const n = Math.min(count, last.rows)
+      const { page } = last
+      if (!page.shared && last.from + last.rows === page.used) page.used -= n
+      last.rows -= n
+      count -= n
+      if (last.rows === 0) {
+        views.pop()
+        this.letGo(last)
+      }
+    }
+    this.version++
+  }
+
   /** Takes over the rows of another store: full pages shared, appendable ones copied. */
   adopt(from: PartStore): void {
     // A page that has a hole is copied once for all of its views.
     const copies = new Map<Page, Page>()
     for (const v of from.views()) if (v.page.appendable && this.ends(v)) copies.set(v.page, copyPage(v.page))
+    if (from.fitted) this.fitted = this.account.share(from.fitted)
     for (const zone of ZONES)
       for (const v of from.zones[zone]) {
-        const page = copies.get(v.page) ?? (this.account.has(v.page) ? v.page : v.page.retain())
-        this.zones[zone].push({ ...v, page: this.account.hold(page) })
+        const copy = copies.get(v.page)
+        this.zones[zone].push({ ...v, page: copy ? this.account.hold(copy) : this.account.share(v.page) })
       }
-    if (Object.keys(from.state).length > 0) this.fit(mapTensors(from.state, copyOf))
     const kept = from.kept.tensor
     if (kept) this.kept.replace(copyOf(kept) as tf.Tensor2D)
     this.version++
+  }
+
+  /** Takes back what the last prompt fitted. */
+  restoreFit(fitted: Page): void {
+    this.fitted = this.account.share(fitted)
   }
 
   /** Puts a restored view in its zone. */
@@ -382,9 +521,13 @@ export class PartStore extends StoredRows {
   dispose(): void {
     for (const v of [...this.views()]) this.letGo(v)
     for (const zone of ZONES) this.zones[zone] = []
-    this.account.add(-this.stateBytes)
-    tf.dispose(Object.values(this.state))
-    this.state = {}
+    if (this.fitted) this.account.letGo(this.fitted)
+    this.fitted = null
     this.kept.replace(null)
   }
 }
+
+/** Whether rows of a view can be copied on their own. */
+const isFree = (v: View): boolean => v.page.rowWise && v.page.host === null
+
+const sameForm = (a: View, b: View): boolean => a.shift === b.shift && a.page.fitted === b.page.fitted

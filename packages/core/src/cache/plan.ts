@@ -118,6 +118,10 @@ export function planLayer(
   const windows = compressor.window ?? NO_SEALING
   const side = keySide(compressor.stages, layer)
   const store = compressor.store ?? 'f16'
+  const dropsAlways = foldSpaces(
+    compressor.stages.filter((s) => actsOn(s, layer)),
+    'keys',
+  ).some(({ space }) => space.drops === 'always')
   const lane = (heads: readonly number[]): LaneShape => {
     const codec = (part: Part) => codecOf(model, { compressor, artifacts }, layer, part, heads, hold)
     return {
@@ -131,6 +135,7 @@ export function planLayer(
       keyCodec: codec('keys'),
       valueCodec: codec('values'),
       side,
+      dropsAlways,
     }
   }
   const all = Array.from({ length: model.kvHeads }, (_, h) => h)

@@ -37,13 +37,13 @@ export class RecallIndex {
     return this.blocks.flatMap((b) => Object.values(b)).reduce((n, t) => n + bytesOf(t), 0)
   }
 
-  /** Indexes what is due: the prompt at its end, then every `every` rows. Rows of a host tier leave the device. */
-  async extend(lane: Lane, phase: Phase, context: LaneContext): Promise<void> {
-    for (;;) {
+  /** Indexes what is due: the prompt at its end, then every `every` rows. Rows of a host tier leave the device. @returns whether anything was indexed */
+  async extend(lane: Lane, phase: Phase, context: LaneContext): Promise<boolean> {
+    for (let extended = false; ; extended = true) {
       const waiting = Math.min(lane.keys.settled, lane.values.settled) - this.does.sinks - this.indexed
       const due =
         phase === 'promptEnd' ? waiting : phase === 'decode' && waiting >= this.does.every ? this.does.every : 0
-      if (due <= 0) return
+      if (due <= 0) return extended
       const from = this.does.sinks + this.indexed
       const keys = lane.rotatedKeys(context, from, due)
       const block = await this.does.index(keys, { number: this.blocks.length, phase })
@@ -70,7 +70,8 @@ export class RecallIndex {
   async attend(lane: Lane, queries: tf.Tensor, own: NewRows | null, context: LaneContext): Promise<tf.Tensor> {
     const { sinks, budget, tier } = this.does
     const { heads, group } = lane.shape
-    if (lane.live) throw new UnsupportedStage('recall', 'it cannot read a lane that still holds dropped rows.')
+    if (lane.live && tier === 'host')
+      throw new UnsupportedStage('recall', 'it cannot fetch rows of a lane that still holds dropped ones.')
     const rotated = context.rotation.rotate(queries)
     const flat = tf.reshape(rotated, [heads.length * group, lane.shape.keyDim])
     const count = Math.max(0, Math.min(this.indexed, budget - sinks))
@@ -110,6 +111,9 @@ export class RecallIndex {
       mask.fill(1, h * total, h * total + this.does.sinks)
       mask.fill(1, h * total + indexedEnd, (h + 1) * total)
       for (let i = 0; i < count; i++) mask[h * total + (rows[h * count + i] ?? 0)] = 1
+      lane.live?.[h]?.forEach((x, row) => {
+        if (x === 0) mask[h * total + row] = 0
+      })
     }
     const live = tf.tensor2d(mask, [heads, total], 'int32')
     const output = lane.attend(queries, own, 0, context, { live })

@@ -22,6 +22,7 @@ export async function sealLayer(
       if (codec.parts.transform?.afterPrompt === false && !atEnd) continue
       const stores = codec.parts.layers.map((l) => storeOf(layers, l, lane, part))
       const { count, unit } = store.due
+      if (count > 0) layer.changed = true
       for (let done = 0; done < count; done += unit) await sealRows(stores, unit, layer, part, reconstructor)
     }
   }

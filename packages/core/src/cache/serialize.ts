@@ -23,7 +23,8 @@ export async function* serializeCache(
   ready: Ready,
   layers: readonly LayerCache[],
   tokens: readonly number[],
-): AsyncIterable<Uint8Array> {
+  settledTokens: number,
+): AsyncGenerator<Uint8Array> {
   const tensors: (tf.Tensor | HostTensor)[] = []
   const record = (t: tf.Tensor | HostTensor): TensorRecord => {
     tensors.push(t)
@@ -37,6 +38,8 @@ export async function* serializeCache(
   const pageNumber = (page: Page): number => {
     const known = pages.get(page)
     if (known !== undefined) return known
+    // What a page was fitted with comes before it.
+    if (page.fitted) pageNumber(page.fitted)
     pages.set(page, pages.size)
     return pages.size - 1
   }
@@ -44,7 +47,7 @@ export async function* serializeCache(
     views: ZONES.flatMap((zone) =>
       store.zones[zone].map((v) => ({ zone, page: pageNumber(v.page), from: v.from, rows: v.rows, shift: v.shift })),
     ),
-    state: recordAll(store.state),
+    fitted: store.fitted ? pageNumber(store.fitted) : null,
     kept: store.kept.tensor ? record(store.kept.tensor) : null,
   })
   const laneRecord = (lane: Lane): LaneRecord => ({
@@ -69,6 +72,7 @@ export async function* serializeCache(
     model: modelKey(model),
     compressor: fingerprintOf(ready),
     tokens,
+    settledTokens,
     layers: layerRecords,
     pages: [...pages.keys()].map((p) => ({
       tensors: recordAll(p.tensors),
@@ -77,6 +81,7 @@ export async function* serializeCache(
       used: p.used,
       sealed: p.sealed,
       rowWise: p.rowWise,
+      fitted: p.fitted ? pageNumber(p.fitted) : null,
     })),
   }
   const json = new TextEncoder().encode(JSON.stringify(header))

@@ -5,7 +5,7 @@ import * as tf from '@tensorflow/tfjs-core'
 import type { RowStore, Tensors } from '../contract'
 import { type Codec, mergeHeads } from './codec'
 import { gatherHost, unitOf, uploads } from './host-tier'
-import { type Account, bytesOf, Held, type Page, tensorOf, type View } from './page'
+import { type Account, Held, type Page, tensorOf, type View } from './page'
 
 export type Zone = 'sink' | 'sealed' | 'window'
 export const ZONES: readonly Zone[] = ['sink', 'sealed', 'window']
@@ -13,8 +13,8 @@ export const ZONES: readonly Zone[] = ['sink', 'sealed', 'window']
 /** Views in three zones: sinks, then sealed blocks, then the exact recent window. */
 export class StoredRows {
   readonly zones: Record<Zone, View[]> = { sink: [], sealed: [], window: [] }
-  /** What a transform fitted on this prompt; empty until then. Counted as perPrompt. */
-  state: Tensors = {}
+  /** What the transform fitted on the last prompt; null until then. Counted as perPrompt. */
+  fitted: Page | null = null
   /** Changes whenever rows go: reconstructions of another version are stale. */
   version = 0
   /** Reconstructions `[sealed rows, width]` of a predicted part that keeps them. */
@@ -36,6 +36,19 @@ export class StoredRows {
   rowsIn(zone: Zone): number {
     return this.zones[zone].reduce((n, v) => n + v.rows, 0)
   }
+  /** The row after the last of each zone, in order. */
+  get zoneEnds(): readonly number[] {
+    let at = 0
+    return ZONES.map((zone) => {
+      at += this.rowsIn(zone)
+      return at
+    })
+  }
+  /** The zone that row `row` lies in. */
+  zoneAt(row: number): Zone {
+    const at = this.zoneEnds.findIndex((end) => row < end)
+    return ZONES[at] ?? 'window'
+  }
   *views(): Generator<View> {
     for (const zone of ZONES) yield* this.zones[zone]
   }
@@ -43,8 +56,14 @@ export class StoredRows {
   protected unitOf(page: Page): number {
     return page.sealed ? (this.codec?.rowsPerUnit ?? 1) : 1
   }
-  get stateBytes(): number {
-    return Object.values(this.state).reduce((n, t) => n + bytesOf(t), 0)
+  /** What rows that are sealed now are encoded with. */
+  get state(): Tensors {
+    return this.fitted?.tensors ?? {}
+  }
+  /** What the rows around `row` were encoded with. */
+  stateAt(row: number): Tensors {
+    const [first] = this.cut(row, 1)
+    return first?.view.page.fitted?.tensors ?? {}
   }
 
   /** f32 `[heads, count, dim]` from row `from` of an exact zone. */
@@ -157,7 +176,7 @@ export class StoredRows {
     const tensors = uploads(v.page)
     const from = v.from + skip
     const main = codec.main(tensors, v.page.capacity, from, rows, prediction)
-    const decoded = codec.rows(main, tensors, from, this.state)
+    const decoded = codec.rows(main, tensors, from, v.page.fitted?.tensors ?? {})
     return v.page.exempt ? this.patch(decoded, v.page, from, rows) : decoded
   }
 
@@ -186,8 +205,8 @@ export class StoredRows {
   }
 
   /**
-   * Segments of rows `[from, from + count)` for the attention kernels. Sealed rows come as they are stored where the codec
-   * is fused; `main: true` gives their latents as stored. `unrotated`: keys stored before RoPE.
+   * Segments of rows `[from, from + count)` for the attention kernels: rows as they are stored, which must be a form that the
+   * kernels read. `unrotated`: keys stored before RoPE.
    */
   segments(from: number, count: number, variantOf: (shift: number) => number, unrotated: boolean): RowSegment[] {
     if (from === 0 && count === this.rows)
@@ -284,7 +303,7 @@ export class StoredRows {
       )
       if (!v.page.sealed) return readRows(tensors['rows'] as tf.Tensor, this.store, this.dim, 0, count) as tf.Tensor3D
       if (!this.codec) throw new Error('a sealed page without a codec')
-      return this.codec.rows(this.codec.main(tensors, count, 0, count, null), tensors, 0, this.state)
+      return this.codec.rows(this.codec.main(tensors, count, 0, count, null), tensors, 0, v.page.fitted?.tensors ?? {})
     })
   }
 

@@ -40,6 +40,13 @@ export class DenseCache implements KVCache {
     private readonly sources?: Readonly<Record<number, number>>,
   ) {}
 
+  get contextLeft(): number {
+    return this.model.contextLength - this.tokensSeen
+  }
+  canTake(tokens: number): number {
+    return Math.min(tokens, this.contextLeft)
+  }
+
   begin(tokens: Int32Array, phase: Phase): void {
     const positions = this.tokensSeen + tokens.length
     if (positions > this.model.contextLength) throw new ContextOverflow(positions, this.model.contextLength)
@@ -129,6 +136,10 @@ export class DenseCache implements KVCache {
   read(): Promise<tf.Tensor> {
     throw new Error('not part of the witness')
   }
+  rollback(): void {
+    throw new Error('not needed here')
+  }
+
   fork(): KVCache {
     throw new Error('not part of the witness')
   }

@@ -36,6 +36,15 @@ export class WatchedCache implements KVCache {
   get tokensSeen(): number {
     return this.inner.tokensSeen
   }
+  get contextLeft(): number {
+    return this.inner.contextLeft
+  }
+  canTake(tokens: number): number {
+    return this.inner.canTake(tokens)
+  }
+  rollback(tokens: number): void {
+    this.inner.rollback(tokens)
+  }
 
   begin(tokens: Int32Array, phase: Phase): void {
     this.start = this.inner.tokensSeen
