@@ -12,8 +12,10 @@ import type {
   Observed,
   Part,
   Pick,
+  Protected,
   Quantizer,
   RowStore,
+  ScoreContext,
   Site,
   Space,
   Stage,
@@ -57,7 +59,7 @@ const cardOf = (d: Described, chunkInvariant: boolean): MethodCard => ({
 const KEEP = { keep: fraction({ default: 0.5, doc: 'Fraction of tokens kept, per KV head.' }) }
 
 /**
- * A scorer: a number per token and KV head, the best `keep` stay (trunc(tokens · keep), stable top-k).
+ * A scorer: a number per token and KV head, the best `keep` stay (trunc(tokens · keep), stable top-k; at least one, and whatever `protect` promises).
  * `score` gets what `needs` asked for and returns `[kvHeads, tokens]`, larger = keep, or `[1, tokens]` for one set per layer.
  * It runs inside tf.tidy: return a tensor, dispose nothing.
  */
@@ -73,12 +75,14 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
     /** Layers it acts on; default all. */
     readonly layers?: (options: OptionsOf<S>) => readonly number[] | undefined
     readonly tokenSets?: Space['tokenSets']
-    /** How many of `tokens` stay. Default trunc(tokens · options.keep). */
+    /** How many of `tokens` stay. Default trunc(tokens · options.keep). Core keeps at least the protected rows, and one. */
     readonly count?: (tokens: number, options: OptionsOf<S>, site: Site) => number
+    /** Rows of every KV head that stay whatever scores and counts say. Default none. */
+    readonly protect?: (options: OptionsOf<S>) => Protected
     readonly score: (
       seen: Observed<N>,
       options: OptionsOf<S>,
-      context: { readonly site: Site; readonly columns: Tensors },
+      context: { readonly site: Site; readonly columns: Tensors; readonly now: ScoreContext },
     ) => Tensor | { readonly scores: Tensor; readonly columns: Tensors }
   },
 ): MethodFactory<S> {
@@ -97,9 +101,10 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
       bind: (site) => ({
         needs: typeof d.needs === 'function' ? d.needs(options, site) : d.needs,
         ...(d.columns ? { columns: d.columns } : {}),
+        ...(d.protect ? { protect: d.protect(options) } : {}),
         count: (tokens) =>
           d.count ? d.count(tokens, options, site) : Math.trunc(tokens * (typeof keep === 'number' ? keep : 1)),
-        score: (seen, columns) => d.score(seen as Observed<N>, options, { site, columns }),
+        score: (seen, columns, now) => d.score(seen as Observed<N>, options, { site, columns, now }),
       }),
     }
     return { stages: [stage] }

@@ -29,6 +29,7 @@ export type {
   CodebookLayout,
   Encoded,
   Fit,
+  HeadShare,
   HostTensor,
   Json,
   Kind,
@@ -52,6 +53,7 @@ export type {
   PickContext,
   Predictor,
   PredictorSource,
+  Protected,
   Quantizer,
   Ready,
   Recall,
@@ -59,6 +61,7 @@ export type {
   Rope,
   RowRange,
   RowStore,
+  ScoreContext,
   Scorer,
   SegmentView,
   Site,
@@ -101,4 +104,5 @@ export {
 } from './errors'
 export type { OptionSchema, OptionSpec, OptionsOf } from './options'
 export { fraction, integer, layerList, oneOf, parseOptions } from './options'
+export { floorOf, liftProtected } from './protect'
 export { siteOf, upload } from './site'

@@ -1,8 +1,9 @@
 /** One layer's cache: its lanes, and the stages that act on it after an append: score, budget, pick, seal. */
 import { selectTop } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import type { Json, Phase, PickContext, RowRange, Scorer, When } from '../contract'
+import type { Json, Phase, PickContext, Protected, RowRange, Scorer, When } from '../contract'
 import { UnsupportedStage } from '../errors'
+import { bothProtect, floorOf, liftProtected } from '../protect'
 import type { StepRotation } from '../rope'
 import { Lane, type LaneContext, type NewRows } from './lane'
 import { observe, QueryRing, type Sight } from './observe'
@@ -191,28 +192,42 @@ export class LayerCache {
     if (!score) {
       if (!pick) return
       for (const [i, lane] of this.lanes.entries())
-        await this.pickRows(lane, i, null, pick.does.count(lane.liveRows, 0), seen, step)
+        await this.pickRows(lane, i, null, this.atLeast(lane, pick.does.count(lane.liveRows, 0), pick.id), seen, step)
       return
     }
-    const dropsNothing = this.lanes.every((lane) => score.does.count(lane.liveRows) >= lane.liveRows)
+    const uniform = this.lanes.map((lane) => this.atLeast(lane, score.does.count(lane.liveRows), score.id))
+    const dropsNothing = this.lanes.every((lane, i) => uniform[i] === lane.liveRows)
     if (dropsNothing && !this.plan.budget && !score.does.columns && !pick?.does.ragged) return
-    const scores = this.lanes.map((lane) => this.scoresOf(lane, score.does, seen))
-    const counts = await this.counts(scores, score.does)
+    const scores = this.lanes.map((lane) => this.scoresOf(lane, score.does, seen, step))
+    const counts = await this.counts(scores, uniform)
     for (const [i, lane] of this.lanes.entries())
       await this.pickRows(lane, i, scores[i] ?? null, counts[i] ?? lane.liveRows, seen, step)
     tf.dispose(scores)
   }
 
-  /** Scores of a lane, dropped rows at -infinity. */
-  private scoresOf(lane: Lane, scorer: Scorer, seen: Seen): tf.Tensor2D {
+  /** Rows that stay whatever scores and counts say. */
+  private get promised(): Protected {
+    return bothProtect(this.plan.score?.does.protect, this.plan.pick?.does.protect)
+  }
+
+  /** A count that stage `by` asked for, raised to what is promised and lowered to what a lane holds. */
+  private atLeast(lane: Lane, count: number, by: string): number {
+    const { liveRows } = lane
+    if (!Number.isInteger(count))
+      throw new UnsupportedStage(by, `it would keep ${count} of ${liveRows} rows. Let it count whole rows.`)
+    return Math.min(liveRows, Math.max(count, floorOf(liveRows, this.promised)))
+  }
+
+  /** Scores of a lane, protected rows at infinity, dropped rows at -infinity. */
+  private scoresOf(lane: Lane, scorer: Scorer, seen: Seen, { phase, start, count }: Step): tf.Tensor2D {
     const observed = observe(scorer.needs, { ...seen, lane, queryHeads: this.queryHeads(lane) })
     const columns = Object.fromEntries((scorer.columns ?? []).map((name) => [name, lane.ensureColumn(name)]))
     const result = tf.tidy(() => {
-      const out = scorer.score(observed.seen, columns)
+      const out = scorer.score(observed.seen, columns, { phase, tokensSeen: start + count })
       const scores = 'scores' in out ? out.scores : out
       const next = 'scores' in out ? out.columns : {}
       return {
-        scores: live(lane, scores as tf.Tensor2D),
+        scores: lifted(lane, scores as tf.Tensor2D, this.promised),
         next: Object.fromEntries(Object.entries(next).map(([k, t]) => [k, tf.clone(t)])),
       }
     })
@@ -221,14 +236,22 @@ export class LayerCache {
     return result.scores
   }
 
-  private async counts(scores: readonly tf.Tensor2D[], scorer: Scorer): Promise<readonly number[]> {
+  /** Rows that each lane keeps: `uniform`, or what a budget stage makes of it. */
+  private async counts(scores: readonly tf.Tensor2D[], uniform: readonly number[]): Promise<readonly number[]> {
     const { budget } = this.plan
-    const uniform = this.lanes.map((lane) => scorer.count(lane.liveRows))
     if (!budget) return uniform
     const perHead = scores.flatMap((s) => tf.tidy(() => tf.split(s, s.shape[0], 0)))
-    const counts = await budget.counts(perHead, uniform[0] ?? 0)
+    const heads = this.lanes.flatMap((lane, i) =>
+      Array.from({ length: scores[i]?.shape[0] ?? 0 }, () => ({
+        rows: lane.liveRows,
+        uniform: uniform[i] ?? lane.liveRows,
+        floor: floorOf(lane.liveRows, this.promised),
+      })),
+    )
+    const mean = Math.trunc(heads.reduce((sum, head) => sum + head.uniform, 0) / heads.length)
+    const counts = await budget.counts(perHead, mean, heads)
     tf.dispose(perHead)
-    return counts
+    return this.lanes.map((lane, i) => this.atLeast(lane, counts[i] ?? lane.liveRows, 'budget'))
   }
 
   private contextOf(lane: number, { phase, start, count }: Pick<Step, 'phase' | 'start' | 'count'>): PickContext {
@@ -274,14 +297,19 @@ export class LayerCache {
       lane.keepRanges(scores ? kept : liveToStored(lane, kept), pick.does.positions === 'slot')
       return
     }
-    const keeps = pick.does.ragged ? await countOf(kept) : count
-    if (keeps >= lane.liveRows) {
-      kept.dispose()
-      return
+    // A ragged pick counts by its mask: what is promised is marked in it, and the newest row where it would leave none.
+    const marked = (protect: Protected): tf.Tensor2D =>
+      tf.tidy(() => lifted(lane, tf.cast(kept, 'float32') as tf.Tensor2D, protect))
+    let mask = marked(pick.does.ragged ? this.promised : {})
+    let keeps = pick.does.ragged ? await countOf(mask) : count
+    if (keeps === 0) {
+      mask.dispose()
+      mask = marked({ last: 1 })
+      keeps = 1
     }
-    const index = tf.tidy(() => selectTop(tf.cast(kept, 'float32') as tf.Tensor2D, keeps)) as tf.Tensor2D
     kept.dispose()
-    await lane.keepRows(index, keeps)
+    if (keeps < lane.liveRows) await lane.keepRows(selectTop(mask, keeps) as tf.Tensor2D, keeps)
+    mask.dispose()
   }
 
   /** Rows are about to go: what was indexed by their numbers is indexed again after that, and rows in host memory come back. */
@@ -323,9 +351,9 @@ function acts(when: When, step: Step): boolean {
   return false
 }
 
-/** Ones of a mask `[1, tokens]`. */
+/** Marked rows of a mask `[1, tokens]`. */
 async function countOf(mask: tf.Tensor): Promise<number> {
-  const ones = tf.tidy(() => tf.sum(tf.cast(mask, 'int32')))
+  const ones = tf.tidy(() => tf.sum(tf.cast(tf.greater(mask, 0), 'int32')))
   const [n = 0] = await ones.data()
   ones.dispose()
   return n
@@ -357,7 +385,9 @@ function liveToStored(lane: Lane, ranges: readonly RowRange[]): RowRange[] {
     .map((r) => ({ start: stored[r.start] ?? row.length, end: (stored[r.end - 1] ?? row.length - 1) + 1 }))
 }
 
-function live(lane: Lane, scores: tf.Tensor2D): tf.Tensor2D {
+/** Scores with protected rows at infinity and dropped ones at -infinity; the mask of the dropped is made once while nothing is protected. */
+function lifted(lane: Lane, scores: tf.Tensor2D, protect: Protected): tf.Tensor2D {
+  if ((protect.first ?? 0) + (protect.last ?? 0) > 0) return liftProtected(scores, lane.live, protect)
   const mask = lane.liveMask(0)
   if (!mask) return tf.clone(scores)
   const [heads] = mask.shape

@@ -1,10 +1,12 @@
 /** What the adapters of eviction methods share: a stage on observations made by the kernels, and the whole cache. */
 import {
+  floorOf,
   type KVCache,
   type KVCompressor,
   type ModelShape,
   type Observation,
   openCache,
+  type Protected,
   type Rope,
   ready,
   type Scorer,
@@ -68,18 +70,35 @@ export function scorerOf(compressor: KVCompressor, model: ModelShape, layer = 0)
   return stage.bind(keysSite(model, layer))
 }
 
-/** Scores of the first `tokens` rows, `[kvHeads, tokens]` or `[1, tokens]`, from observations that the kernels make. */
+/**
+ * Scores of the first `tokens` rows, `[kvHeads, tokens]` or `[1, tokens]`, from observations that the kernels make. Protected rows score
+ * the largest of all plus 1, which is how the authors' code keeps them.
+ */
 export async function scoresOf(scorer: Scorer, rows: Rows, tokens = rows.keys.shape[1] ?? 0): Promise<NdArray> {
   return withArena(async (arena) => {
     const seen: Record<string, Tensor> = {}
     for (const [name, what] of Object.entries(scorer.needs)) seen[name] = arena.own(observe(what, rows, tokens))
     const scored = tidy(() => {
-      const result = scorer.score(seen, {})
+      const result = scorer.score(seen, {}, { phase: 'promptEnd', tokensSeen: tokens })
       return 'scores' in result ? result.scores : result
     })
-    return fromTensor(arena.own(scored))
+    return aboveAll(await fromTensor(arena.own(scored)), scorer.protect)
   })
 }
+
+function aboveAll(scores: NdArray, { first = 0, last = 0 }: Protected = {}): NdArray {
+  const [heads = 0, tokens = 0] = scores.shape
+  const free = (at: number) => at % tokens >= first && at % tokens < tokens - last
+  let top = Number.NEGATIVE_INFINITY
+  for (const [at, x] of scores.data.entries()) if (free(at)) top = Math.max(top, x)
+  const above = Number.isFinite(top) ? top + 1 : 1
+  const data = Float32Array.from({ length: heads * tokens }, (_, at) => (free(at) ? (scores.data[at] ?? 0) : above))
+  return { shape: scores.shape, data }
+}
+
+/** How many of `tokens` rows a scorer or a pick keeps, what it protects included. */
+export const keptOf = (stage: Pick<Scorer, 'protect'>, count: number, tokens: number): number =>
+  Math.max(count, floorOf(tokens, stage.protect))
 
 /** `[queryHeads, tokens]`: attention of the last query of the rows. */
 export function lastAttention(rows: Rows, arena: Arena): Tensor {

@@ -9,6 +9,7 @@ import type { GoldenCase, Tolerance } from '../schema'
 import {
   bestOf,
   keptByCache,
+  keptOf,
   keysSite,
   maskByCache,
   modelOf,
@@ -84,8 +85,9 @@ export const kvpress: Adapter = async (golden, methods) => {
     const expected = await golden.expected(keptName)
     const tied =
       isUnique(golden, suffix) || !golden.expects.includes(scoresName) ? undefined : await golden.expected(scoresName)
-    tensors.push(compareKept(`${keptName} (stage)`, stage.kept, expected, tied))
-    tensors.push(compareKept(keptName, await keptByCache(compressor, rows), expected, tied))
+    const compare = promisedBeyond(compressor, rows, expected) ?? compareKept
+    tensors.push(compare(`${keptName} (stage)`, stage.kept, expected, tied))
+    tensors.push(compare(keptName, await keptByCache(compressor, rows), expected, tied))
   }
   const done = new Set(tensors.map(({ name }) => name))
   for (const name of golden.expects) if (!done.has(name)) tensors.push(wrong(name, 'no result for this name'))
@@ -129,7 +131,9 @@ async function maskByStage(compressor: KVCompressor, rows: Rows, scores: NdArray
   const model = modelOf(rows)
   const [heads = 0, tokens = 0] = scores.shape
   const [stage] = stagesOn(compressor, 'budget', 0)
-  const uniform = scorerOf(compressor, model).count(tokens)
+  const scorer = scorerOf(compressor, model)
+  const uniform = keptOf(scorer, scorer.count(tokens), tokens)
+  const share = { rows: tokens, uniform, floor: keptOf(scorer, 0, tokens) }
   const perHead = Array.from({ length: heads }, (_, head) => ({
     shape: [1, tokens],
     data: scores.data.slice(head * tokens, (head + 1) * tokens),
@@ -138,12 +142,34 @@ async function maskByStage(compressor: KVCompressor, rows: Rows, scores: NdArray
     stage?.bind(keysSite(model, 0)).counts(
       perHead.map((own) => arena.own(toTensor(own))),
       uniform,
+      perHead.map(() => share),
     ),
   )
   const mask = new Int32Array(heads * tokens)
   for (const [head, own] of perHead.entries())
     for (const token of (await bestOf(own, counts?.[head] ?? uniform, 1)).data) mask[head * tokens + token] = 1
   return { shape: [heads, tokens], data: mask }
+}
+
+/**
+ * Where a method promises more rows than the press keeps (a window of 64 of 48 tokens), the press takes some of them, whichever come
+ * first, and the method all: what it keeps must be the promised rows and no other, and the authors' tokens among them.
+ */
+function promisedBeyond(compressor: KVCompressor, rows: Rows, expected: NdArray): typeof compareKept | undefined {
+  const tokens = rows.keys.shape[1] ?? 0
+  const [scorer] = stagesOn(compressor, 'score', 0)
+  const [pick] = stagesOn(compressor, 'pick', 0)
+  const site = keysSite(modelOf(rows), 0)
+  const { first = 0, last = 0 } = (scorer ?? pick)?.bind(site).protect ?? {}
+  if (first + last <= (expected.shape.at(-1) ?? 0) || first + last > tokens) return undefined
+  const all = Array.from({ length: tokens }, (_, i) => i).filter((i) => i < first || i >= tokens - last)
+  const heads = expected.shape[0] ?? 0
+  return (name, actual) => {
+    if (!expected.data.every((token) => all.includes(token))) return wrong(name, 'a token that is not promised')
+    const promised = { shape: [heads, all.length], data: Int32Array.from(Array(heads).fill(all).flat()) }
+    const result = compareKept(name, actual, promised)
+    return result.passed ? { ...result, where: `all ${all.length} that are promised` } : result
+  }
 }
 
 /** Whether the data says that no two scores tie at the cut of this ratio, over all heads. */
@@ -163,7 +189,7 @@ async function byStage(compressor: KVCompressor, rows: Rows): Promise<{ scores: 
     const scores = await scoresOf(scorer, rows)
     return {
       scores: onEveryHead(scores, model.kvHeads),
-      kept: await bestOf(scores, scorer.count(tokens), model.kvHeads),
+      kept: await bestOf(scores, keptOf(scorer, scorer.count(tokens), tokens), model.kvHeads),
     }
   }
   const bound = pick.bind(keysSite(model, 0))
@@ -174,7 +200,7 @@ async function byStage(compressor: KVCompressor, rows: Rows): Promise<{ scores: 
   }
   const positions = (count: number) =>
     rangesOf(count).flatMap(({ start, end }) => Array.from({ length: end - start }, (_, i) => start + i))
-  const count = bound.count(tokens, 0)
+  const count = keptOf(bound, bound.count(tokens, 0), tokens)
   // The press scores every sink 1, also where fewer tokens than that are kept.
   const sinks = Number((pick.options as { readonly sinks?: number }).sinks ?? 0)
   const marks = new Float32Array(tokens)

@@ -1,0 +1,49 @@
+/** What stays whatever `keep` says: the rows that a scorer or a pick promises, and at least one row of every head. */
+import * as tf from '@tensorflow/tfjs-core'
+import type { Protected } from './contract'
+
+/** How many of `rows` rows of a head stay in any case: the protected ones, at least one where there is any. */
+export const floorOf = (rows: number, { first = 0, last = 0 }: Protected = {}): number =>
+  Math.min(rows, Math.max(1, first + last))
+
+/** What two stages promise together. */
+export const bothProtect = (a: Protected = {}, b: Protected = {}): Protected => ({
+  first: Math.max(a.first ?? 0, b.first ?? 0),
+  last: Math.max(a.last ?? 0, b.last ?? 0),
+})
+
+/**
+ * Scores `[heads, rows]` with protected rows at infinity and dropped ones at -infinity; the caller's.
+ * @param scores `[heads, rows]`, or `[1, rows]` for one set of all heads
+ * @param live per head and row 1 = live; null while every row is
+ */
+export function liftProtected(
+  scores: tf.Tensor2D,
+  live: readonly Int32Array[] | null,
+  protect: Protected = {},
+): tf.Tensor2D {
+  const { first = 0, last = 0 } = protect
+  if (!live && first + last === 0) return tf.clone(scores)
+  const rows = scores.shape[1]
+  const marks = (live ?? [new Int32Array(rows).fill(1)]).map((own) => marksOf(own, first, last))
+  return tf.tidy(() => {
+    const mark = tf.tensor2d(Int32Array.from(marks.flatMap((own) => [...own])), [marks.length, rows], 'int32')
+    const heads = Math.max(marks.length, scores.shape[0])
+    const onAll = (t: tf.Tensor2D): tf.Tensor2D => (t.shape[0] === heads ? t : tf.tile(t, [heads, 1]))
+    const [each, marked] = [onAll(scores), onAll(mark)]
+    const dropped = tf.where(tf.equal(marked, DROPPED), tf.fill(each.shape, Number.NEGATIVE_INFINITY), each)
+    return tf.where(tf.equal(marked, STAYS), tf.fill(each.shape, Number.POSITIVE_INFINITY), dropped) as tf.Tensor2D
+  })
+}
+
+const [FREE, DROPPED, STAYS] = [0, 1, 2]
+
+/** What holds for each row of a head: protected rows are the first and the last of those that are live. */
+function marksOf(live: Int32Array, first: number, last: number): Int32Array {
+  const rows = [...live.keys()].filter((row) => live[row] === 1)
+  const marks = new Int32Array(live.length).fill(DROPPED)
+  rows.forEach((row, i) => {
+    marks[row] = i < first || i >= rows.length - last ? STAYS : FREE
+  })
+  return marks
+}
