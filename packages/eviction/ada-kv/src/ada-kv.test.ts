@@ -39,11 +39,23 @@ const golden = JSON.parse(await readFile(new URL('../fixtures/kvpress.json', imp
 
 const model = syntheticModel({ queryHeads: 2, kvHeads: 2, keyDim: 8, valueDim: 8 })
 
-async function counts(scores: readonly (readonly number[])[], uniform: number, safeguard?: number) {
+/** `uniform` of every head, or one number per head; every head keeps its best row at least. */
+async function counts(
+  scores: readonly (readonly number[])[],
+  uniform: number | readonly number[],
+  safeguard?: number,
+  floor = 1,
+) {
   const [stage] = stagesOn(adaKv(safeguard === undefined ? {} : { safeguard }), 'budget', 0)
   if (!stage) throw new Error('no budget stage')
   const tensors = scores.map((own) => tensor2d([...own], [1, own.length]))
-  const result = await stage.bind(siteOf(model, 0, 'keys')).counts(tensors, uniform)
+  const heads = scores.map(({ length: rows }, head) => ({
+    rows,
+    uniform: Math.min(rows, typeof uniform === 'number' ? uniform : (uniform[head] ?? 0)),
+    floor: Math.min(rows, floor),
+  }))
+  const mean = Math.trunc(heads.reduce((sum, head) => sum + head.uniform, 0) / heads.length)
+  const result = await stage.bind(siteOf(model, 0, 'keys')).counts(tensors, mean, heads)
   dispose(tensors)
   return result
 }
@@ -77,14 +89,14 @@ describe('ada-kv', () => {
     await fc.assert(
       fc.asyncProperty(
         rows,
-        fc.integer({ min: 0, max: 25 }),
+        fc.integer({ min: 1, max: 25 }),
         fc.float({ min: 0, max: 1, noNaN: true }),
         async (scores, uniform, safeguard) => {
           const perHead = await counts(scores, uniform, safeguard)
           const share = Math.min(uniform, 20)
           expect(perHead.reduce((sum, n) => sum + n, 0)).toBe(scores.length * share)
           for (const n of perHead) {
-            expect(n).toBeGreaterThanOrEqual(Math.trunc(share * safeguard))
+            expect(n).toBeGreaterThanOrEqual(Math.max(1, Math.trunc(share * safeguard)))
             expect(n).toBeLessThanOrEqual(20)
           }
         },
@@ -122,7 +134,7 @@ describe('ada-kv', () => {
         2,
         0,
       ),
-    ).toEqual([4, 0])
+    ).toEqual([3, 1])
   })
 
   it('gives equal scores to the lower head first', async () => {
@@ -136,6 +148,32 @@ describe('ada-kv', () => {
         0,
       ),
     ).toEqual([3, 1])
+  })
+
+  it('shares out over heads that hold different numbers of rows, and leaves alone what the scorer leaves alone', async () => {
+    const scores = [
+      [9, 8, 7, 6, 5],
+      [4, 3],
+      [2, 1, 0.5],
+    ]
+    expect(await counts(scores, [2, 1, 2], 0)).toEqual([3, 1, 1])
+    expect(await counts(scores, [2, 2, 1], 0)).toEqual([2, 2, 1])
+    expect(await counts(scores, [5, 2, 3], 0)).toEqual([5, 2, 3])
+  })
+
+  it('leaves every head what the scorer promises', async () => {
+    const promised = [Infinity, Infinity]
+    expect(
+      await counts(
+        [
+          [...promised, 9, 8, 7],
+          [...promised, 1, 1, 1],
+        ],
+        3,
+        0,
+        2,
+      ),
+    ).toEqual([4, 2])
   })
 
   it('refuses a floor that is no share, and to stand alone', () => {

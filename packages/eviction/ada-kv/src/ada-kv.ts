@@ -7,10 +7,10 @@
  *
  * Y. Feng, J. Lv, Y. Cao, X. Xie, S. K. Zhou, "Ada-KV: Optimizing KV Cache Eviction by Adaptive Budget Allocation for Efficient
  * LLM Inference" (arXiv 2407.11550), section 3. What differs: the floor and its default are those of NVIDIA/kvpress (the
- * authors mix counts, `round(n · (1 - α) + b · α)`, which may miss the budget by rounding); the window of a SnapKV host counts
- * as scores like any other; heads really hold fewer rows (kvpress masks them).
+ * authors mix counts, `round(n · (1 - α) + b · α)`, which may miss the budget by rounding); what the scorer promises, such as the
+ * window of SnapKV, stays in every head, at least one row; heads really hold fewer rows (kvpress masks them).
  */
-import { defineMethod, dropping, type Stage } from '@kvloom/core'
+import { defineMethod, dropping, type HeadShare, type Stage } from '@kvloom/core'
 import { selectTop } from '@kvloom/kernels'
 import { type Tensor, tensor2d } from '@tensorflow/tfjs-core'
 import { adaKvOptions } from './options'
@@ -36,30 +36,44 @@ export const adaKv = defineMethod(
       when: 'promptEnd',
       // The scorer before it says when tokens are dropped.
       accepts: (space) => dropping(space, 'head', 'promptEnd'),
-      bind: () => ({ ragged: true, counts: (scores, uniform) => countsOf(scores, uniform, options.safeguard) }),
+      bind: () => ({ ragged: true, counts: (scores, _, heads) => countsOf(scores, heads, options.safeguard) }),
     }
     return { stages: [stage] }
   },
 )
 
 /**
- * How many rows each head keeps, `heads · uniform` in all; of equal scores the lower head, then the earlier token.
+ * How many rows each head keeps, as many in all as the scorer would keep; of equal scores the lower head, then the earlier token.
+ * After an earlier prompt heads hold different numbers of rows.
  * @param scores per head `[1, tokens]`, finite where a row may stay
  */
-async function countsOf(scores: readonly Tensor[], uniform: number, safeguard: number): Promise<readonly number[]> {
-  const tokens = scores[0]?.shape[1] ?? 0
-  if (uniform >= tokens) return scores.map(() => tokens)
-  const all = new Float32Array(scores.length * tokens) // [heads, tokens]
+async function countsOf(
+  scores: readonly Tensor[],
+  heads: readonly HeadShare[],
+  safeguard: number,
+): Promise<readonly number[]> {
+  if (heads.every(({ uniform, rows }) => uniform >= rows)) return heads.map(({ rows }) => rows)
+  /** The head of every score. */
+  const owners = Int32Array.from(scores.flatMap((own, head) => new Array<number>(own.size).fill(head)))
+  const all = new Float32Array(owners.length)
+  let from = 0
   for (const [head, own] of scores.entries()) {
-    all.set(await own.data<'float32'>(), head * tokens)
-    for (const token of await bestOf(own, Math.trunc(uniform * safeguard))) all[head * tokens + token] = Infinity
+    const { uniform = 0, rows = 0, floor = 0 } = heads[head] ?? {}
+    all.set(await own.data<'float32'>(), from)
+    // A head that the scorer leaves alone keeps all it has.
+    const safe = uniform >= rows ? rows : Math.max(floor, Math.trunc(uniform * safeguard))
+    for (const token of await bestOf(own, safe)) all[from + token] = Infinity
+    from += own.size
   }
   const overHeads = tensor2d(all, [1, all.length])
-  const kept = await bestOf(overHeads, scores.length * uniform)
+  const kept = await bestOf(
+    overHeads,
+    heads.reduce((sum, { uniform }) => sum + uniform, 0),
+  )
   overHeads.dispose()
   const counts = scores.map(() => 0)
   for (const at of kept) {
-    const head = Math.floor(at / tokens)
+    const head = owners[at] ?? 0
     counts[head] = (counts[head] ?? 0) + 1
   }
   return counts

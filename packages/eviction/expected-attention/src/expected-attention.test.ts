@@ -32,7 +32,8 @@ function scorer(options: Options, model: ModelShape) {
 
 async function scores(options: Options, model: ModelShape, seen: Record<string, Tensor>): Promise<number[]> {
   const result = tidy(() => {
-    const scored = scorer(options, model).score(seen, {})
+    const tokensSeen = seen['keys']?.shape[1] ?? 0
+    const scored = scorer(options, model).score(seen, {}, { phase: 'promptEnd', tokensSeen })
     if ('scores' in scored) throw new Error('no columns are declared')
     return scored
   })
@@ -117,7 +118,7 @@ describe('expected-attention', () => {
     dispose([plain, mean, covariance, expected])
   })
 
-  it('multiplies by the length of values and keeps sinks above everything', async () => {
+  it('multiplies by the length of values and leaves sinks to their promise', async () => {
     const zero = [0, 0, 0, 0]
     const seen = () => ({
       queries: tensor3d([
@@ -133,13 +134,13 @@ describe('expected-attention', () => {
         ],
       ]),
     })
-    expect(await scores({ sinks: 1 }, still, seen())).toEqual([6, 2.5, 5])
-    expect(await scores({ sinks: 1, epsilon: 0.5 }, still, seen())).toEqual([11, 5, 10])
-    expect(await scores({ sinks: 1, valueNorm: 'off' }, still, seen())).toEqual([1.5, 0.5, 0.5])
+    expect(await scores({ sinks: 1 }, still, seen())).toEqual([0, 2.5, 5])
+    expect(await scores({ sinks: 1, epsilon: 0.5 }, still, seen())).toEqual([0, 5, 10])
+    expect(await scores({ sinks: 1, valueNorm: 'off' }, still, seen())).toEqual([0, 0.5, 0.5])
   })
 
-  it('leaves prompts alone that are no longer than the sinks', () => {
-    expect(scorer({ sinks: 4, keep: 0.5 }, still).count(4)).toBe(4)
+  it('promises its sinks and counts the rest', () => {
+    expect(scorer({ sinks: 4, keep: 0.5 }, still).protect).toEqual({ first: 4 })
     expect(scorer({ sinks: 4, keep: 0.5 }, still).count(10)).toBe(5)
   })
 

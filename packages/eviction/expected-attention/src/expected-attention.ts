@@ -13,9 +13,7 @@ import { defineScorer } from '@kvloom/core'
 import {
   add,
   concat,
-  fill,
   matMul,
-  max,
   mean,
   mul,
   norm,
@@ -46,18 +44,24 @@ export const expectedAttention = defineScorer({
     keys: { of: 'keys' },
     values: { of: 'values' },
   },
-  count: (tokens, { keep, sinks }) => (tokens <= sinks ? tokens : Math.trunc(tokens * keep)),
-  score({ queries, keys, values }, { future, sinks, covariance, valueNorm, epsilon }, { site }) {
+  // Sinks stay, also where keep · tokens is less than them.
+  protect: ({ sinks }) => ({ first: sinks }),
+  score({ queries, keys, values }, { future, sinks, covariance, valueNorm, epsilon }, { site, now }) {
     const [kvHeads = 0, tokens = 0, keyDim = 0] = keys.shape
-    if (tokens <= sinks) return zeros([kvHeads, tokens]) // all stay, see count
-    const gaussian = futureQueries(queries, site.model.rope, { sinks, future, covariance: covariance === 'on' })
+    if (tokens <= sinks) return zeros([kvHeads, tokens]) // all stay, see protect
+    // The queries are this prompt's; it may follow another one on the same cache.
+    const start = now.tokensSeen - (queries.shape[1] ?? 0)
+    const gaussian = futureQueries(queries, site.model.rope, {
+      sinks: Math.max(0, sinks - start),
+      future,
+      covariance: covariance === 'on',
+    })
     const rest = slice(keys, [0, sinks, 0], [kvHeads, tokens - sinks, keyDim])
     const attention = softmax(exponents(rest, gaussian, site.model.attentionScale)) // [queryHeads, rest]
     const perGroup = mean(reshape(attention, [kvHeads, -1, tokens - sinks]), 1) // [kvHeads, rest]
     const lengths = norm(slice(values, [0, sinks, 0], [kvHeads, tokens - sinks, -1]), 2, 2) // [kvHeads, rest]
     const scores = valueNorm === 'on' ? mul(add(perGroup, epsilon), lengths) : perGroup
-    const above = add(max(scores), 1) // the sinks stay: better than every other token of the layer
-    return concat([mul(fill([kvHeads, sinks], 1), above), scores], 1) // [kvHeads, tokens]
+    return concat([zeros([kvHeads, sinks]), scores], 1) // [kvHeads, tokens]; the sinks stay, see protect
   },
 })
 

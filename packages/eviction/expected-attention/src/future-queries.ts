@@ -28,8 +28,9 @@ export interface FutureQueries {
  * Mean and covariance of `R̄ q̃` over the queries from `sinks` on, where q̃ is a query before RoPE and R̄ the mean rotation of
  * the `future` positions that follow. Runs inside tf.tidy.
  *
- * @param queries `[queryHeads, n, keyDim]` after RoPE, of positions 0 … n - 1
+ * @param queries `[queryHeads, n, keyDim]` after RoPE, of n positions in a row; where they begin makes no difference
  * @param rope null where nothing is rotated
+ * @param options `sinks`: the first so many of these queries do not count; fewer than n
  */
 export function futureQueries(
   queries: Tensor,

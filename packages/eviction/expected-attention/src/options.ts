@@ -2,12 +2,15 @@ import { fraction, integer, type OptionSpec, oneOf } from '@kvloom/core'
 
 /** Options of `expectedAttention()`. */
 export const expectedAttentionOptions = {
-  keep: fraction({ default: 0.5, doc: 'Fraction of the prompt that stays, per KV head, the sinks included.' }),
+  keep: fraction({
+    default: 0.5,
+    doc: 'Fraction of the prompt that stays, per KV head, the sinks included; the sinks at least.',
+  }),
   future: integer({ default: 512, min: 1, doc: 'Positions after the prompt over which the rotation is averaged.' }),
   sinks: integer({
     default: 4,
     min: 0,
-    doc: 'First tokens: they stay, and neither their queries nor their attention count.',
+    doc: 'First tokens of the sequence: they stay, and neither their queries nor their attention count.',
   }),
   covariance: oneOf(['on', 'off'], {
     default: 'on',

@@ -80,6 +80,7 @@ export const fastgen = defineMethod(
         needs: OBSERVED,
         by: 'scores',
         positions: 'original',
+        protect: { first: options.globalTokens },
         ragged: true,
         count: (tokens) => tokens,
         keep(tokens, _count, scores, seen, now) {

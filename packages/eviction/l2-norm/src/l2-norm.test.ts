@@ -61,6 +61,7 @@ describe('l2-norm', () => {
         ]),
       },
       {},
+      { phase: 'promptEnd', tokensSeen: 3 },
     )
     if ('scores' in scores) throw new Error('no columns are declared')
     expect([...(await scores.data())]).toEqual([-5, -0, -1])

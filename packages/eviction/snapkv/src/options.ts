@@ -2,7 +2,10 @@ import { fraction, integer } from '@kvloom/core'
 
 /** Options of `snapkv()`. */
 export const snapkvOptions = {
-  keep: fraction({ default: 0.5, doc: 'Fraction of the prompt that stays, per KV head, the window included.' }),
+  keep: fraction({
+    default: 0.5,
+    doc: 'Fraction of the prompt that stays, per KV head, the window included; the whole window at least.',
+  }),
   window: integer({
     default: 64,
     min: 1,

@@ -35,28 +35,30 @@ const scorer = (options: Parameters<typeof snapkv>[0]) => {
   return stage.bind(site)
 }
 
+const END = { phase: 'promptEnd', tokensSeen: 6 } as const
+
 describe('snapkv', () => {
   beforeAll(async () => {
     await registerKernels('wasm')
     await setBackend('wasm')
   })
 
-  it('pools over neighbours, zeros beyond the ends included, averages heads and keeps the window', async () => {
+  it('pools over neighbours, zeros beyond the ends included, averages heads and leaves the window to its promise', async () => {
     const attention = tensor2d([
       [0.3, 0.6, 0, 0.9, 1, 1],
       [0.9, 0, 0.6, 0.3, 1, 1],
     ])
-    const scores = scorer({ window: 2, kernel: 3 }).score({ attention }, {})
+    const scores = scorer({ window: 2, kernel: 3 }).score({ attention }, {}, END)
     if ('scores' in scores) throw new Error('no columns are declared')
     // Per token (0.6, 0.3, 0.3, 0.6) over two heads and two queries: 0.3, 0.15, 0.15, 0.3.
-    const expected = [0.45 / 3, 0.6 / 3, 0.6 / 3, 0.45 / 3, 1.2, 1.2]
+    const expected = [0.45 / 3, 0.6 / 3, 0.6 / 3, 0.45 / 3, 0, 0]
     const got = await scores.data()
     for (const [i, score] of expected.entries()) expect(got[i]).toBeCloseTo(score, 6)
   })
 
-  it('leaves prompts alone that are no longer than the window', () => {
-    expect(scorer({ window: 64, keep: 0.5 }).count(64)).toBe(64)
-    expect(scorer({ window: 64, keep: 0.5 }).count(65)).toBe(32)
+  it('promises its window and counts the rest', () => {
+    expect(scorer({ window: 64, keep: 0.5 }).protect).toEqual({ last: 64 })
+    expect(scorer({ window: 64, keep: 0.5 }).count(200)).toBe(100)
   })
 
   it('refuses options out of range', () => {

@@ -5,24 +5,11 @@
  *
  * Y. Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation" (arXiv 2404.14469), section 4. What differs:
  * scores are averaged over a KV head's query heads, so a GQA cache stays as small as it was (the authors repeat it to every
- * query head first), the amount is a fraction of the prompt, and pooling averages; all three as NVIDIA/kvpress does it.
+ * query head first), the amount is a fraction of the prompt, and pooling averages; all three as NVIDIA/kvpress does it. Unlike there the window
+ * stays whole where that fraction is less than it.
  */
 import { defineScorer, OptionError } from '@kvloom/core'
-import {
-  add,
-  addN,
-  concat,
-  div,
-  fill,
-  max,
-  mean,
-  mul,
-  pad,
-  reshape,
-  slice,
-  type Tensor,
-  zeros,
-} from '@tensorflow/tfjs-core'
+import { addN, concat, div, mean, pad, reshape, slice, type Tensor, zeros } from '@tensorflow/tfjs-core'
 import { snapkvOptions } from './options'
 
 /** Keeps the tokens that the last `window` prompt queries attend to most, and those queries' own tokens. */
@@ -40,20 +27,20 @@ export const snapkv = defineScorer({
     return 'promptEnd'
   },
   needs: ({ window }) => ({ attention: { of: 'attention', queries: window, reduce: 'sum' } }),
-  count: (tokens, { keep, window }) => (tokens <= window ? tokens : Math.trunc(tokens * keep)),
+  // The window stays, also where keep · tokens is less than it.
+  protect: ({ window }) => ({ last: window }),
   score({ attention }, { window, kernel }, { site }) {
     const [queryHeads = 0, tokens = 0] = attention.shape
     // Where heads keep different counts, a call sees the query heads of one KV head.
     const group = site.model.queryHeads / site.model.kvHeads
     const kvHeads = queryHeads / group
-    if (tokens <= window) return zeros([kvHeads, tokens]) // all stay, see count
+    if (tokens <= window) return zeros([kvHeads, tokens]) // all stay, see protect
     const past = tokens - window
     const votes = div(slice(attention, [0, 0], [queryHeads, past]), window) // [queryHeads, past]
     const pooled = averagePool(votes, kernel)
     const perGroup = reshape(pooled, [kvHeads, group, past])
     const scores = mean(perGroup, 1) // [kvHeads, past]
-    const above = add(max(scores), 1) // the window stays: better than every other token of the layer
-    return concat([scores, mul(fill([kvHeads, window], 1), above)], 1) // [kvHeads, tokens]
+    return concat([scores, zeros([kvHeads, window])], 1) // [kvHeads, tokens]; the window stays, see protect
   },
 })
 

@@ -3,7 +3,7 @@ import { integer, type OptionSpec, oneOf } from '@kvloom/core'
 /** 0, or a number in (0, 1]. */
 const keep: OptionSpec<number> = {
   default: 0,
-  doc: 'Evict once: at the end of the prompt keep this fraction of it. 0: stream, by `recent`.',
+  doc: 'Evict once: at the end of the prompt keep this fraction of it, the sinks and the newest token at least. 0: stream, by `recent`.',
   allowed: '0, or a number above 0 and at most 1',
   valid: (v): v is number => typeof v === 'number' && v >= 0 && v <= 1,
 }

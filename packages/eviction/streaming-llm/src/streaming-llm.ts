@@ -37,6 +37,8 @@ export const streamingLlm = definePick({
     needs: {},
     by: 'positions',
     positions: keep > 0 ? 'original' : positions,
+    // Evicting once, the newest token stays beside the sinks, also where keep · tokens is less.
+    protect: { first: sinks, last: keep > 0 ? 1 : recent },
     ...(keep > 0 ? {} : { chunkLimit: recent }),
     count(tokens, incoming) {
       if (keep > 0) return Math.trunc(tokens * keep)

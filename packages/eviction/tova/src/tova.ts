@@ -7,7 +7,7 @@
  * protected) there is the one of NVIDIA/kvpress (`keep`: once, at the end of the prompt, the newest token stays).
  */
 import { defineScorer, OptionError } from '@kvloom/core'
-import { add, concat, max, mean, reshape, slice, type Tensor } from '@tensorflow/tfjs-core'
+import { mean } from '@tensorflow/tfjs-core'
 import { tovaOptions } from './options'
 
 /** Keeps the tokens that the newest query attends to most: `cache` of them at any time, or `keep · tokens` once. */
@@ -31,17 +31,8 @@ export const tova = defineScorer({
   },
   tokenSets: 'layer',
   needs: { attention: { of: 'attention', queries: 1, reduce: 'sum' } },
+  // Evicting once, the newest token stays; the authors protect nothing.
+  protect: ({ cache }) => ({ last: cache > 0 ? 0 : 1 }),
   count: (tokens, { cache, keep }) => (cache > 0 ? Math.min(tokens, cache) : Math.trunc(tokens * keep)),
-  score({ attention }, { cache }) {
-    const scores = mean(attention, 0, true) // [1, tokens]
-    return cache > 0 ? scores : withNewest(scores)
-  },
+  score: ({ attention }) => mean(attention, 0, true), // [1, tokens]
 })
-
-/** The newest token's score becomes better than all others: `max + 1`. */
-function withNewest(scores: Tensor): Tensor {
-  const [, tokens = 0] = scores.shape
-  if (tokens === 1) return scores
-  const others = slice(scores, [0, 0], [1, tokens - 1])
-  return concat([others, reshape(add(max(others), 1), [1, 1])], 1)
-}

@@ -13,9 +13,10 @@ export const kiviOptions = {
   bits: integer({ default: 2, min: 1, max: 8, doc: 'Bits of a code. The paper has 2 and 4.' }),
   keyBits: partBits('key'),
   valueBits: partBits('value'),
+  // A group of one number would be a minimum and no code: a dense store with a detour.
   group: integer({
     default: 32,
-    min: 1,
+    min: 2,
     doc: 'Numbers that share a scale and a minimum: tokens of a key channel, channels of a value. Divides the head dims.',
   }),
   residual: integer({
