@@ -17,12 +17,14 @@ import {
 import { registerKernels } from '@kvloom/kernels'
 import { dispose, fill, memory, setBackend } from '@tensorflow/tfjs-core'
 import { fromTensor } from '../golden/array'
+import { declareEdgeTests } from './edge-tests'
 import { differenceOf, heldIn, sameBits, snapshot } from './held'
 import { Readiness } from './readiness'
 import { RecallWatch } from './recall-watch'
 import { SealedRows } from './sealed-rows'
 import { rowsAt, shapesOf, tokensAt } from './shapes'
 import { cut, feed, feedChecked, largestError, stepsOf, tail } from './steps'
+import { type Bench, collect, turnSteps } from './turns'
 
 /** What the suite uses of a test runner; `vitest` fits as it is. */
 export interface TestRunner {
@@ -50,6 +52,8 @@ export interface SuiteOptions {
   readonly prompt?: number
   /** Tokens decoded one by one after it; default 90. */
   readonly decode?: number
+  /** Which prompts, chunks and turns are tried at the edges of its sizes. Same seed, same turns; default 1. */
+  readonly seed?: number
   /** Whether a prompt in pieces leaves the same cache as at once; default what the card says, and false with a stage that acts at every append. */
   readonly chunkInvariant?: boolean
 }
@@ -62,13 +66,6 @@ const LOOK_EVERY = 7
 
 /** Tokens decoded after a fork or a restore: enough to seal again. */
 const TAIL = 36
-
-/** What a test works with: caches of the compressor on one model, which may also be restored. */
-interface Bench {
-  readonly open: () => KVCache
-  readonly restore: (bytes: Uint8Array) => KVCache
-  readonly watch: RecallWatch
-}
 
 /** Declares the suite's tests for one compressor. */
 export function testCompressor(runner: TestRunner, options: SuiteOptions): void {
@@ -115,6 +112,15 @@ export function testCompressor(runner: TestRunner, options: SuiteOptions): void 
         for (const model of shapes) known.push(await fitted.artifacts(model))
         expect(known.some((artifacts) => artifacts !== null)).toBe(true)
       })
+
+      // Edges are those of the method, not of a shape or a backend.
+      if (backend === (backends.includes('wasm') ? 'wasm' : backends[0])) {
+        const onFirst = (body: (bench: Bench, model: ModelShape) => Promise<void>) => async () => {
+          for (const model of shapes)
+            if (await fitted.artifacts(model)) return on(model, (bench) => body(bench, model))()
+        }
+        declareEdgeTests(runner, { make, prompt, seed: options.seed ?? 1, on: onFirst })
+      }
 
       for (const model of shapes) {
         describe(model.name, () => {
@@ -169,13 +175,14 @@ export function testCompressor(runner: TestRunner, options: SuiteOptions): void 
 
           if (lossless)
             it(
-              'with its identity settings answers as a dense cache',
+              'with its identity settings answers as a dense cache, over two prompts',
               on(
                 model,
                 async ({ open }) => {
                   const [cache, dense] = [open(), openCache(model, ready(DENSE))]
                   const problems: string[] = []
-                  for (const step of stepsOf(cache, prompt, TAIL)) {
+                  const second = { prompt: 9, chunk: 4, decode: 3 }
+                  for (const step of chained(stepsOf(cache, prompt, TAIL), () => turnSteps(cache, second))) {
                     const [a, b] = [await feed(cache, step), await feed(dense, step)]
                     a.forEach(({ data }, layer) => {
                       const { error, at } = largestError(data, b[layer]?.data ?? [])
@@ -323,6 +330,12 @@ const DENSE: KVCompressor = {
   store: 'f32',
 }
 
+/** One after the other, the second begun when the first has ended. */
+function* chained<T>(first: Iterable<T>, second: () => Iterable<T>): Generator<T> {
+  yield* first
+  yield* second()
+}
+
 /** Answers of every layer to one query each, from what is stored. */
 async function readAll(cache: KVCache) {
   const answers = []
@@ -351,10 +364,4 @@ async function caught(work: () => Promise<unknown>): Promise<unknown> {
     return error
   }
   return undefined
-}
-
-async function collect(chunks: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
-  const pieces: Uint8Array[] = []
-  for await (const chunk of chunks) pieces.push(chunk.slice())
-  return Buffer.concat(pieces)
 }

@@ -5,7 +5,7 @@ import { fromTensor, type NdArray } from '../golden/array'
 import { type Held, heldIn, liveRows, usesSlots } from './held'
 import type { RecallWatch } from './recall-watch'
 import { plainAttention } from './reference'
-import { rowsAt, tokensAt } from './shapes'
+import { rowsAt, type StepRows, tokensAt } from './shapes'
 
 /** f32 products and sums against double precision, relative to 1 + |reference|. */
 const ATTENTION_TOLERANCE = 2e-5
@@ -57,11 +57,23 @@ export async function feed(cache: KVCache, { from, count, phase }: PlannedStep, 
   return outputs
 }
 
+/** Rows of a step that are not those of the sequence, and what that does to the precision of an answer. */
+export interface Changed {
+  /** Takes the rows of a layer over and gives others. */
+  readonly rows: (layer: number, rows: StepRows) => StepRows
+  readonly tolerance: number
+}
+
 /**
  * One step whose attention is checked, every layer's against what it read; sentences on what is wrong. Left out is a layer of which that cannot
  * be told afterwards: rows read as they are stored and dropped in the same turn, and some, not all, large lanes of a ragged layer recalled.
  */
-export async function feedChecked(cache: KVCache, step: PlannedStep, watch: RecallWatch): Promise<string[]> {
+export async function feedChecked(
+  cache: KVCache,
+  step: PlannedStep,
+  watch: RecallWatch,
+  changed: Changed = { rows: (_, rows) => rows, tolerance: ATTENTION_TOLERANCE },
+): Promise<string[]> {
   const { from, count, phase } = step
   const problems: string[] = []
   const stored = cache.compressor.ownRows === 'stored'
@@ -69,24 +81,30 @@ export async function feedChecked(cache: KVCache, step: PlannedStep, watch: Reca
   for (let layer = 0; layer < cache.model.layers; layer++) {
     const source = cache.sourceLayer(layer)
     const before = await heldIn(cache, layer)
-    const [mine, own] = [rowsAt(cache.model, layer, from, count, 1), rowsAt(cache.model, source, from, count, 1)]
+    const rows = (of: number) => changed.rows(of, rowsAt(cache.model, of, from, count, 1))
+    const [mine, own] = [rows(layer), rows(source)]
     const plain = {
       queries: await fromTensor(mine.queries),
       keys: await fromTensor(own.keys),
       values: await fromTensor(own.values),
     }
     watch.forget()
-    const output = await cache.attend(layer, source === layer ? mine : { queries: mine.queries })
-    const actual = (await fromTensor(output)).data
-    dispose([...Object.values(mine), ...Object.values(own), output])
+    let actual: ArrayLike<number>
+    try {
+      const output = await cache.attend(layer, source === layer ? mine : { queries: mine.queries })
+      actual = (await fromTensor(output)).data
+      output.dispose()
+    } finally {
+      dispose([...Object.values(mine), ...Object.values(own)])
+    }
     const held = stored ? await heldIn(cache, layer) : before
     const reads = watch.readsOf(cache, layer, held)
     if (!reads || (stored && changedAfter(cache, step, before, held))) continue
     const reading = { start: from, slots: usesSlots(cache, layer), stored, reads }
     const { error, at } = largestError(actual, plainAttention(cache.model, held, plain, reading))
-    if (!(error <= ATTENTION_TOLERANCE))
+    if (!(error <= changed.tolerance))
       problems.push(
-        `attention of layer ${layer} at token ${from} is off by ${error} at element ${at} (tolerance ${ATTENTION_TOLERANCE})`,
+        `attention of layer ${layer} at token ${from} is off by ${error} at element ${at} (tolerance ${changed.tolerance})`,
       )
   }
   await cache.commit()

@@ -191,7 +191,9 @@ describe('the suite finds', () => {
   it('settings that lose something', async () => {
     const lossy = () => window({ store: 'f32' }, norms({ keep: 0.5 }))
     const failed = await failuresOf(() => scaled()(), { identity: lossy })
-    expect(failed.map((line) => line.split(':')[0])).toEqual(['with its identity settings answers as a dense cache'])
+    expect(failed.map((line) => line.split(':')[0])).toEqual([
+      'with its identity settings answers as a dense cache, over two prompts',
+    ])
   })
 
   it('a cache that depends on how the prompt was cut', async () => {

@@ -1,0 +1,42 @@
+/** The tests of the suite that cross every edge a compressor names, on the first of the shapes that it takes. */
+import type { KVCompressor, ModelShape } from '@kvloom/core'
+import type { TestRunner } from './compressor'
+import { strangeNumbers } from './numbers'
+import { type Bench, runLong, runTurns, turnsOf } from './turns'
+
+/** Tokens of the long run. */
+const LONG = 500
+
+interface EdgeOptions {
+  readonly make: () => KVCompressor
+  readonly prompt: number
+  readonly seed: number
+  /** Makes the body of a test on the first shape that the compressor takes. */
+  readonly on: (body: (bench: Bench, model: ModelShape) => Promise<void>) => (...context: unknown[]) => Promise<void>
+}
+
+/** Declares them. */
+export function declareEdgeTests({ it, expect }: TestRunner, { make, prompt, seed, on }: EdgeOptions): void {
+  it(
+    'keeps what it promises and a row of every head, over prompts of all sizes and further ones, as its fork and its restored copy',
+    on(async (bench, model) => {
+      const problems: string[] = []
+      for (const turns of turnsOf(make(), model, seed)) problems.push(...(await runTurns(bench, turns)))
+      expect(problems).toEqual([])
+    }),
+  )
+
+  it(
+    `takes hardly more bytes than its rows need, over ${LONG} tokens`,
+    on(async (bench) => {
+      expect(await runLong(bench, prompt, LONG)).toEqual([])
+    }),
+  )
+
+  it(
+    'answers large numbers right or refuses them, as NaN and infinity, in keys, values and queries',
+    on(async (bench) => {
+      expect(await strangeNumbers(bench, prompt)).toEqual([])
+    }),
+  )
+}

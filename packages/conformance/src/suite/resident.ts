@@ -1,0 +1,91 @@
+/** Whether a cache holds little more than its rows need: pages that are hardly used, and rows that were dropped and stay. */
+import type { KVCache, SegmentView } from '@kvloom/core'
+import { type Tensor, util } from '@tensorflow/tfjs-core'
+import { type Held, heldIn } from './held'
+
+/** Bytes of pages over what their rows need, besides one page a zone of a part and lane, which is being filled or emptied. */
+export const RESIDENT_SHARE = 1.15
+
+const bytesOf = (tensors: SegmentView['tensors']): number =>
+  Object.values(tensors).reduce((sum, t: Tensor) => sum + t.size * util.bytesPerElement(t.dtype), 0)
+
+/** What the segments of one part of one lane take. */
+export interface Resident {
+  readonly held: number
+  readonly needed: number
+  /** One page of every zone. */
+  readonly page: number
+}
+
+/** Sums over segments; a page that several of them show is held once. */
+export function residentOf(segments: readonly SegmentView[]): Resident {
+  const pages = new Map<SegmentView['tensors'][string] | undefined, { bytes: number; zone: string }>()
+  let needed = 0
+  for (const { zone, tensors, rows, capacity } of segments) {
+    const bytes = bytesOf(tensors)
+    pages.set(Object.values(tensors)[0], { bytes, zone })
+    needed += (bytes * rows) / capacity
+  }
+  const largest = new Map<string, number>()
+  for (const { bytes, zone } of pages.values()) largest.set(zone, Math.max(largest.get(zone) ?? 0, bytes))
+  return {
+    held: [...pages.values()].reduce((sum, { bytes }) => sum + bytes, 0),
+    needed,
+    page: [...largest.values()].reduce((sum, bytes) => sum + bytes, 0),
+  }
+}
+
+/** Sentences on parts that take more than their rows need. Reads nothing back. */
+export function slackIn(cache: KVCache): string[] {
+  const problems: string[] = []
+  for (let layer = 0; layer < cache.model.layers; layer++)
+    for (const [l, lane] of cache.segments(layer).entries())
+      for (const part of ['keys', 'values'] as const) {
+        const { held, needed, page } = residentOf(lane[part])
+        if (held > RESIDENT_SHARE * needed + page)
+          problems.push(
+            `after ${cache.tokensSeen} tokens the ${part} of layer ${layer}, lane ${l} take ${held} bytes; ` +
+              `their rows need ${Math.round(needed)}, a page of each zone ${page}`,
+          )
+      }
+  return problems
+}
+
+/** Sentences on dropped rows that are held though no sealed block of either part holds them. */
+export async function deadRowsIn(cache: KVCache): Promise<string[]> {
+  const problems: string[] = []
+  for (let layer = 0; layer < cache.model.layers; layer++) {
+    if (cache.sourceLayer(layer) !== layer) continue
+    const held = await heldIn(cache, layer)
+    for (const [l, { heads, keys, values }] of cache.segments(layer).entries()) {
+      const free = deadRows(
+        heads.map((h) => held[h]?.positions ?? new Int32Array()),
+        [keys, values],
+      )
+      if (free.length > 0)
+        problems.push(
+          `after ${cache.tokensSeen} tokens layer ${layer}, lane ${l} still holds ${free.length} dropped rows that no block needs`,
+        )
+    }
+  }
+  return problems
+}
+
+/** Rows that are dead in every head and in no sealed segment that has a live row. */
+export function deadRows(
+  positions: readonly Held[number]['positions'][],
+  parts: readonly (readonly Pick<SegmentView, 'zone' | 'rows'>[])[],
+): readonly number[] {
+  const rows = positions[0]?.length ?? 0
+  const lives = (row: number): boolean => positions.some((own) => (own[row] ?? -1) >= 0)
+  const needed = new Set<number>()
+  for (const segments of parts) {
+    let from = 0
+    for (const { zone, rows: n } of segments) {
+      const inside = Array.from({ length: n }, (_, i) => from + i)
+      if (zone === 'sealed' && inside.some(lives)) for (const row of inside) needed.add(row)
+      from += n
+    }
+  }
+  return Array.from({ length: rows }, (_, row) => row).filter((row) => !lives(row) && !needed.has(row))
+}
