@@ -66,20 +66,8 @@ export class PartStore extends StoredRows {
   }
 
   private write(zone: Zone, rows: tf.Tensor, from: number, count: number, shift: number): void {
-    const views = this.zones[zone]
     while (count > 0) {
-      let last = views[views.length - 1]
-      if (
-        !last?.page.appendable ||
-        last.page.shared ||
-        last.from + last.rows !== last.page.used ||
-        last.shift !== shift
-      ) {
-        const capacity = zone === 'sink' ? Math.max(1, this.sinks) : this.windowPageRows
-        last = { page: this.densePage(capacity), from: 0, rows: 0, shift }
-        views.push(last)
-        this.account.hold(last.page)
-      }
+      const last = this.openExact(zone, shift)
       const page = last.page
       const n = Math.min(count, page.capacity - page.used)
       writeRows(tensorOf(page, 'rows'), this.store, page.used, rows as tf.Tensor3D, from, n)
@@ -88,6 +76,27 @@ export class PartStore extends StoredRows {
       from += n
       count -= n
     }
+  }
+
+  /** The last view if exact rows can follow it; where they are shifted otherwise, a view behind it in the same page; else one of a new page. */
+  private openExact(zone: Zone, shift: number): View {
+    const views = this.zones[zone]
+    const last = views[views.length - 1]
+    const page = last?.page
+    if (last && page?.rowWise && page.host === null && !page.shared) {
+      // Rows behind the last view were dropped and belong to nobody.
+      page.used = last.from + last.rows
+      if (page.used < page.capacity && last.shift === shift) return last
+      if (page.used < page.capacity) return this.addView(views, page, shift)
+    }
+    const capacity = zone === 'sink' ? Math.max(1, this.sinks) : this.windowPageRows
+    return this.addView(views, this.densePage(capacity), shift)
+  }
+
+  private addView(views: View[], page: Page, shift: number): View {
+    const view: View = { page: this.account.hold(page), from: page.used, rows: 0, shift }
+    views.push(view)
+    return view
   }
 
   private densePage(capacity: number, rows = allocateRows(this.store, this.heads, capacity, this.dim), used = 0): Page {
