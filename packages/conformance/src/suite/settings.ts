@@ -18,6 +18,7 @@ import { memory, setBackend } from '@tensorflow/tfjs-core'
 import type { TestRunner } from './compressor'
 import { RecallWatch } from './recall-watch'
 import { seeded, syntheticModel } from './shapes'
+import { expectNone } from './steps'
 import { syntheticRun } from './synthetic-run'
 import { runTurns, type Turn } from './turns'
 
@@ -73,7 +74,7 @@ export function testSettings({ describe, it, expect }: TestRunner, options: Sett
         // A turn of the event loop: tfjs answers in microtasks, which would keep a test runner's own messages waiting.
         await new Promise((resolve) => setTimeout(resolve, 0))
       }
-      expect(problems).toEqual([])
+      expectNone(problems)
       expect(opened > 0).toBe(true)
     })
   })

@@ -130,3 +130,13 @@ export function largestError(actual: ArrayLike<number>, expected: ArrayLike<numb
   }
   return worst
 }
+
+/** Most sentences that an error lists. */
+const LISTED = 20
+
+/** Fails with all that is wrong in its message, which runners shorten when they compare lists. */
+export function expectNone(problems: readonly string[]): void {
+  if (problems.length === 0) return
+  const more = problems.length > LISTED ? [`and ${problems.length - LISTED} more`] : []
+  throw new Error([...problems.slice(0, LISTED), ...more].join('\n'))
+}
