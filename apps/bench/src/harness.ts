@@ -64,17 +64,17 @@ export const machine = () => ({
   load1: Math.round((loadavg()[0] ?? 0) * 100) / 100,
 })
 
-/** Writes `results/NAME.json` and prints the table. */
+/** Writes `results/NAME.json` and prints the timings that it holds. */
 export async function keep(
   name: string,
-  result: Record<string, unknown> & { readonly timings: readonly Timing[] },
+  result: Record<string, unknown> & { readonly timings?: readonly Timing[] },
 ): Promise<void> {
   const folder = new URL('../results/', import.meta.url)
   await mkdir(folder, { recursive: true })
   const file = fileURLToPath(new URL(`${name}.json`, folder))
   await writeFile(file, `${JSON.stringify({ schemaVersion: 1, machine: machine(), ...result }, null, 2)}\n`)
   process.stdout.write(`${name}\n`)
-  for (const t of result.timings)
+  for (const t of result.timings ?? [])
     process.stdout.write(
       `  ${t.name.padEnd(34)} median ${t.median.toFixed(2)} ms  min ${t.min.toFixed(2)}  quartiles ${t.quartile1.toFixed(2)}-${t.quartile3.toFixed(2)}  x${t.ratioToFirst.toFixed(2)}\n`,
     )

@@ -555,8 +555,12 @@ export interface LaneView {
 export interface LayerCensus {
   readonly keys: PartCensus
   readonly values: PartCensus
-  /** Dead rows still held in blocks that cannot be gathered. */
+  /** Dead rows still held: in blocks that cannot be gathered, or because too few are dead to be worth a copy. */
   readonly dead: number
+  /** Bytes that the rows attention still sees take in the form they are stored in. */
+  readonly liveBytes: number
+  /** Sum over parts and lanes of the bytes of the largest page: what page sizes alone may cost. */
+  readonly pageBytes: number
 }
 
 /** Bytes really held, by kind. Every number is a sum over live tensors; `total` equals the growth of tf.memory().numBytes. */

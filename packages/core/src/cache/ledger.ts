@@ -2,6 +2,7 @@
 import type { ByteLedger, LayerCensus } from '../contract'
 import type { LayerCache } from './layer'
 import { type Account, bytesOf, type Page } from './page'
+import type { PartStore } from './part-store'
 import type { TablePool } from './pool'
 import type { Rotary } from './rotary'
 
@@ -56,7 +57,7 @@ function addPage(sum: Record<'payload' | 'metadata' | 'window' | 'slack', number
   }
 }
 
-/** Rows held by zone, averaged over KV heads. */
+/** Rows held by zone, averaged over KV heads, and what the live ones of them take. */
 export function censusOf(layer: LayerCache): LayerCensus {
   const heads = Math.max(
     1,
@@ -69,5 +70,32 @@ export function censusOf(layer: LayerCache): LayerCensus {
     sealed: mean((lane) => lane[part].rowsIn('sealed')),
     sealedBitsPerValue: layer.lanes[0]?.[part].codec?.bitsPerValue ?? 16,
   })
-  return { keys: zones('keys'), values: zones('values'), dead: mean((lane) => lane.rows - lane.liveRows) }
+  const room = layer.lanes.flatMap((lane) => [lane.keys, lane.values].map((part) => roomOf(part, lane.live)))
+  return {
+    keys: zones('keys'),
+    values: zones('values'),
+    dead: mean((lane) => lane.rows - lane.liveRows),
+    liveBytes: room.reduce((n, part) => n + part.live, 0),
+    pageBytes: room.reduce((n, part) => n + part.page, 0),
+  }
+}
+
+/** Bytes of a part's live rows in the form they are stored in, and of its largest page; a share of pages that layers have together. */
+function roomOf(
+  part: PartStore,
+  marks: readonly Int32Array[] | null,
+): { readonly live: number; readonly page: number } {
+  const sharers = part.codec?.parts.layers.length ?? 1
+  let [live, page, at] = [0, 0, 0]
+  for (const v of part.views()) {
+    const bytes = v.page.bytes / (v.page.sealed ? sharers : 1)
+    const first = at
+    const rows = marks
+      ? marks.reduce((n, row) => n + row.subarray(first, first + v.rows).reduce((a, b) => a + b, 0), 0) / marks.length
+      : v.rows
+    live += (rows * bytes) / v.page.capacity
+    page = Math.max(page, bytes)
+    at += v.rows
+  }
+  return { live, page }
 }

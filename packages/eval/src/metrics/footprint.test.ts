@@ -20,6 +20,8 @@ const rows = (exact: number, sealed: number, sealedBitsPerValue = 16, dead = 0):
   keys: { exact, sealed, sealedBitsPerValue },
   values: { exact, sealed, sealedBitsPerValue },
   dead,
+  liveBytes: 0,
+  pageBytes: 0,
 })
 
 describe('theoretical bits', () => {

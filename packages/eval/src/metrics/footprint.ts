@@ -51,3 +51,19 @@ export function footprintOf(cache: KVCache, original: ModelShape = cache.model):
     ledger,
   }
 }
+
+/**
+ * Bytes that a cache's live rows need in the forms they are stored in, with the state, indexes and fits that the method keeps; and the
+ * bytes of one page a part and lane, which page sizes alone may cost beside them.
+ */
+export function neededBytes(cache: KVCache): { readonly needed: number; readonly pages: number } {
+  const { state, index, workspace, perPrompt } = cache.bytes()
+  let [needed, pages] = [state + index + workspace + perPrompt, 0]
+  for (let layer = 0; layer < cache.model.layers; layer++) {
+    if (cache.sourceLayer(layer) !== layer) continue
+    const { liveBytes, pageBytes } = cache.census(layer)
+    needed += liveBytes
+    pages += pageBytes
+  }
+  return { needed, pages }
+}
