@@ -24,42 +24,60 @@ import type {
   Stage,
 } from './contract'
 import { ArtifactMismatch, CalibrationError, NotCalibrated } from './errors'
+import { differenceInWords, fittedFor } from './fitted-for'
 import { siteOf, upload } from './site'
 
 /**
- * Pairs a compressor with the artifacts of its fitted stages.
- * @throws NotCalibrated when a stage with `fit` has no artifact.
+ * Pairs a compressor with the artifacts of its fitted stages. Artifacts of stages that the compressor does not have are passed over.
+ * @throws NotCalibrated when a stage with `fit` has no artifact; ArtifactMismatch when it has two, or one that was fitted for other
+ *   stages or options. Whether the model is the right one shows when a cache is opened.
  */
 export function ready(compressor: KVCompressor, artifacts: readonly Artifact[] = []): Ready {
   const whole = compose(compressor)
-  for (const stage of whole.stages)
-    if (stage.fit && !artifactOf(artifacts, stage.id)) throw new NotCalibrated(stage.id, 'no artifact was given.')
+  for (const id of learningStages(whole)) {
+    const [artifact, twin] = artifacts.filter((a) => a.stage === id)
+    if (!artifact) throw new NotCalibrated(id, 'no artifact was given.')
+    if (twin) throw new ArtifactMismatch(id, 'two artifacts of this stage were given.', 'Give the one that fits.')
+    const was = artifact.fittedFor
+    // The stages are known already, the model is not: the artifact's own model stands in for it.
+    const wanted = was && { ...was, stages: fittedFor(NO_MODEL, whole).stages }
+    if (wanted && JSON.stringify(was.stages) !== JSON.stringify(wanted.stages))
+      throw new ArtifactMismatch(id, differenceInWords(artifact, wanted))
+  }
   return Object.freeze({ compressor: whole, artifacts, ready: true })
 }
 
-/** Kinds that decide what a fitted stage receives. */
-const SHAPING: readonly Kind[] = ['model', 'transform', 'predict', 'quantize']
+const NO_MODEL = { name: '', fingerprint: '' } as ModelShape
+
+/** Ids of the stages that have to be fitted. */
+const learningStages = (compressor: KVCompressor): ReadonlySet<string> =>
+  new Set(compressor.stages.filter((s) => s.fit).map((s) => s.id))
 
 /** Identifies what an artifact was fitted for: the model's weights, the stage, and the stages around it with their options. */
 export function artifactFingerprint(model: ModelShape, compressor: KVCompressor, stage: string): string {
-  const around = compressor.stages
-    .filter((s) => SHAPING.includes(s.kind))
-    .map((s) => [s.kind, s.id, s.options, s.on ?? null])
-  return bytesToHex(sha256(new TextEncoder().encode(JSON.stringify([model.fingerprint, stage, around]))))
+  const { weights, stages } = fittedFor(model, compressor)
+  const around = stages.map(({ kind, id, options, on }) => [kind, id, options, on])
+  return bytesToHex(sha256(new TextEncoder().encode(JSON.stringify([weights, stage, around]))))
 }
 
-/** @throws ArtifactMismatch when an artifact was fitted for another model, other options or other neighbours. */
+/** @throws ArtifactMismatch, saying in words what differs, when an artifact was fitted for another model, other options or other neighbours. */
+export function checkArtifact(model: ModelShape, compressor: KVCompressor, artifact: Artifact): void {
+  const wanted = artifactFingerprint(model, compressor, artifact.stage)
+  if (artifact.fingerprint !== wanted)
+    throw new ArtifactMismatch(artifact.stage, differenceInWords(artifact, fittedFor(model, compressor)))
+}
+
+/** @throws NotCalibrated, ArtifactMismatch */
 export function checkArtifacts(model: ModelShape, { compressor, artifacts }: Ready): void {
-  for (const id of new Set(compressor.stages.filter((s) => s.fit).map((s) => s.id)))
-    if (artifactOf(artifacts, id)?.fingerprint !== artifactFingerprint(model, compressor, id))
-      throw new ArtifactMismatch(
-        id,
-        `it was fitted for another model than ${model.name}, other options or other stages.`,
-      )
+  for (const id of learningStages(compressor)) {
+    const artifact = artifactOf(artifacts, id)
+    if (!artifact) throw new NotCalibrated(id, 'no artifact was given.')
+    checkArtifact(model, compressor, artifact)
+  }
 }
 
 export interface CalibrateOptions {
-  /** Artifacts of an interrupted calibration: what they hold is not fitted again. */
+  /** Artifacts of an interrupted calibration: what they hold is not fitted again. One that was fitted for something else is refused. */
   readonly known?: readonly Artifact[]
   /** Called with everything fitted so far, after each model-wide fit and each layer. */
   readonly onArtifacts?: (artifacts: readonly Artifact[]) => void | Promise<void>
@@ -106,9 +124,9 @@ class Fits {
     private readonly model: ModelShape,
     known: readonly Artifact[],
   ) {
-    for (const { stage, fingerprint, json, tensors } of known) {
-      if (fingerprint !== artifactFingerprint(model, compressor, stage))
-        throw new ArtifactMismatch(stage, 'it was fitted for another model, other options or other stages.')
+    for (const artifact of known) {
+      checkArtifact(model, compressor, artifact)
+      const { stage, json, tensors } = artifact
       this.json.set(stage, { ...(json as Record<string, Json>) })
       this.tensors.set(stage, { ...tensors })
     }
@@ -126,6 +144,7 @@ class Fits {
     return [...this.json.keys()].map((stage) => ({
       stage,
       fingerprint: artifactFingerprint(this.model, this.compressor, stage),
+      fittedFor: fittedFor(this.model, this.compressor),
       json: this.json.get(stage) ?? {},
       tensors: this.tensors.get(stage) ?? {},
     }))

@@ -128,8 +128,9 @@ export class ArtifactMismatch extends KvloomError {
   constructor(
     readonly stage: string,
     why: string,
+    readonly cure = 'Calibrate again for what is asked for (calibrate(), or kvloom calibrate), or ask for what it was fitted for.',
   ) {
-    super('ARTIFACT_MISMATCH', `The artifact of ${stage} does not fit: ${why} Calibrate again: kvloom calibrate.`)
+    super('ARTIFACT_MISMATCH', `The artifact of ${stage} does not fit: ${why} ${cure}`)
   }
 }
 

@@ -1,7 +1,7 @@
 export { openCache } from './cache/cache'
 export { restoreCache } from './cache/restore'
 export type { CalibrateOptions } from './calibrate'
-export { artifactFingerprint, calibrate, needsCalibration, ready } from './calibrate'
+export { artifactFingerprint, calibrate, checkArtifact, needsCalibration, ready } from './calibrate'
 export {
   actsOn,
   compose,
@@ -29,6 +29,8 @@ export type {
   CodebookLayout,
   Encoded,
   Fit,
+  FittedFor,
+  FittedStage,
   HeadShare,
   HostTensor,
   Json,

@@ -16,6 +16,11 @@ const artifacts: readonly Artifact[] = [
   {
     stage: 'coupled-quantization',
     fingerprint: 'abc',
+    fittedFor: {
+      model: 'tiny',
+      weights: 'w',
+      stages: [{ kind: 'quantize', id: 'coupled-quantization', options: { bits: 2 }, on: { part: 'keys' } }],
+    },
     json: { '0.keys': { error: 0.25, names: ['a', null, true] } },
     tensors: {
       '0.keys.codebook': { shape: [2, 3], values: Float32Array.of(1, -2.5, 3e-40, 0, Infinity, 6) },

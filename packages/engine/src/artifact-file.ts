@@ -1,7 +1,7 @@
 // What calibration learned, as one safetensors file (Node): tensors named `<stage>/<name>`, everything else as JSON in the metadata
 // entry "kvloom-artifacts", a SHA-256 over that JSON and all tensors in "sha256".
 import fs from 'node:fs/promises'
-import type { Artifact, HostTensor, Json } from '@kvloom/core'
+import type { Artifact, FittedFor, HostTensor, Json } from '@kvloom/core'
 import { ArtifactFileError, ModelFileError } from './errors'
 import { bytesSource } from './files/byte-source'
 import { openSafetensors, tensorValues } from './files/safetensors'
@@ -13,7 +13,13 @@ const version = 1
 /** The metadata entry. */
 interface Contents {
   readonly version: number
-  readonly artifacts: readonly { readonly stage: string; readonly fingerprint: string; readonly json: Json }[]
+  readonly artifacts: readonly {
+    readonly stage: string
+    readonly fingerprint: string
+    /** Files of an older kvloom lack it. */
+    readonly fittedFor?: FittedFor
+    readonly json: Json
+  }[]
 }
 
 /**
@@ -39,7 +45,12 @@ export async function saveArtifacts(file: string, artifacts: readonly Artifact[]
     }
   const contents: Contents = {
     version,
-    artifacts: artifacts.map(({ stage, fingerprint, json }) => ({ stage, fingerprint, json })),
+    artifacts: artifacts.map(({ stage, fingerprint, fittedFor, json }) => ({
+      stage,
+      fingerprint,
+      ...(fittedFor ? { fittedFor } : {}),
+      json,
+    })),
   }
   const text = JSON.stringify(contents)
   const sha256 = await digestOf(text, tensors)
@@ -57,7 +68,7 @@ export async function saveArtifacts(file: string, artifacts: readonly Artifact[]
 }
 
 /**
- * Reads what `saveArtifacts` wrote. Whether they fit a model and a compressor is for `ready()` to say.
+ * Reads what `saveArtifacts` wrote. Whether they fit a compressor and a model is for `ready()` and `openCache()` to say.
  * @throws ArtifactFileError('cannot-read'), ('damaged'), ('other-version')
  */
 export async function loadArtifacts(file: string): Promise<Artifact[]> {
@@ -66,11 +77,12 @@ export async function loadArtifacts(file: string): Promise<Artifact[]> {
   if (text === undefined) return damaged(file, 'it holds no artifacts')
   const contents = parse(file, text)
   if ((await digestOf(text, tensors)) !== metadata.get('sha256')) return damaged(file, 'its SHA-256 differs')
-  return contents.artifacts.map(({ stage, fingerprint, json }) => {
+  return contents.artifacts.map(({ stage, fingerprint, fittedFor, json }) => {
     const own = Object.entries(tensors).filter(([name]) => name.startsWith(`${stage}/`))
     return {
       stage,
       fingerprint,
+      ...(fittedFor ? { fittedFor } : {}),
       json,
       tensors: Object.fromEntries(
         own.map(([name, { shape, data }]): [string, HostTensor] => [
@@ -129,10 +141,23 @@ function parse(file: string, text: string): Contents {
       'Calibrate again: kvloom calibrate.',
     )
   const fits = (each: Contents['artifacts'][number] | null) =>
-    typeof each?.stage === 'string' && typeof each.fingerprint === 'string' && each.json !== undefined
+    typeof each?.stage === 'string' &&
+    typeof each.fingerprint === 'string' &&
+    each.json !== undefined &&
+    (each.fittedFor === undefined || isFittedFor(each.fittedFor))
   if (contents?.version !== version || !Array.isArray(contents.artifacts) || !contents.artifacts.every(fits))
     return damaged(file, 'its description is incomplete')
   return contents as Contents
+}
+
+const isFittedFor = (given: unknown): given is FittedFor => {
+  const { model, weights, stages } = (given ?? {}) as Partial<FittedFor>
+  return (
+    typeof model === 'string' &&
+    typeof weights === 'string' &&
+    Array.isArray(stages) &&
+    stages.every((s: Partial<FittedFor['stages'][number]> | null) => typeof s?.kind === 'string' && typeof s.id === 'string')
+  )
 }
 
 /** SHA-256 over the description and every tensor by name. */
