@@ -111,7 +111,9 @@ describe('compose', () => {
       accepts: (s) => s,
       bind: () => ({ ragged: true, counts: () => [] }),
     } satisfies Stage<'budget'>
-    expect(() => compose({ card: card('share'), stages: [budget] })).toThrow(/nothing scores/)
+    expect(() => compose({ card: card('share'), stages: [budget] })).toThrow(
+      /^share cannot work alone: .*nothing scores.*Add a scorer/,
+    )
     expect(() =>
       compose({
         card: card('w'),
@@ -123,6 +125,31 @@ describe('compose', () => {
         },
       }),
     ).toThrow(WindowError)
+  })
+
+  it('names two quantizers before their windows, and cures that cure', () => {
+    expect(() => compose(quantizer('a')(), quantizer('b')({ block: 16 }))).toThrow(
+      /^a and b cannot be composed: both quantize the same rows/,
+    )
+    const [a, b] = [onLayers([0], quantizer('a')()), onLayers([1], quantizer('b')({ block: 16 }))]
+    expect(() => compose(a, b)).toThrow(
+      /window\(\{ keys: \{ recent: 0, block: 8, drain: 'blocks' \}, values: .* around b@layers\[1\]/,
+    )
+    const zone = { recent: 0, block: 8, drain: 'blocks' } as const
+    expect(compose(a, window({ keys: zone, values: zone }, b)).window?.keys).toEqual(zone)
+    const stores = (['f32', 'f16'] as const).map((store) => window({ store }, onLayers([0], quantizer(store)())))
+    expect(() => compose(stores[0] as KVCompressor, onLayers([1], stores[1] as KVCompressor))).toThrow(
+      /window\(\{ store: 'f32' \}, \.\.\.\) around f16/,
+    )
+  })
+
+  it.each([
+    [{ key: { recent: 4 } }, /option key is .*Did you mean "keys"/],
+    [{ keys: { recnt: 4 } }, /window, keys: option recnt is 4.*Did you mean "recent"/],
+    [{ values: { drain: 'al' } }, /values.drain is "al"; allowed: "blocks", "all"/],
+    [{ store: 'f64' }, /store is "f64"/],
+  ])('window refuses %j', (change, message) => {
+    expect(() => window(change as never, quantizer('q')())).toThrow(message)
   })
 
   it('is ready only with the artifacts of its fitted stages', () => {
@@ -148,9 +175,25 @@ describe('options', () => {
     [{ bits: 9 }, 'allowed: a whole number from 1 to 8'],
     [{ keep: 0 }, 'allowed: a number above 0 and at most 1'],
     [{ keep: Number.NaN }, 'option keep'],
-    [{ bit: 2 }, 'one of the options bits, keep'],
+    [{ bit: 2 }, 'one of the options bits, keep. Did you mean "bits"?'],
+    [{ kep: 0.1 }, 'Did you mean "keep"?'],
+    [{ xyzzy: 1 }, 'one of the options bits, keep.'],
+    [{ toString: 2 }, 'option toString is 2'],
+    [{ constructor: 2 }, 'option constructor is 2'],
+    [JSON.parse('{"__proto__":{"bits":3}}'), 'option __proto__ is {"bits":3}'],
+    [Object.create({ bits: 3 }), 'option __proto__ is {"bits":3}'],
+    [{ bits: null }, 'option bits is null'],
+    [{ bits: '2' }, 'option bits is "2"'],
+    ['bits=2', 'option options is "bits=2"; allowed: an object of options: bits, keep'],
+    [[2], 'option options is [2]'],
+    [null, 'option options is null'],
   ])('refuses %j', (given, message) => {
     expect(() => parseOptions('m', schema, given as never)).toThrow(message)
     expect(() => parseOptions('m', schema, given as never)).toThrow(OptionError)
+  })
+
+  it('takes undefined as left out, and objects without a prototype', () => {
+    expect(parseOptions('m', schema, { bits: undefined } as never).bits).toBe(2)
+    expect(parseOptions('m', schema, Object.assign(Object.create(null), { bits: 4 })).bits).toBe(4)
   })
 })

@@ -13,6 +13,7 @@ import type {
 } from './contract'
 import { KINDS } from './contract'
 import { IncompatibleStages, OptionError, WindowError } from './errors'
+import { refuseUnknown } from './options'
 
 /** Nothing is ever sealed: the window of a cache without a quantizer. */
 const UNBOUNDED: Window = { recent: Number.POSITIVE_INFINITY, block: 1, drain: 'blocks' }
@@ -34,6 +35,8 @@ export function compose(...parts: readonly KVCompressor[]): KVCompressor {
   if (parts.length === 1) return checked(first)
   const stages = KINDS.flatMap((kind) => parts.flatMap((p) => p.stages.filter((s) => s.kind === kind)))
   const store = singleStore(parts)
+  // Stages that cannot meet are the true reason; the windows of such a mix need no cure.
+  checkStages(stages)
   const window = mergeWindows(parts)
   return checked({
     card: mixCard(parts),
@@ -55,19 +58,7 @@ export function window(
   compressor: KVCompressor,
 ): KVCompressor {
   const base = compressor.window ?? NO_SEALING
-  for (const [name, value] of [
-    ['sinks', change.sinks],
-    ['keys.recent', change.keys?.recent],
-    ['values.recent', change.values?.recent],
-  ] as const)
-    if (value !== undefined && value !== Number.POSITIVE_INFINITY && (!Number.isInteger(value) || value < 0))
-      throw new OptionError('window', name, value, 'a whole number from 0')
-  for (const [name, value] of [
-    ['keys.block', change.keys?.block],
-    ['values.block', change.values?.block],
-  ] as const)
-    if (value !== undefined && (!Number.isInteger(value) || value < 1))
-      throw new OptionError('window', name, value, 'a whole number from 1')
+  checkChange(change)
   return checked({
     ...compressor,
     window: {
@@ -77,6 +68,28 @@ export function window(
     },
     ...(change.store ? { store: change.store } : {}),
   })
+}
+
+/** @throws OptionError for a setting of another name or range; a misspelt one would change nothing. */
+function checkChange(change: Parameters<typeof window>[0]): void {
+  refuseUnknown('window', change, ['sinks', 'keys', 'values', 'store'])
+  const { sinks, store, ...parts } = change
+  if (sinks !== undefined && (!Number.isInteger(sinks) || sinks < 0))
+    throw new OptionError('window', 'sinks', sinks, 'a whole number from 0')
+  if (store !== undefined && store !== 'f16' && store !== 'f32')
+    throw new OptionError('window', 'store', store, '"f16", "f32"')
+  for (const part of ['keys', 'values'] as const) {
+    const own = parts[part]
+    if (own === undefined) continue
+    refuseUnknown(`window, ${part}`, own, ['recent', 'block', 'drain'])
+    const { recent, block, drain } = own
+    if (recent !== undefined && recent !== Number.POSITIVE_INFINITY && (!Number.isInteger(recent) || recent < 0))
+      throw new OptionError('window', `${part}.recent`, recent, 'a whole number from 0')
+    if (block !== undefined && (!Number.isInteger(block) || block < 1))
+      throw new OptionError('window', `${part}.block`, block, 'a whole number from 1')
+    if (drain !== undefined && drain !== 'blocks' && drain !== 'all')
+      throw new OptionError('window', `${part}.drain`, drain, '"blocks", "all"')
+  }
 }
 
 /** One compressor for keys, another for values. Stages that decide over both parts (eviction, models) are refused. */
@@ -95,6 +108,7 @@ export function split(o: { readonly keys: KVCompressor; readonly values: KVCompr
         return { ...s, on: { ...s.on, part } } as AnyStage
       })
   const stages = [...restrict(o.keys, 'keys'), ...restrict(o.values, 'values')]
+  checkStages(stages)
   const kw = o.keys.window ?? NO_SEALING
   const vw = o.values.window ?? NO_SEALING
   const store = singleStore([o.keys, o.values])
@@ -210,19 +224,23 @@ export function keySide(stages: readonly AnyStage[], layer: number): 'pre' | 'po
 }
 
 function checked(c: KVCompressor): KVCompressor {
-  refuseTwins(c.stages)
-  const scorer = c.stages.find((s) => s.kind === 'score')
-  for (const s of c.stages)
-    if (s.kind === 'budget' && !scorer)
-      throw new IncompatibleStages(
-        'none',
-        s.id,
-        `${s.id} shares out a budget by scores, and nothing scores.`,
-        'Add a scorer, for example snapkv().',
-      )
-  for (const stages of stageSets(c.stages)) for (const part of ['keys', 'values'] as const) foldSpace(stages, part)
+  checkStages(c.stages)
   if (c.window) for (const part of ['keys', 'values'] as const) checkWindow(part, c.window[part])
   return Object.freeze(c)
+}
+
+/** Whether every layer's stages can follow each other. @throws IncompatibleStages */
+function checkStages(stages: readonly AnyStage[]): void {
+  refuseTwins(stages)
+  for (const s of stages)
+    if (s.kind === 'budget' && !stages.some((other) => other.kind === 'score'))
+      throw new IncompatibleStages(
+        null,
+        s.id,
+        `it shares out a budget by scores, and nothing scores.`,
+        'Add a scorer: compose(snapkv(), ...).',
+      )
+  for (const set of stageSets(stages)) for (const part of ['keys', 'values'] as const) foldSpace(set, part)
 }
 
 /** Every different set of stages that some layer meets: layers that nobody names are met once. */
@@ -284,7 +302,7 @@ function ownRowsOf(parts: readonly KVCompressor[]): Pick<KVCompressor, 'ownRows'
       a.card.name,
       b.card.name,
       'one attends to its own rows as they are, the other as they are stored.',
-      "Say which: ownRows('exact', ...) around the mix of both parts, after making them agree.",
+      `Give both the same: ownRows('${a.ownRows}', ...) around ${b.card.name}.`,
     )
   return a?.ownRows ? { ownRows: a.ownRows } : {}
 }
@@ -296,8 +314,8 @@ function singleStore(parts: readonly KVCompressor[]): RowStore | undefined {
     throw new IncompatibleStages(
       a.card.name,
       b.card.name,
-      'they store exact rows differently.',
-      "Say which: window({ store: 'f16' }, ...) around one of them.",
+      `they store exact rows differently (${a.store} and ${b.store}).`,
+      `Give both the same: window({ store: '${a.store}' }, ...) around ${b.card.name}.`,
     )
   return a?.store
 }
@@ -315,11 +333,22 @@ function mergeWindows(parts: readonly KVCompressor[]): Windows | undefined {
         a.name,
         b.name,
         `they propose different windows for ${part}.`,
-        'Say which: window({ keys, values, sinks }, ...) around one of them.',
+        `Give both the same: window(${windowsText(a.window, b.window)}, ...) around ${b.name}.`,
       )
     return a?.window[part] ?? UNBOUNDED
   }
   return { sinks: Math.max(...given.map((g) => g.window.sinks)), keys: one('keys'), values: one('values') }
+}
+
+/** The windows of `a`, and those of `b` where `a` has none, as `window()` takes them. */
+function windowsText(a: Windows, b: Windows): string {
+  const one = (part: Part): string => {
+    const { recent, block, drain } = a[part].recent === Number.POSITIVE_INFINITY ? b[part] : a[part]
+    return recent === Number.POSITIVE_INFINITY
+      ? ''
+      : `${part}: { recent: ${recent}, block: ${block}, drain: '${drain}' }`
+  }
+  return `{ ${[one('keys'), one('values')].filter((text) => text !== '').join(', ')} }`
 }
 
 function mixCard(parts: readonly KVCompressor[]): MethodCard {

@@ -21,15 +21,19 @@ export class OptionError extends KvloomError {
   }
 }
 
-/** Two stages that cannot work together; names both sides and the cure. */
+/** Two stages that cannot work together, or one that lacks another; names both sides and the cure. */
 export class IncompatibleStages extends KvloomError {
   constructor(
-    readonly earlier: string,
+    /** null: `later` cannot work without a stage that is not there. */
+    readonly earlier: string | null,
     readonly later: string,
     reason: string,
     readonly cure: string,
   ) {
-    super('INCOMPATIBLE_STAGES', `${earlier} and ${later} cannot be composed: ${reason} ${cure}`)
+    super(
+      'INCOMPATIBLE_STAGES',
+      `${earlier === null ? `${later} cannot work alone` : `${earlier} and ${later} cannot be composed`}: ${reason} ${cure}`,
+    )
   }
 }
 

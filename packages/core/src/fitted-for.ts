@@ -25,10 +25,12 @@ const fittedStage = ({ kind, id, options, on }: AnyStage): FittedStage => ({
  * @param wanted what `fittedFor` says of the model and compressor at hand
  */
 export function differenceInWords({ fittedFor: was, stage }: Artifact, wanted: FittedFor): string {
-  if (!was) return 'it was fitted by an older kvloom, which did not write down for what; it is not what is asked for now.'
+  if (!was)
+    return 'it was fitted by an older kvloom, which did not write down for what; it is not what is asked for now.'
   const all = [...modelDifference(was, wanted), ...stageDifferences(was.stages, wanted.stages)]
   if (!wanted.stages.some((s) => s.id === stage)) all.unshift(`no stage ${stage} is asked for`)
-  if (all.length === 0) return 'its fingerprint does not belong to what it says it was fitted for; the file was changed.'
+  if (all.length === 0)
+    return 'its fingerprint does not belong to what it says it was fitted for; the file was changed.'
   return `${[...new Set(all)].join('; ')}.`
 }
 

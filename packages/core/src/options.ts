@@ -1,5 +1,6 @@
 /** Options as data: one declaration validates, documents and parses them (docs tables, command line). */
 import { OptionError } from './errors'
+import { nearest } from './nearest'
 
 export interface OptionSpec<T> {
   readonly default: T
@@ -52,23 +53,36 @@ export const layerList = (o: { default: readonly number[]; doc: string }): Optio
     Array.isArray(v) && v.every((n) => isNumber(n) && Number.isInteger(n) && n >= 0),
 })
 
+/** @throws OptionError for anything but an object, and for a name that `known` lacks, with the nearest one. */
+export function refuseUnknown(method: string, given: object, known: readonly string[]): void {
+  if (typeof given !== 'object' || given === null || Array.isArray(given))
+    throw new OptionError(method, 'options', given, `an object of options: ${known.join(', ') || '(none)'}`)
+  // Inherited names count too, so that `{ __proto__: { bits: 2 } }` does not set an option that nobody sees.
+  const inherited = Object.getPrototypeOf(given)
+  const strange = inherited !== null && Object.getPrototypeOf(inherited) !== null
+  const wrong = strange ? '__proto__' : Reflect.ownKeys(given).find((name) => !known.includes(name as string))
+  if (wrong === undefined) return
+  const near = nearest(String(wrong), known)
+  throw new OptionError(
+    method,
+    String(wrong),
+    strange ? inherited : Reflect.get(given, wrong),
+    `one of the options ${known.join(', ') || '(none)'}`,
+    near === null ? '' : `Did you mean "${near}"?`,
+  )
+}
+
 /** Fills defaults and checks every option. @throws OptionError naming method, option, what was given and what is allowed. */
 export function parseOptions<S extends OptionSchema>(
   method: string,
   schema: S,
   given: Partial<OptionsOf<S>> = {},
 ): OptionsOf<S> {
-  for (const name of Object.keys(given))
-    if (!(name in schema))
-      throw new OptionError(
-        method,
-        name,
-        (given as Record<string, unknown>)[name],
-        `one of the options ${Object.keys(schema).join(', ') || '(none)'}`,
-      )
+  refuseUnknown(method, given, Object.keys(schema))
   const parsed: Record<string, unknown> = {}
   for (const [name, spec] of Object.entries(schema)) {
-    const value = (given as Record<string, unknown>)[name] ?? spec.default
+    const asked: unknown = Object.hasOwn(given, name) ? Reflect.get(given, name) : undefined
+    const value = asked === undefined ? spec.default : asked
     if (!spec.valid(value)) throw new OptionError(method, name, value, spec.allowed)
     parsed[name] = value
   }

@@ -156,7 +156,9 @@ const isFittedFor = (given: unknown): given is FittedFor => {
     typeof model === 'string' &&
     typeof weights === 'string' &&
     Array.isArray(stages) &&
-    stages.every((s: Partial<FittedFor['stages'][number]> | null) => typeof s?.kind === 'string' && typeof s.id === 'string')
+    stages.every(
+      (s: Partial<FittedFor['stages'][number]> | null) => typeof s?.kind === 'string' && typeof s.id === 'string',
+    )
   )
 }
 

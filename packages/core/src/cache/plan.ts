@@ -225,7 +225,7 @@ function checkPicks(
     )
   if (pick && !scorer && pick.bound.by === 'scores')
     throw new IncompatibleStages(
-      'none',
+      null,
       pick.stage.id,
       `${pick.stage.id} picks by score, and nothing scores.`,
       'Add a scorer, for example snapkv().',
