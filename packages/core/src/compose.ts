@@ -1,23 +1,11 @@
 /** compose(): flatten, order by kind, fold the space through every stage. An illegal mix is refused here, in one sentence. */
-import type {
-  AnyStage,
-  Kind,
-  KVCompressor,
-  MethodCard,
-  Part,
-  RowStore,
-  Space,
-  Stage,
-  Window,
-  Windows,
-} from './contract'
+import type { AnyStage, Kind, KVCompressor, MethodCard, Part, RowStore, Space, Stage, Window } from './contract'
 import { KINDS } from './contract'
 import { IncompatibleStages, OptionError, WindowError } from './errors'
+import { mergeWindows, NO_SEALING, ownRowsOf, singleStore } from './merge-zones'
 import { refuseUnknown } from './options'
 
-/** Nothing is ever sealed: the window of a cache without a quantizer. */
-const UNBOUNDED: Window = { recent: Number.POSITIVE_INFINITY, block: 1, drain: 'blocks' }
-export const NO_SEALING: Windows = { sinks: 0, keys: UNBOUNDED, values: UNBOUNDED }
+export { NO_SEALING } from './merge-zones'
 
 /** Kinds of which one part of one layer can hold only one. */
 const SINGLE: readonly Kind[] = ['score', 'budget', 'pick', 'resample', 'transform', 'predict', 'quantize', 'recall']
@@ -292,63 +280,6 @@ function overlap(a: AnyStage, b: AnyStage): boolean {
   const parts = a.on?.part === undefined || b.on?.part === undefined || a.on.part === b.on.part
   const named = new Set([a, b].flatMap((s) => [...(s.on?.layers ?? []), ...(s.on?.except ?? [])]))
   return parts && [...named, Math.max(-1, ...named) + 1].some((layer) => actsOn(a, layer) && actsOn(b, layer))
-}
-
-function ownRowsOf(parts: readonly KVCompressor[]): Pick<KVCompressor, 'ownRows'> {
-  const [a, ...rest] = parts.filter((p) => p.ownRows !== undefined)
-  const b = rest.find((p) => p.ownRows !== a?.ownRows)
-  if (a && b)
-    throw new IncompatibleStages(
-      a.card.name,
-      b.card.name,
-      'one attends to its own rows as they are, the other as they are stored.',
-      `Give both the same: ownRows('${a.ownRows}', ...) around ${b.card.name}.`,
-    )
-  return a?.ownRows ? { ownRows: a.ownRows } : {}
-}
-
-function singleStore(parts: readonly KVCompressor[]): RowStore | undefined {
-  const [a, ...rest] = parts.filter((p) => p.store !== undefined)
-  const b = rest.find((p) => p.store !== a?.store)
-  if (a && b)
-    throw new IncompatibleStages(
-      a.card.name,
-      b.card.name,
-      `they store exact rows differently (${a.store} and ${b.store}).`,
-      `Give both the same: window({ store: '${a.store}' }, ...) around ${b.card.name}.`,
-    )
-  return a?.store
-}
-
-/** Sinks: the most anyone asks for. Per part: the one finite window; two different ones are refused. */
-function mergeWindows(parts: readonly KVCompressor[]): Windows | undefined {
-  const given = parts.flatMap((p) => (p.window ? [{ name: p.card.name, window: p.window }] : []))
-  if (given.length === 0) return undefined
-  const one = (part: Part): Window => {
-    const [a, ...rest] = given.filter((g) => g.window[part].recent !== Number.POSITIVE_INFINITY)
-    const differs = (g: (typeof given)[number]) => JSON.stringify(g.window[part]) !== JSON.stringify(a?.window[part])
-    const b = rest.find(differs)
-    if (a && b)
-      throw new IncompatibleStages(
-        a.name,
-        b.name,
-        `they propose different windows for ${part}.`,
-        `Give both the same: window(${windowsText(a.window, b.window)}, ...) around ${b.name}.`,
-      )
-    return a?.window[part] ?? UNBOUNDED
-  }
-  return { sinks: Math.max(...given.map((g) => g.window.sinks)), keys: one('keys'), values: one('values') }
-}
-
-/** The windows of `a`, and those of `b` where `a` has none, as `window()` takes them. */
-function windowsText(a: Windows, b: Windows): string {
-  const one = (part: Part): string => {
-    const { recent, block, drain } = a[part].recent === Number.POSITIVE_INFINITY ? b[part] : a[part]
-    return recent === Number.POSITIVE_INFINITY
-      ? ''
-      : `${part}: { recent: ${recent}, block: ${block}, drain: '${drain}' }`
-  }
-  return `{ ${[one('keys'), one('values')].filter((text) => text !== '').join(', ')} }`
 }
 
 function mixCard(parts: readonly KVCompressor[]): MethodCard {
