@@ -2,6 +2,7 @@ export { openCache } from './cache/cache'
 export { restoreCache } from './cache/restore'
 export type { CalibrateOptions } from './calibrate'
 export { artifactFingerprint, calibrate, checkArtifact, needsCalibration, ready } from './calibrate'
+export { checkModel } from './check-model'
 export {
   actsOn,
   compose,
