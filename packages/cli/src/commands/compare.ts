@@ -145,24 +145,19 @@ function planOf(protocol: 'P' | 'E' | 'W', tokens: number, { chunk, promptTokens
       throw new UsageError('--score-from belongs to protocols P and W; protocol E scores what follows --prompt-tokens.')
     return protocolE({
       tokens,
-      promptTokens: promptTokens ?? Math.floor((tokens * 2) / 3),
-      ...(chunk === undefined ? {} : { chunk }),
-    })
-  }
-  if (protocol === 'W')
-    return protocolW({
-      tokens,
-      scoreFrom: scoreFrom ?? Math.max(1, Math.floor(tokens / 4)),
       ...(promptTokens === undefined ? {} : { promptTokens }),
       ...(chunk === undefined ? {} : { chunk }),
     })
+  }
+  const wish = {
+    tokens,
+    ...(scoreFrom === undefined ? {} : { scoreFrom }),
+    ...(chunk === undefined ? {} : { chunk }),
+  }
+  if (protocol === 'W') return protocolW({ ...wish, ...(promptTokens === undefined ? {} : { promptTokens }) })
   if (promptTokens !== undefined)
     throw new UsageError('--prompt-tokens belongs to protocols E and W; protocol P scores from --score-from on.')
-  return protocolP({
-    tokens,
-    chunk: chunk ?? Math.min(128, tokens),
-    scoreFrom: scoreFrom ?? Math.max(1, Math.floor(tokens / 4)),
-  })
+  return protocolP(wish)
 }
 
 async function textOf({ text }: CompareFlags): Promise<{ text: string; name: string }> {

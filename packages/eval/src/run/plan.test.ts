@@ -57,6 +57,27 @@ describe('protocol W', () => {
   })
 })
 
+describe('defaults', () => {
+  it("are the library's own", () => {
+    expect(protocolP({ tokens: 1024 })).toEqual(protocolP({ tokens: 1024, chunk: 128, scoreFrom: 256 }))
+    expect(protocolP({ tokens: 2 })).toEqual(protocolP({ tokens: 2, chunk: 2, scoreFrom: 1 }))
+    expect(protocolE({ tokens: 960 })).toEqual(protocolE({ tokens: 960, promptTokens: 640, prefillChunk: 512 }))
+    expect(protocolE({ tokens: 2 })).toMatchObject({ promptTokens: 1, targets: { from: 1, to: 2 } })
+    expect(protocolW({ tokens: 1024 })).toEqual(protocolW({ tokens: 1024, scoreFrom: 256, chunk: 512 }))
+    expect(protocolW({ tokens: 2 }).targets).toEqual({ from: 1, to: 2 })
+    expect(protocolW({ tokens: 100, scoreTo: 10 }).targets).toEqual({ from: 9, to: 10 })
+  })
+  it.each([protocolP, protocolE, protocolW])('%o names what is wrong', (protocol) => {
+    const from = (given: unknown) => () => protocol(given as { tokens: number })
+    expect(from({})).toThrow(/tokens is undefined; allowed: a whole number from 2/)
+    expect(from(undefined)).toThrow(/its settings is undefined/)
+    expect(from({ tokens: 1 })).toThrow(/tokens is 1/)
+    expect(from({ tokens: 64, scorefrom: 3 })).toThrow(/a setting is scorefrom/)
+    expect(from({ tokens: 64, chunk: null })).toThrow(/chunk is null/)
+    expect(from({ tokens: 64, chunk: 0 })).toThrow(/chunk is 0/)
+  })
+})
+
 describe('steps longer than a cache takes', () => {
   const pieces = async (steps: readonly Step[], limit: () => number): Promise<Step[]> => {
     const seen: Step[] = []

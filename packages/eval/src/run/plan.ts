@@ -36,22 +36,45 @@ const whole = (option: string, given: number, min: number, max: number, cure: st
     throw new EvalOptionError(option, given, `a whole number from ${min} to ${max}`, cure)
 }
 
+const LONGER = 'Say how many tokens of the text are used.'
+
+/** @throws EvalOptionError for anything but an object, and for a field that a plan does not have. */
+function known(plan: string, given: unknown, fields: readonly string[]): void {
+  if (typeof given !== 'object' || given === null)
+    throw new EvalOptionError(`${plan}: its settings`, given, `an object of ${fields.join(', ')}`, 'Give { tokens }.')
+  // A caller may name the protocol in the same record.
+  const wrong = Object.keys(given).find((name) => name !== 'protocol' && !fields.includes(name))
+  if (wrong !== undefined)
+    throw new EvalOptionError(`${plan}: a setting`, wrong, fields.join(', '), 'Check its spelling.')
+}
+
+/** The first quarter of a text is read before anything is scored. */
+const quarter = (tokens: number): number => Math.max(1, Math.floor(tokens / 4))
+
 /**
  * Protocol P: the text in chunks of `chunk` tokens (1 = true decoding). A chunk attends to the compressed past and to
  * itself exactly, then it is appended and compressed. Targets are the tokens `scoreFrom .. tokens - 1`.
  */
-export function protocolP(o: { readonly tokens: number; readonly chunk: number; readonly scoreFrom: number }): Plan {
-  whole('tokens', o.tokens, 2, Number.MAX_SAFE_INTEGER, 'Give a longer text.')
-  whole('chunk', o.chunk, 1, o.tokens, 'Take a chunk no longer than the text.')
-  whole('scoreFrom', o.scoreFrom, 1, o.tokens - 1, 'Leave at least one token to score.')
+export function protocolP(o: {
+  readonly tokens: number
+  /** Default 128, or all tokens where there are fewer. */
+  readonly chunk?: number
+  /** Default a quarter of the tokens. */
+  readonly scoreFrom?: number
+}): Plan {
+  known('protocolP', o, ['tokens', 'chunk', 'scoreFrom'])
+  whole('tokens', o.tokens, 2, Number.MAX_SAFE_INTEGER, LONGER)
+  const { tokens, chunk = Math.min(128, tokens), scoreFrom = quarter(tokens) } = o
+  whole('chunk', chunk, 1, tokens, 'Take a chunk no longer than the text.')
+  whole('scoreFrom', scoreFrom, 1, tokens - 1, 'Leave at least one token to score.')
   return {
     protocol: 'P',
-    tokens: o.tokens,
-    chunk: o.chunk,
+    tokens,
+    chunk,
     promptTokens: 0,
-    steps: cut(0, o.tokens, o.chunk, 'decode'),
-    targets: { from: o.scoreFrom, to: o.tokens },
-    rows: { from: o.scoreFrom - 1, to: o.tokens - 1 },
+    steps: cut(0, tokens, chunk, 'decode'),
+    targets: { from: scoreFrom, to: tokens },
+    rows: { from: scoreFrom - 1, to: tokens - 1 },
   }
 }
 
@@ -62,29 +85,33 @@ export function protocolP(o: { readonly tokens: number; readonly chunk: number; 
  */
 export function protocolE(o: {
   readonly tokens: number
-  readonly promptTokens: number
-  /** Tokens per step after the prompt; default all at once. */
+  /** Default two thirds of the tokens. */
+  readonly promptTokens?: number
+  /** Tokens per step after the prompt. Default all at once. */
   readonly chunk?: number
-  /** Tokens per step of the prefill; default 512. */
+  /** Tokens per step of the prefill. Default 512. */
   readonly prefillChunk?: number
 }): Plan {
-  whole('tokens', o.tokens, 2, Number.MAX_SAFE_INTEGER, 'Give a longer text.')
-  whole('promptTokens', o.promptTokens, 1, o.tokens - 1, 'Leave at least one token to score.')
-  const rest = o.tokens - o.promptTokens
-  const chunk = o.chunk ?? rest
+  known('protocolE', o, ['tokens', 'promptTokens', 'chunk', 'prefillChunk'])
+  whole('tokens', o.tokens, 2, Number.MAX_SAFE_INTEGER, LONGER)
+  const { tokens, promptTokens = Math.floor((tokens * 2) / 3), prefillChunk = 512 } = o
+  whole('promptTokens', promptTokens, 1, tokens - 1, 'Leave at least one token to score.')
+  whole('prefillChunk', prefillChunk, 1, Number.MAX_SAFE_INTEGER, 'Take a step of some tokens.')
+  const rest = tokens - promptTokens
+  const { chunk = rest } = o
   whole('chunk', chunk, 1, rest, 'Take a chunk no longer than what follows the prompt.')
-  const prefill = cut(0, o.promptTokens, o.prefillChunk ?? 512, 'prompt')
+  const prefill = cut(0, promptTokens, prefillChunk, 'prompt')
   return {
     protocol: 'E',
-    tokens: o.tokens,
+    tokens,
     chunk,
-    promptTokens: o.promptTokens,
+    promptTokens,
     steps: [
       ...prefill.map((s, i) => (i === prefill.length - 1 ? { ...s, phase: 'promptEnd' as const } : s)),
-      ...cut(o.promptTokens, o.tokens, chunk, 'decode'),
+      ...cut(promptTokens, tokens, chunk, 'decode'),
     ],
-    targets: { from: o.promptTokens, to: o.tokens },
-    rows: { from: o.promptTokens, to: o.tokens },
+    targets: { from: promptTokens, to: tokens },
+    rows: { from: promptTokens, to: tokens },
   }
 }
 
@@ -96,33 +123,36 @@ export function protocolE(o: {
  */
 export function protocolW(o: {
   readonly tokens: number
-  readonly scoreFrom: number
+  /** Default a quarter of the tokens, and less than `scoreTo`. */
+  readonly scoreFrom?: number
   /** Default all tokens. */
   readonly scoreTo?: number
   /** Default all tokens. */
   readonly promptTokens?: number
-  /** Tokens per step; default 512. */
+  /** Tokens per step. Default 512, or all tokens where there are fewer. */
   readonly chunk?: number
 }): Plan {
-  whole('tokens', o.tokens, 2, Number.MAX_SAFE_INTEGER, 'Give a longer text.')
-  whole('scoreFrom', o.scoreFrom, 1, o.tokens - 1, 'Leave at least one token to score.')
-  const { scoreTo = o.tokens, promptTokens = o.tokens } = o
-  whole('scoreTo', scoreTo, o.scoreFrom + 1, o.tokens, 'Score at least one token of the text.')
-  whole('promptTokens', promptTokens, 1, o.tokens, 'Take a prompt no longer than the text.')
-  const chunk = o.chunk ?? Math.min(512, o.tokens)
-  whole('chunk', chunk, 1, o.tokens, 'Take a chunk no longer than the text.')
+  known('protocolW', o, ['tokens', 'scoreFrom', 'scoreTo', 'promptTokens', 'chunk'])
+  whole('tokens', o.tokens, 2, Number.MAX_SAFE_INTEGER, LONGER)
+  const { tokens, scoreTo = tokens, promptTokens = tokens, chunk = Math.min(512, tokens) } = o
+  if (o.scoreFrom === undefined) whole('scoreTo', scoreTo, 2, tokens, 'Score at least one token of the text.')
+  const { scoreFrom = Math.min(quarter(tokens), scoreTo - 1) } = o
+  whole('scoreFrom', scoreFrom, 1, tokens - 1, 'Leave at least one token to score.')
+  whole('scoreTo', scoreTo, scoreFrom + 1, tokens, 'Score at least one token of the text.')
+  whole('promptTokens', promptTokens, 1, tokens, 'Take a prompt no longer than the text.')
+  whole('chunk', chunk, 1, tokens, 'Take a chunk no longer than the text.')
   const prompt = cut(0, promptTokens, chunk, 'prompt')
   return {
     protocol: 'W',
-    tokens: o.tokens,
+    tokens,
     chunk,
     promptTokens,
     steps: [
       ...prompt.map((s, i) => (i === prompt.length - 1 ? { ...s, phase: 'promptEnd' as const } : s)),
-      ...cut(promptTokens, o.tokens, chunk, 'decode'),
+      ...cut(promptTokens, tokens, chunk, 'decode'),
     ],
-    targets: { from: o.scoreFrom, to: scoreTo },
-    rows: { from: o.scoreFrom - 1, to: scoreTo - 1 },
+    targets: { from: scoreFrom, to: scoreTo },
+    rows: { from: scoreFrom - 1, to: scoreTo - 1 },
   }
 }
 
