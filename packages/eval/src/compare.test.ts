@@ -5,11 +5,12 @@ import { join } from 'node:path'
 import { defineScorer, type KVCompressor, ModelMismatch } from '@kvloom/core'
 import { memory, neg, norm } from '@tensorflow/tfjs-core'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { type CompareOptions, compare, UNCOMPRESSED } from './compare'
+import { type CompareOptions, compare } from './compare'
 import { readReport } from './report/file'
 import { renderHtml } from './report/html'
 import type { Report } from './report/schema'
 import { renderTable } from './report/terminal'
+import { UNCOMPRESSED } from './run/comparison'
 import { protocolE, protocolP, protocolW } from './run/plan'
 import { type FakeModel, fakeIds, fakeModel, fakeShape } from './testing/fake-model'
 
@@ -135,6 +136,9 @@ describe('compare', () => {
     expect(activities).toEqual(['low-norm: fitting, layer 1/2, 3'])
     expect(disposed).toBe(1)
     expect(other.calls).toBeGreaterThan(0)
+    // It was timed while its model was loaded, and f16 at the end.
+    expect(report.compositions.map((c) => c.result!.times.ratios.decode?.count)).toEqual([4, 4])
+    expect(report.protocol.timing?.groups).toBe(2)
     expect(report.compositions.map((c) => c.artifacts)).toEqual([[], [{ stage: 'learned', fingerprint: 'f' }]])
   })
 
@@ -182,7 +186,7 @@ describe('compare', () => {
       wish({
         signal: stop.signal,
         onProgress: ({ index, fraction }) => {
-          if (index === 2 && fraction > 0.75) stop.abort()
+          if (index === 2 && fraction > 0.5) stop.abort()
         },
       }),
     )
@@ -190,6 +194,138 @@ describe('compare', () => {
     expect(report.compositions.map((c) => c.status)).toEqual(['done', 'interrupted'])
     expect((await readReport(join(folder, 'report.json'))).status).toBe('interrupted')
     expect(renderHtml(report)).toContain('Interrupted.')
+  })
+
+  it('takes times side by side after all rows are measured, the uncompressed one like the others', async () => {
+    const before = memory().numTensors
+    const seen: string[] = []
+    const report = await compare(wish({ onProgress: ({ name }) => seen.push(name) }))
+    expect(memory().numTensors).toBe(before)
+    expect(report.protocol.timing).toEqual({ contextTokens: 64, warmUpRounds: 2, rounds: 4, groups: 1 })
+    const rows = [report.baseline, ...report.compositions].map((row) => row.result!.times)
+    // 64 tokens in six pieces of at most 11, the first a warm-up.
+    for (const times of rows) expect([times.prefill?.count, times.decode?.count]).toEqual([5, 4])
+    for (const times of rows) expect([times.ratios.prefill?.count, times.ratios.decode?.count]).toEqual([5, 4])
+    expect(report.baseline.result!.overhead).toEqual({ prefill: 0, decode: 0 })
+    expect(report.baseline.result!.times.ratios.decode).toMatchObject({ lowerQuartile: 1, upperQuartile: 1 })
+    const [f16] = report.compositions
+    expect(f16!.result!.overhead.decode).toBeCloseTo(f16!.result!.times.ratios.decode!.median - 1, 12)
+    const measured = seen.lastIndexOf('low-norm')
+    expect(seen.slice(measured + 1).every((name) => name === 'times of 3 rows, in turns')).toBe(true)
+  })
+
+  it('times rows in groups where their caches do not fit into memory together', async () => {
+    const report = await compare(wish({ timingBytes: 1 }))
+    expect(report.protocol.timing?.groups).toBe(2)
+    expect(report.baseline.result!.times.decode?.count).toBe(8)
+    for (const row of report.compositions) expect(row.result!.times.ratios.decode?.count).toBe(4)
+  })
+
+  it('times nothing when no steps are asked for', async () => {
+    const report = await compare(wish({ decodeTokens: 0 }))
+    expect(report.protocol).toMatchObject({ decodeTokens: 0, timing: null })
+    expect(report.compositions[0]!.result!.times).toMatchObject({ prefill: null, decode: null, cacheShare: null })
+    expect(report.compositions[0]!.result!.overhead).toEqual({ prefill: null, decode: null })
+    expect(renderHtml(report)).toContain('Times were not taken')
+    expect(renderTable(report)).not.toContain('decode: ms')
+    await expect(compare(wish({ decodeTokens: -1 }))).rejects.toThrow(/decodeTokens is -1/)
+  })
+
+  it('an abort while times are taken keeps what is measured', async () => {
+    const stop = new AbortController()
+    const report = await compare(
+      wish({
+        signal: stop.signal,
+        decodeTokens: 40,
+        onProgress: ({ name, fraction }) => {
+          if (name.startsWith('times') && fraction > 0.9) stop.abort()
+        },
+      }),
+    )
+    expect(report.status).toBe('interrupted')
+    expect(report.compositions.map((c) => c.status)).toEqual(['done', 'done'])
+    const { times, quality } = report.compositions[0]!.result!
+    expect(quality.perplexity).toBeGreaterThan(1)
+    expect(times.prefill?.count).toBe(5)
+    expect(times.decode!.count).toBeGreaterThan(0)
+    expect(times.decode!.count).toBeLessThan(40)
+    expect(await readReport(join(folder, 'report.json'))).toEqual(report)
+  })
+
+  it('a row that fails while it is timed keeps its quality', async () => {
+    const { bind, ...stage } = lowNorm({ keep: 0.25 }).stages[0]!
+    let opened = 0
+    const tiring = {
+      ...lowNorm(),
+      stages: [
+        {
+          ...stage,
+          bind: (...args: Parameters<typeof bind>) => {
+            // Checked, measured, then timed: each opens a cache, and each binds every layer.
+            if (++opened > 2 * fakeShape.layers) throw new ModelMismatch('tiring', 'it is tired.', 'Let it rest.')
+            return bind(...args)
+          },
+        },
+      ],
+    } as unknown as KVCompressor
+    const report = await compare(
+      wish({ compositions: [{ name: 'tiring', compressor: tiring }, ...wish().compositions] }),
+    )
+    const [row, f16] = report.compositions
+    expect(report.status).toBe('complete')
+    expect(row).toMatchObject({ status: 'done', result: { times: { decode: null }, overhead: { decode: null } } })
+    expect(row!.result!.quality.perplexity).toBeGreaterThan(1)
+    expect(row!.notes.join(' ')).toContain('Its times could not be taken to the end: tiring does not fit')
+    expect(f16!.result!.times.ratios.decode?.count).toBe(4)
+  })
+
+  it('checks every row before the first one runs', async () => {
+    const failed: number[] = []
+    const asked: string[] = []
+    const report = await compare(
+      wish({
+        compositions: [...wish().compositions, { name: 'misfit', compressor: misfit }],
+        onRow: (row) => {
+          if (row.status === 'failed') failed.push(model.calls)
+        },
+      }),
+    )
+    expect(failed).toEqual([0])
+    expect(report.compositions.map((c) => c.status)).toEqual(['done', 'done', 'failed'])
+    const own = await compare(
+      wish({
+        check: ({ name }) => {
+          asked.push(name)
+          if (name === 'f16') throw new ModelMismatch('f16', 'no.', 'Another.')
+        },
+      }),
+    )
+    expect(asked).toEqual(['f16', 'low-norm'])
+    expect(own.compositions.map((c) => c.status)).toEqual(['failed', 'done'])
+  })
+
+  it('runs nothing when no row can run', async () => {
+    const report = await compare(wish({ compositions: [{ name: 'misfit', compressor: misfit }] }))
+    expect(model.calls).toBe(0)
+    expect([report.status, report.baseline.status]).toEqual(['complete', 'skipped'])
+    expect(renderTable(report)).toContain('not run: no row could run')
+    expect(renderHtml(report)).toContain('1 of 2 runs failed')
+  })
+
+  it('says what puzzles: layers that keep everything, windows that are not full, 32 bits', async () => {
+    const some = lowNorm({ keep: 0.25 })
+    const spared = {
+      ...some,
+      stages: some.stages.map((s) => ({ ...s, options: { skipLayers: [1] }, on: { layers: [0] } })),
+    } as unknown as KVCompressor
+    const report = await compare(wish({ compositions: [{ name: 'spared', compressor: spared }] }))
+    expect(report.baseline.notes).toEqual([
+      'Exact rows are held in 32 bits; bits by formula count every exact row as 16.',
+    ])
+    expect(report.compositions[0]!.notes).toEqual([
+      'Layer 1 keeps every token, the other layer 25 % (low-norm has skipLayers=[1]).',
+    ])
+    expect(renderTable(report)).toContain('spared: Layer 1 keeps every token')
   })
 
   it('an abort before anything is finished still leaves a report', async () => {
@@ -255,7 +391,7 @@ describe('report files', () => {
     await expect(check(good)).resolves.toEqual(good)
     await expect(check('{')).rejects.toThrow(/is not JSON/)
     await expect(check({ ...good, schemaVersion: 99 })).rejects.toThrow(
-      /schema version 99; this kvloom reads version 1/,
+      /schema version 99; this kvloom reads version 2/,
     )
     await expect(check({ ...good, seed: 'x' })).rejects.toThrow(/seed: /)
     await expect(readReport(join(folder, 'none.json'))).rejects.toThrow(/cannot be read/)

@@ -23,12 +23,14 @@ export function quantile(values: ArrayLike<number>, q: number): number {
   return low + (high - low) * (at - Math.floor(at))
 }
 
+export const median = (values: ArrayLike<number>): number => quantile(values, 0.5)
+
 /** Median and quartiles; null when nothing was measured. */
 export const spread = (values: ArrayLike<number>): Spread | null =>
   values.length === 0
     ? null
     : {
-        median: quantile(values, 0.5),
+        median: median(values),
         lowerQuartile: quantile(values, 0.25),
         upperQuartile: quantile(values, 0.75),
         count: values.length,

@@ -35,8 +35,52 @@ export function bytes(value: number): string {
   return `${at === 0 ? rest : rest.toFixed(rest < 10 ? 2 : rest < 100 ? 1 : 0)} ${units[at]}`
 }
 
-export const milliseconds = (value: number): string =>
-  value < 1 ? value.toFixed(2) : value < 10 ? value.toFixed(1) : value.toFixed(0)
+const decimals = (ms: number): number => (ms < 1 ? 2 : ms < 10 ? 1 : 0)
+
+export const milliseconds = (value: number): string => value.toFixed(decimals(value))
+
+/** A median with half the distance of its quartiles: `2.3 ±0.1`. */
+export const medianAndSpread = ({ median, lowerQuartile, upperQuartile }: Quartiles): string =>
+  `${milliseconds(median)} ±${((upperQuartile - lowerQuartile) / 2).toFixed(decimals(median))}`
+
+/** The quartiles of times: `2.2–2.5`. */
+export const quartiles = ({ median, lowerQuartile, upperQuartile }: Quartiles): string =>
+  `${lowerQuartile.toFixed(decimals(median))}–${upperQuartile.toFixed(decimals(median))}`
+
+/** A factor: `1.05×`. */
+export const factor = (value: number): string => `${value.toFixed(2)}×`
+
+interface Quartiles {
+  readonly median: number
+  readonly lowerQuartile: number
+  readonly upperQuartile: number
+}
+
+/** How times were taken, in one sentence. */
+export const timingSentence = (
+  timing: {
+    contextTokens: number
+    warmUpRounds: number
+    rounds: number
+    groups: number
+  } | null,
+): string =>
+  timing === null
+    ? 'Times were not taken.'
+    : `Times are medians over rounds in which every row takes one step in turn: the context of ${timing.contextTokens} tokens in pieces (the first is a warm-up), then ${timing.rounds} decode steps behind ${timing.warmUpRounds} of warm-up${timing.groups > 1 ? `; the rows in ${timing.groups} groups, each with the uncompressed row` : ''}.`
+
+/** Why a row has no numbers. */
+export function whyNot(row: { readonly status: string; readonly error: { readonly message: string } | null }): string {
+  if (row.error) return `failed: ${row.error.message}`
+  switch (row.status) {
+    case 'interrupted':
+      return 'not measured: the run was interrupted'
+    case 'skipped':
+      return 'not run: no row could run'
+    default:
+      return `not measured yet (${row.status})`
+  }
+}
 
 /** What protocol, on what, in one sentence. */
 export function protocolSentence(protocol: {

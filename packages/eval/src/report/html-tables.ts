@@ -1,69 +1,99 @@
 /** The tables of the HTML report. */
 import * as format from './format'
-import { colorOf } from './plots'
+import { markerSvg } from './markers'
 import type { CompositionReport, Report, ResultReport } from './schema'
 
 /** Text made safe for HTML. */
 export const escapeHtml = (text: string): string =>
   text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
 
+/** A row's number and mark, as plots show it. */
 export const swatch = (place: number): string =>
-  `<span class="swatch" aria-hidden="true" style="background:${colorOf(place)}"></span>`
+  `<span class="swatch">${markerSvg(place)}${place === 0 ? '' : `<span class="number">${place}</span>`}</span>`
 
 const rowsOf = (report: Report): readonly CompositionReport[] => [report.baseline, ...report.compositions]
 
 const scroll = (label: string, table: string): string =>
   `<div class="scroll" role="region" aria-label="${escapeHtml(label)}" tabindex="0">${table}</div>`
 
+/** One column of the results. */
+interface Column {
+  /** The group it stands in. */
+  readonly group: 'Size' | 'Quality' | 'Time, median'
+  readonly head: string
+  /** HTML of a cell; `base` is the uncompressed run's result, absent in its own row. */
+  readonly cell: (result: ResultReport, base: ResultReport | null) => string
+}
+
 /** One line per composition: size, quality, time. */
 export function resultTable(report: Report): string {
   const rows = rowsOf(report)
-  const passkey = rows.some((r) => r.result?.passkey)
-  const columns = passkey ? 12 : 11
-  const head = `<thead><tr><th scope="col" rowspan="2">Composition</th><th scope="colgroup" colspan="4">Size</th><th scope="colgroup" colspan="${passkey ? 5 : 4}">Quality</th><th scope="colgroup" colspan="2">Time, median</th></tr>
-<tr><th scope="col">bits<br>by formula</th><th scope="col">bits<br>held</th><th scope="col">ratio<br>to fp16</th><th scope="col">tokens<br>kept</th><th scope="col">perplexity</th><th scope="col">mean<br>KLD</th><th scope="col">99 %<br>KLD</th><th scope="col">top-1</th>${passkey ? '<th scope="col">passkey</th>' : ''}<th scope="col">prefill<br>ms/token</th><th scope="col">decode<br>ms/token</th></tr></thead>`
-  const base = report.baseline.result?.quality.perplexity
+  const columns = columnsOf(rows)
+  const groups = [...new Set(columns.map(({ group }) => group))].map(
+    (group) => `<th scope="colgroup" colspan="${columns.filter((c) => c.group === group).length}">${group}</th>`,
+  )
+  const head = `<thead><tr><th scope="col" rowspan="2">Composition</th>${groups.join('')}</tr>
+<tr>${columns.map(({ head }) => `<th scope="col">${head}</th>`).join('')}</tr></thead>`
+  const base = report.baseline.result
   const body = rows.map((row, place) => {
     const name = `<th scope="row">${swatch(place)}${escapeHtml(row.name)}</th>`
-    const cells = row.result
-      ? resultCells(row.result, place === 0 ? undefined : base, passkey)
-      : `<td class="left failed" colspan="${columns - 1}">${escapeHtml(whyNot(row))}</td>`
+    const { result } = row
+    const cells = result
+      ? columns.map(({ cell }) => `<td>${cell(result, place === 0 ? null : base)}</td>`).join('')
+      : `<td class="left failed" colspan="${columns.length}">${escapeHtml(sentence(format.whyNot(row)))}</td>`
     return `<tr${place === 0 ? ' class="baseline"' : ''}>${name}${cells}</tr>`
   })
   return scroll('Results', `<table>${head}<tbody>${body.join('\n')}</tbody></table>`)
 }
 
-function resultCells(result: ResultReport, base: number | undefined, passkey: boolean): string {
-  const { quality, footprint, times, overhead } = result
-  const change =
-    base === undefined ? '' : `<br><small>${format.signedPercent(quality.perplexity / base - 1, 1)}</small>`
-  const cells = [
-    format.bits(footprint.theoreticalBits),
-    format.bits(footprint.residentBits),
-    `${(16 / footprint.residentBits).toFixed(2)}×`,
-    format.percent(footprint.keptFraction, 0),
-    `${format.number(quality.perplexity)}${change}`,
-    format.number(quality.meanKld, 3),
-    format.number(quality.kld99, 3),
-    format.percent(quality.top1),
-    ...(passkey ? [result.passkey ? `${result.passkey.hits} of ${result.passkey.trials}` : '–'] : []),
-    time(times.prefill, base === undefined ? null : overhead.prefill),
-    time(times.decode, base === undefined ? null : overhead.decode),
+const sentence = (text: string): string =>
+  `${text.slice(0, 1).toUpperCase()}${text.slice(1)}${text.endsWith('.') ? '' : '.'}`
+
+function columnsOf(rows: readonly CompositionReport[]): readonly Column[] {
+  const some = (has: (result: ResultReport) => unknown): boolean => rows.some(({ result }) => result && has(result))
+  const quality = (head: string, cell: (result: ResultReport) => string): Column => ({ group: 'Quality', head, cell })
+  const size = (head: string, cell: (result: ResultReport) => string): Column => ({ group: 'Size', head, cell })
+  const times = (which: 'prefill' | 'decode'): readonly Column[] =>
+    some(({ times }) => times[which])
+      ? [
+          {
+            group: 'Time, median',
+            head: `${which}<br>ms/token`,
+            cell: ({ times }, base) => time(times, which, base !== null),
+          },
+        ]
+      : []
+  return [
+    size('bits<br>by formula', ({ footprint }) => format.bits(footprint.theoreticalBits)),
+    size('bits<br>held', ({ footprint }) => format.bits(footprint.residentBits)),
+    size('ratio<br>to fp16', ({ footprint }) => format.factor(16 / footprint.residentBits)),
+    size('tokens<br>kept', ({ footprint }) => format.percent(footprint.keptFraction, 0)),
+    {
+      group: 'Quality',
+      head: 'perplexity',
+      cell: ({ quality: { perplexity } }, base) =>
+        `${format.number(perplexity)}${base === null ? '' : `<br><small>${format.signedPercent(perplexity / base.quality.perplexity - 1, 1)}</small>`}`,
+    },
+    quality('mean<br>KLD', (r) => format.number(r.quality.meanKld, 3)),
+    quality('99 %<br>KLD', (r) => format.number(r.quality.kld99, 3)),
+    quality('top-1', (r) => format.percent(r.quality.top1)),
+    ...(some(({ passkey }) => passkey)
+      ? [quality('passkey', ({ passkey }) => (passkey ? `${passkey.hits} of ${passkey.trials}` : '–'))]
+      : []),
+    ...times('prefill'),
+    ...times('decode'),
   ]
-  return cells.map((cell) => `<td>${cell}</td>`).join('')
 }
 
-function time(spread: ResultReport['times']['prefill'], overhead: number | null): string {
+/** Median, quartiles, and for every row but the uncompressed one the ratio to it, with quartiles too. */
+function time({ ratios, ...times }: ResultReport['times'], which: 'prefill' | 'decode', withRatio: boolean): string {
+  const spread = times[which]
   if (!spread) return '–'
-  const { median, lowerQuartile, upperQuartile, count } = spread
-  const range = `quartiles ${format.milliseconds(lowerQuartile)} to ${format.milliseconds(upperQuartile)} ms, ${count} steps`
-  const over = overhead === null ? '' : `<br><small>${format.signedPercent(overhead)}</small>`
-  return `<span title="${range}">${format.milliseconds(median)}</span>${over}`
-}
-
-function whyNot(row: CompositionReport): string {
-  if (row.error) return `Failed: ${row.error.message}`
-  return row.status === 'interrupted' ? 'Not measured: the run was interrupted.' : `Not measured yet (${row.status}).`
+  const ratio = withRatio ? ratios[which] : null
+  const over = ratio
+    ? `<br><small title="quartiles ${format.factor(ratio.lowerQuartile)} to ${format.factor(ratio.upperQuartile)}">${format.factor(ratio.median)}</small>`
+    : ''
+  return `<span title="${spread.count} steps">${format.milliseconds(spread.median)}</span> <small>${format.quartiles(spread)}</small>${over}`
 }
 
 const KINDS = [

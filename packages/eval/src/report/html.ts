@@ -2,7 +2,7 @@
 import * as format from './format'
 import { STYLE } from './html-style'
 import { escapeHtml, ledgerTable, resultTable, swatch } from './html-tables'
-import { bytesPlot, KLD_FLOOR, layerPlot, paretoPlot, seriesOf } from './plots'
+import { bytesPlot, KLD_FLOOR, layerPlot, type PlotSize, paretoPlot, seriesOf } from './plots'
 import type { CompositionReport, Report } from './schema'
 
 /** Renders a report, partial ones included. */
@@ -25,13 +25,31 @@ ${banner(report)}
 ${facts(report)}
 </header>
 <section aria-labelledby="results"><h2 id="results">Results</h2>
-<p class="soft">Everything is compared with an uncompressed f32 cache on the same tokens. Percentages beside perplexity and times are differences from it.</p>
+<p class="soft">Everything is compared with an uncompressed f32 cache on the same tokens. Percentages beside perplexity are differences from it, factors beside times are of its time in the same rounds. ${escapeHtml(format.timingSentence(report.protocol.timing))}</p>
 ${resultTable(report)}
 ${notes(report)}
 </section>
-${figure('pareto', 'Size against damage', paretoPlot(report), `Filled dots: bits per value really held, everything counted. Hollow dots: bits by formula. The dashed line joins the compositions that no other beats in both. Lower left is better. Divergences below ${KLD_FLOOR} are drawn there.`)}
-${figure('layers', 'Attention error by layer', layerPlot(report), `Difference of the attention output from the uncompressed run's, relative to its size, at ${report.protocol.attentionPositions} sampled positions. What earlier layers lost is part of it.`, report, false)}
-${figure('bytes', 'Bytes over tokens', bytesPlot(report), 'The ledger total after each step: packed codes, exact rows, metadata, unused room and state.', report, true)}
+${figure(report, {
+  id: 'pareto',
+  title: 'Size against damage',
+  plot: paretoPlot,
+  caption: `Numbers are those of the table. Filled marks: bits per value really held, everything counted. Hollow marks: bits by formula. The dashed line joins the compositions that no other beats in both. Lower left is better. Divergences below ${KLD_FLOOR} are drawn there.`,
+  withBaseline: false,
+})}
+${figure(report, {
+  id: 'layers',
+  title: 'Attention error by layer',
+  plot: layerPlot,
+  caption: `Difference of the attention output from the uncompressed run's, relative to its size, at ${report.protocol.attentionPositions} sampled positions. What earlier layers lost is part of it.`,
+  withBaseline: false,
+})}
+${figure(report, {
+  id: 'bytes',
+  title: 'Bytes over tokens',
+  plot: bytesPlot,
+  caption: 'The ledger total after each step: packed codes, exact rows, metadata, unused room and state.',
+  withBaseline: true,
+})}
 <section aria-labelledby="ledger"><h2 id="ledger">Byte ledger at the end of the text</h2>
 ${ledgerTable(report)}
 </section>
@@ -50,7 +68,7 @@ function banner(report: Report): string {
   const rows = [report.baseline, ...report.compositions]
   const done = rows.filter((r) => r.status === 'done').length
   if (report.status === 'interrupted')
-    return `<p class="banner" role="status"><strong>Interrupted.</strong> ${done} of ${rows.length} runs were finished; this report holds those.</p>`
+    return `<p class="banner" role="status"><strong>Interrupted.</strong> ${done} of ${rows.length} runs were finished; this report holds those.${timesNote(report)}</p>`
   if (report.status === 'running')
     return `<p class="banner" role="status"><strong>Not finished.</strong> ${done} of ${rows.length} runs so far.</p>`
   if (report.status === 'failed')
@@ -59,6 +77,12 @@ function banner(report: Report): string {
   return failed > 0
     ? `<p class="banner" role="status"><strong>${failed} of ${rows.length} runs failed.</strong> Their errors stand in the table.</p>`
     : ''
+}
+
+/** That the interruption came while times were taken. */
+function timesNote({ protocol: { timing }, baseline }: Report): string {
+  const counted = baseline.result?.times.decode?.count ?? 0
+  return timing && counted < timing.rounds ? ' Times are missing, or of fewer rounds than asked for.' : ''
 }
 
 function facts(report: Report): string {
@@ -78,23 +102,27 @@ function facts(report: Report): string {
 }
 
 function notes(report: Report): string {
-  const rows = report.compositions.filter((row) => row.notes.length > 0)
+  const rows = [report.baseline, ...report.compositions].filter((row) => row.notes.length > 0)
   if (rows.length === 0) return ''
   return `<ul>${rows.flatMap((row) => row.notes.map((note) => `<li><strong>${escapeHtml(row.name)}</strong>: ${escapeHtml(note)}</li>`)).join('')}</ul>`
 }
 
-/** @param report gives the legend; without it there is none. */
-function figure(
-  id: string,
-  title: string,
-  plot: string,
-  caption: string,
-  report?: Report,
-  withBaseline = true,
-): string {
-  const drawn = plot || '<p class="soft">Nothing to draw yet.</p>'
-  const legend = report && plot ? legendOf(report, withBaseline) : ''
-  return `<section aria-labelledby="${id}"><h2 id="${id}">${title}</h2><figure>${legend}${drawn}<figcaption>${escapeHtml(caption)}</figcaption></figure></section>`
+interface Figure {
+  readonly id: string
+  readonly title: string
+  readonly plot: (report: Report, size: PlotSize) => string
+  readonly caption: string
+  /** Whether the legend names the uncompressed run. */
+  readonly withBaseline: boolean
+}
+
+/** A plot in both sizes, of which the style sheet shows one, with a legend of numbers, marks and names. */
+function figure(report: Report, { id, title, plot, caption, withBaseline }: Figure): string {
+  const [wide, narrow] = [plot(report, 'wide'), plot(report, 'narrow')]
+  const drawn = wide
+    ? `${legendOf(report, withBaseline)}<div class="wide">${wide}</div><div class="narrow">${narrow}</div>`
+    : '<p class="soft">Nothing to draw yet.</p>'
+  return `<section aria-labelledby="${id}"><h2 id="${id}">${title}</h2><figure>${drawn}<figcaption>${escapeHtml(caption)}</figcaption></figure></section>`
 }
 
 function legendOf(report: Report, withBaseline: boolean): string {
@@ -114,12 +142,12 @@ function compositionDetails(row: CompositionReport, place: number): string {
 }
 
 const WORDS = `<dl class="words">
-<dt>bits by formula</dt><dd>Per key or value number and token seen: exact rows count 16 bits, sealed rows what the method states. Under protocol E right after the compression of the prompt, under P and W at the end of the text.</dd>
+<dt>bits by formula</dt><dd>Per key or value number and token seen: exact rows count 16 bits whatever they are held in, sealed rows what the method states. Under protocol E right after the compression of the prompt, under P and W at the end of the text.</dd>
 <dt>bits held</dt><dd>Every byte the cache really holds at that moment, unused room and state included, times 8, over the numbers of all tokens seen. Tables that belong to the model, such as codebooks, are shared by all its caches; they stand apart in the ledger.</dd>
 <dt>tokens kept</dt><dd>Rows attention still sees over tokens seen, mean over layers.</dd>
 <dt>perplexity</dt><dd>exp of the mean negative log-likelihood of the scored tokens, in float64 from float32 logits.</dd>
 <dt>KLD</dt><dd>KL(uncompressed || this) over the whole vocabulary, in nats: the mean and the 99 % quantile over positions.</dd>
 <dt>top-1</dt><dd>Share of positions with the same most likely token as the uncompressed run.</dd>
 <dt>passkey</dt><dd>A number hidden in a text, asked for after the text was compressed; a hit has every digit as the most likely token.</dd>
-<dt>time</dt><dd>Medians of single steps, scoring excluded, measured once in the order of the table. For claims about speed use interleaved benchmarks.</dd>
+<dt>time</dt><dd>Of a prefill piece per token, of a decode step of one token, nothing scored. All rows, the uncompressed one included, open fresh caches and take every step in turn, the order rotated from round to round; the first rounds warm up and do not count. Beside a median stand the quartiles; a factor is the median of the ratios to the uncompressed row's time in the same round.</dd>
 </dl>`

@@ -1,7 +1,12 @@
-/** The report's JSON: one file per run, checked whenever it is read. Later versions may add fields, never change these. */
+/**
+ * The report's JSON: one file per run, checked whenever it is read. Later versions may add fields, never change these.
+ * Version 2: times are taken side by side (`protocol.timing`), with their ratios to the uncompressed row's of the same round
+ * (`times.ratios`), and may be missing where a row was measured and not timed; a row may be `skipped`. Times of version 1 were
+ * taken row after row, so they cannot be compared with these.
+ */
 import * as z from 'zod'
 
-export const SCHEMA_VERSION = 1
+export const SCHEMA_VERSION = 2
 
 const spread = z.object({
   median: z.number(),
@@ -58,8 +63,17 @@ const result = z.object({
   footprint,
   footprintAtEnd: footprint,
   bytesOverTokens: z.array(z.object({ tokens: z.number().int(), total: z.number() })),
-  times: z.object({ prefill: spread.nullable(), decode: spread.nullable(), cacheShare: z.number() }),
-  /** Median time over the uncompressed run's, minus 1; null where one of them was not measured. */
+  times: z.object({
+    /** Milliseconds per token of a piece of a prompt. */
+    prefill: spread.nullable(),
+    /** Milliseconds of a decode step of one token. */
+    decode: spread.nullable(),
+    /** Share of these times spent inside the cache. */
+    cacheShare: z.number().nullable(),
+    /** Time over the uncompressed row's of the same round. */
+    ratios: z.object({ prefill: spread.nullable(), decode: spread.nullable() }),
+  }),
+  /** Median of the ratios, minus 1; null where one of the times was not taken. */
   overhead: z.object({ prefill: z.number().nullable(), decode: z.number().nullable() }),
   longestStep: z.number().int(),
 })
@@ -84,7 +98,8 @@ const composition = z.object({
   ownRows: z.enum(['exact', 'stored']).default('exact'),
   stages: z.array(stage),
   window: z.object({ sinks: z.number(), keys: window, values: window }).nullable(),
-  status: z.enum(['pending', 'running', 'done', 'failed', 'interrupted']),
+  /** `skipped`: the uncompressed run, when no row could run at all. */
+  status: z.enum(['pending', 'running', 'done', 'failed', 'interrupted', 'skipped']),
   result: result.nullable(),
   error: z.object({ name: z.string(), code: z.string().nullable(), message: z.string() }).nullable(),
   notes: z.array(z.string()),
@@ -129,7 +144,18 @@ export const reportSchema = z.object({
     promptTokens: z.number().int(),
     scoredTargets: z.object({ from: z.number().int(), to: z.number().int() }),
     comparedRows: z.object({ from: z.number().int(), to: z.number().int() }),
+    /** Decode steps per row that count; 0 when nothing was timed. */
     decodeTokens: z.number().int(),
+    /** How times were taken: rounds over all rows of a group, behind a context of so many tokens; null when they were not. */
+    timing: z
+      .object({
+        contextTokens: z.number().int(),
+        warmUpRounds: z.number().int(),
+        rounds: z.number().int(),
+        /** Groups of rows timed side by side so far; more than one where their caches did not fit into memory together. */
+        groups: z.number().int(),
+      })
+      .nullable(),
     attentionPositions: z.number().int(),
     passkeyTrials: z.number().int(),
     passkeyTokens: z.number().int(),

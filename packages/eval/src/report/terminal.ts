@@ -3,28 +3,22 @@ import Table from 'cli-table3'
 import * as format from './format'
 import type { CompositionReport, Report } from './schema'
 
-const COLUMNS = [
-  'composition',
-  'bits',
-  'resident',
-  'kept',
-  'perplexity',
-  'mean KLD',
-  '99 % KLD',
-  'top-1',
-  'prefill',
-  'decode',
-]
+type Result = NonNullable<CompositionReport['result']>
 
-/** @param color ANSI colours, for terminals that show them. Lines are at most about 120 columns wide for usual names. */
+interface Column {
+  readonly head: string
+  /** What the column shows, for the line of units; null where the head says it. */
+  readonly unit: string | null
+  readonly cell: (result: Result) => string
+}
+
+/** @param color ANSI colours, for terminals that show them. Lines are at most about 130 columns wide for usual names. */
 export function renderTable(report: Report, options: { readonly color?: boolean } = {}): string {
   const rows = [report.baseline, ...report.compositions]
-  const withPasskey = rows.some((r) => r.result?.passkey)
-  const withTables = rows.some((r) => r.result && r.result.footprint.ledger.perModel > 0)
-  const head = [...COLUMNS, ...(withTables ? ['tables'] : []), ...(withPasskey ? ['passkey'] : [])]
+  const columns = columnsOf(rows)
   const table = new Table({
-    head,
-    colAligns: head.map((_, i) => (i === 0 ? 'left' : 'right')),
+    head: ['composition', ...columns.map(({ head }) => head)],
+    colAligns: ['left', ...columns.map(() => 'right' as const)],
     style: {
       compact: true,
       head: options.color ? ['bold'] : [],
@@ -33,41 +27,78 @@ export function renderTable(report: Report, options: { readonly color?: boolean 
       'padding-right': 1,
     },
   })
-  for (const row of rows) {
-    if (row.result) table.push(cells(row, row.result, withTables, withPasskey))
-    else table.push([row.name, { content: whyNot(row), colSpan: head.length - 1, hAlign: 'left' }])
+  for (const { name, result, ...row } of rows) {
+    if (result) table.push([name, ...columns.map(({ cell }) => cell(result))])
+    else table.push([name, { content: format.whyNot(row).slice(0, 96), colSpan: columns.length, hAlign: 'left' }])
   }
-  const units = `bits: per value, by formula · resident: bits per value really held · ${withTables ? 'tables: per model, beside the bits · ' : ''}prefill: ms a token · decode: ms a step (medians)`
-  return `${table.toString()}\n${units}\n${format.protocolSentence(report.protocol)}`
+  const units = columns.flatMap(({ head, unit }) => (unit === null ? [] : [`${head}: ${unit}`]))
+  const notes = rows.flatMap(({ name, notes }) => notes.map((note) => `${name}: ${note}`))
+  return [
+    table.toString(),
+    units.join(' · '),
+    format.protocolSentence(report.protocol),
+    ...(columns.some(({ head }) => head === 'decode') ? [format.timingSentence(report.protocol.timing)] : []),
+    ...notes,
+  ].join('\n')
 }
 
-function cells(
-  row: CompositionReport,
-  result: NonNullable<CompositionReport['result']>,
-  withTables: boolean,
-  withPasskey: boolean,
-): string[] {
-  const { quality, footprint, times, passkey } = result
-  const time = (median: number | undefined): string => (median === undefined ? '–' : format.milliseconds(median))
-  const all = [
-    row.name,
-    format.bits(footprint.theoreticalBits),
-    format.bits(footprint.residentBits),
-    format.percent(footprint.keptFraction, 0),
-    format.number(quality.perplexity),
-    format.number(quality.meanKld),
-    format.number(quality.kld99),
-    format.percent(quality.top1),
-    time(times.prefill?.median),
-    time(times.decode?.median),
+function columnsOf(rows: readonly CompositionReport[]): readonly Column[] {
+  const some = (has: (result: Result) => unknown): boolean => rows.some(({ result }) => result && has(result))
+  const times = (which: 'prefill' | 'decode', unit: string): Column[] =>
+    some(({ times }) => times[which])
+      ? [
+          {
+            head: which,
+            unit: `${unit}, median ± half the quartiles' distance`,
+            cell: ({ times }) => (times[which] ? format.medianAndSpread(times[which]) : '–'),
+          },
+          {
+            head: '×',
+            unit: null,
+            cell: ({ times }) => times.ratios[which]?.median.toFixed(2) ?? '–',
+          },
+        ]
+      : []
+  return [
+    {
+      head: 'bits',
+      unit: 'per value, by formula (exact rows count as 16)',
+      cell: ({ footprint }) => format.bits(footprint.theoreticalBits),
+    },
+    {
+      head: 'resident',
+      unit: 'bits per value really held',
+      cell: ({ footprint }) => format.bits(footprint.residentBits),
+    },
+    {
+      head: 'kept',
+      unit: 'tokens, mean over layers',
+      cell: ({ footprint }) => format.percent(footprint.keptFraction, 0),
+    },
+    { head: 'perplexity', unit: null, cell: ({ quality }) => format.number(quality.perplexity) },
+    { head: 'mean KLD', unit: null, cell: ({ quality }) => format.number(quality.meanKld) },
+    { head: '99 % KLD', unit: null, cell: ({ quality }) => format.number(quality.kld99) },
+    { head: 'top-1', unit: null, cell: ({ quality }) => format.percent(quality.top1) },
+    ...times('prefill', 'ms a token'),
+    ...times('decode', 'ms a step; ×: of the uncompressed row in the same rounds'),
+    ...(some(({ footprintAtEnd }) => footprintAtEnd.ledger.perModel > 0)
+      ? [
+          {
+            head: 'tables',
+            unit: 'of the model at the end of the text, beside the bits',
+            cell: ({ footprintAtEnd: { ledger } }: Result) =>
+              ledger.perModel > 0 ? format.bytes(ledger.perModel) : '–',
+          },
+        ]
+      : []),
+    ...(some(({ passkey }) => passkey)
+      ? [
+          {
+            head: 'passkey',
+            unit: null,
+            cell: ({ passkey }: Result) => (passkey ? `${passkey.hits}/${passkey.trials}` : '–'),
+          },
+        ]
+      : []),
   ]
-  if (withTables) all.push(footprint.ledger.perModel > 0 ? format.bytes(footprint.ledger.perModel) : '–')
-  if (withPasskey) all.push(passkey ? `${passkey.hits}/${passkey.trials}` : '–')
-  return all
-}
-
-/** Why a row has no numbers, in one line. */
-function whyNot(row: CompositionReport): string {
-  if (row.error) return `failed: ${row.error.message}`.slice(0, 96)
-  return row.status === 'interrupted' ? 'interrupted' : row.status
 }

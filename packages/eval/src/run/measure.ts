@@ -1,16 +1,16 @@
-/** One pass of one compressor over the steps of a plan: quality against the uncompressed run, bytes, time. */
-import { type Artifact, type KVCompressor, type ModelShape, openCache, type Phase, ready } from '@kvloom/core'
+/** One pass of one compressor over the steps of a plan: quality against the uncompressed run, and bytes. Times are taken apart (`timing.ts`). */
+import { type Artifact, type KVCompressor, type ModelShape, openCache, ready } from '@kvloom/core'
 import type { Tensor } from '@tensorflow/tfjs-core'
 import { InterruptedError, NonFiniteLogitsError } from '../errors'
 import { AttentionError, AttentionReference } from '../metrics/attention-error'
 import { WatchedCache } from '../metrics/attention-watch'
 import { type Footprint, footprintOf } from '../metrics/footprint'
+import { type Held, heldBy } from '../metrics/held'
 import { argMax, klDivergence, logSumExp, negativeLogLikelihood } from '../metrics/logits'
 import { mean, quantile } from '../metrics/statistics'
 import type { LogitStore } from './logit-store'
 import { type Plan, runLimited, type Step } from './plan'
 import type { ScoringModel } from './scoring-model'
-import { type StepTime, summarizeTimes, type Times } from './times'
 
 /** What the uncompressed run leaves for the others. */
 export interface Reference {
@@ -29,15 +29,13 @@ export interface MeasureOptions {
   readonly artifacts?: readonly Artifact[]
   /** The uncompressed model's shape, over whose values bits are counted. Default: the model's own. */
   readonly original?: ModelShape
-  /** Token ids; more than the plan's are used for the decode timing. */
+  /** Token ids, at least the plan's. */
   readonly ids: Int32Array
   readonly plan: Plan
   readonly reference: Reference
   /** True: this is the uncompressed run, fill the reference. */
   readonly fill?: boolean
-  /** Single-token steps after the plan, for the decode time. */
-  readonly decodeTokens: number
-  /** Called after each step with the tokens done, decode steps included. */
+  /** Called after each step with the tokens done. */
   readonly onTokens?: (tokens: number) => void
   readonly signal?: AbortSignal
 }
@@ -67,7 +65,8 @@ export interface Measures {
   readonly footprint: Footprint
   readonly footprintAtEnd: Footprint
   readonly bytesOverTokens: readonly BytesAt[]
-  readonly times: Times
+  /** What it kept and sealed, where `footprint` is taken. */
+  readonly held: Held
   /** Longest step really fed; less than asked where the compressor takes no more at once. */
   readonly longestStep: number
 }
@@ -83,29 +82,27 @@ export async function measure(options: MeasureOptions): Promise<Measures> {
       else errors.add(layer, position, output)
     })
     const scores = new Scores(options)
-    const times: StepTime[] = []
     const bytes: BytesAt[] = [{ tokens: 0, total: cache.bytes().total }]
-    let headline: Footprint | null = null as Footprint | null
+    let headline: { footprint: Footprint; held: Held } | null = null as { footprint: Footprint; held: Held } | null
+    const look = () => ({ footprint: footprintOf(cache, options.original), held: heldBy(cache) })
     let longestStep = 0
     await runLimited(
       plan.steps,
       () => cache.chunkLimit,
       async (step) => {
-        times.push(await runStep(options, watched, step, scores))
+        await runStep(options, watched, step, scores)
         longestStep = Math.max(longestStep, step.end - step.start)
         bytes.push({ tokens: step.end, total: cache.bytes().total })
-        if (plan.protocol === 'E' && step.phase === 'promptEnd') headline = footprintOf(cache, options.original)
+        if (plan.protocol === 'E' && step.phase === 'promptEnd') headline = look()
         options.onTokens?.(step.end)
       },
     )
-    const footprintAtEnd = footprintOf(cache, options.original)
-    await decodeOn(options, watched, times)
+    const end = look()
     return {
       quality: scores.summarize(errors.perLayer()),
-      footprint: headline ?? footprintAtEnd,
-      footprintAtEnd,
+      ...(headline ?? end),
+      footprintAtEnd: end.footprint,
       bytesOverTokens: thin(bytes),
-      times: summarizeTimes(times),
       longestStep,
     }
   } finally {
@@ -113,57 +110,25 @@ export async function measure(options: MeasureOptions): Promise<Measures> {
   }
 }
 
-/** A few single tokens at full length, for the decode time; they are not scored. */
-async function decodeOn(options: MeasureOptions, watched: WatchedCache, times: StepTime[]): Promise<void> {
-  const { ids, plan, decodeTokens } = options
-  for (let i = 0; i < decodeTokens; i++) {
-    const id = ids[plan.tokens + i] ?? ids[i % plan.tokens] ?? 0
-    times.push(await timedStep(options, watched, Int32Array.of(id), 'decode', 'none', () => undefined))
-    options.onTokens?.(plan.tokens + i + 1)
-  }
-}
-
-async function runStep(options: MeasureOptions, watched: WatchedCache, step: Step, scores: Scores): Promise<StepTime> {
+async function runStep(options: MeasureOptions, watched: WatchedCache, step: Step, scores: Scores): Promise<void> {
+  // A timer turn lets signals, progress bars and aborts in: the backends compute synchronously.
+  await new Promise((resolve) => setTimeout(resolve, 0))
+  if (options.signal?.aborted) throw new InterruptedError()
   const ids = options.ids.subarray(step.start, step.end)
   const wanted = scores.wanted(step)
-  return timedStep(options, watched, ids, step.phase, wanted, async (from, logits) => {
+  const visit = async (from: number, logits: Tensor): Promise<void> => {
     const width = logits.shape[1] ?? 0
     const values = (await logits.data()) as Float32Array
     const first = step.start + (wanted === 'last' ? ids.length - 1 : from)
     for (let row = 0; row * width < values.length; row++)
       await scores.add(first + row, values.subarray(row * width, (row + 1) * width))
-  })
-}
-
-/** Runs one step and takes scoring and watching off its time. */
-async function timedStep(
-  options: MeasureOptions,
-  watched: WatchedCache,
-  ids: Int32Array,
-  phase: Phase,
-  wanted: 'none' | 'last' | 'visit',
-  visit: (from: number, logits: Tensor) => void | Promise<void>,
-): Promise<StepTime> {
-  // A timer turn lets signals, progress bars and aborts in: the backends compute synchronously.
-  await new Promise((resolve) => setTimeout(resolve, 0))
-  if (options.signal?.aborted) throw new InterruptedError()
-  watched.resetTimes()
-  let scoringMs = 0
-  const scored = async (from: number, logits: Tensor): Promise<void> => {
-    const started = performance.now()
-    await visit(from, logits)
-    scoringMs += performance.now() - started
   }
-  const started = performance.now()
-  const logits = await options.model.forward(watched, ids, phase, {
-    logits: wanted === 'visit' ? { visit: scored } : wanted,
+  const logits = await options.model.forward(watched, ids, step.phase, {
+    logits: wanted === 'visit' ? { visit } : wanted,
   })
-  if (logits) {
-    await scored(0, logits)
-    logits.dispose()
-  }
-  const milliseconds = performance.now() - started - scoringMs - watched.watchMs
-  return { tokens: ids.length, phase, milliseconds, cacheMilliseconds: watched.cacheMs }
+  if (!logits) return
+  await visit(0, logits)
+  logits.dispose()
 }
 
 /** Collects the scores of the rows a plan asks for. */

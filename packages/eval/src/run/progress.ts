@@ -1,9 +1,9 @@
-/** How far a comparison is and how long it may still take. */
+/** How far a comparison is and how long it may still take. It never goes back. */
 
 export interface Progress {
-  /** The row that runs. */
+  /** The row that runs, or what rows do together. */
   readonly name: string
-  /** Its number, from 0 (the uncompressed run), and how many there are. */
+  /** Its number, from 0 (the uncompressed run), and how many there are; while rows are timed together, that of the row before. */
   readonly index: number
   readonly count: number
   /** Of the whole comparison, 0 to 1. */
@@ -11,7 +11,7 @@ export interface Progress {
   readonly secondsElapsed: number
   /** null until there is something to judge by. */
   readonly secondsLeft: number | null
-  /** What goes on before the row is measured, such as its calibration; null while it is measured. */
+  /** What goes on before the row is measured, such as its calibration; null while it is measured, and while rows are timed. */
   readonly activity: string | null
   /** Where the activity stands, such as a layer. */
   readonly detail: string | null
@@ -24,55 +24,86 @@ export interface Activity {
   readonly secondsLeft?: number | null
 }
 
-/** Counts tokens; every row has the same number of them. Rows that are done give the pace of those to come. */
+/** Below this share of the work the pace is not known yet. */
+const ENOUGH = 0.002
+
+/** Counts tokens; every row that runs has the same number of them, and timing feeds its own. Rows that are done give the pace of those to come. */
 export class ProgressMeter {
   private readonly started = performance.now()
-  private index = -1
+  private readonly total: number
+  private index = 0
   private name = ''
+  /** Tokens of rows that ended, of all so far, and of timing. */
+  private ended = 0
+  private done = 0
+  private timed = 0
 
-  /** @param tokensPerRow tokens each of `rows` rows feeds. */
   constructor(
-    private readonly tokensPerRow: number,
-    private readonly rows: number,
-    private readonly report?: (progress: Progress) => void,
-  ) {}
+    private readonly o: {
+      readonly tokensPerRow: number
+      /** Rows that run, the uncompressed one included, and rows of the table. */
+      readonly runs: number
+      readonly rows: number
+      readonly timingTokens: number
+      readonly report?: (progress: Progress) => void
+    },
+  ) {
+    this.total = o.tokensPerRow * o.runs + o.timingTokens
+  }
 
   /** What goes on before the row's tokens run. Its time left is its own; the comparison's is not known meanwhile. */
   busy({ activity, detail = null, secondsLeft = null }: Activity): void {
-    this.report?.({
-      name: this.name,
-      index: this.index,
-      count: this.rows,
-      fraction: Math.min(1, this.index / this.rows),
-      secondsElapsed: (performance.now() - this.started) / 1000,
-      secondsLeft,
-      activity,
-      detail,
-    })
+    this.send(secondsLeft, activity, detail)
   }
-
-  start(name: string): void {
-    this.index++
+  /** @param index the row's number in the table. */
+  start(name: string, index: number): void {
+    this.index = index
     this.name = name
     this.at(0)
   }
   /** `tokens` of the current row are done. */
   at(tokens: number): void {
-    const rows = this.index + Math.min(1, tokens / this.tokensPerRow)
-    const fraction = Math.min(1, rows / this.rows)
-    const elapsed = (performance.now() - this.started) / 1000
-    this.report?.({
-      name: this.name,
-      index: this.index,
-      count: this.rows,
-      fraction,
-      secondsElapsed: elapsed,
-      secondsLeft: fraction > 0.002 ? (elapsed * (1 - fraction)) / fraction : null,
-      activity: null,
-      detail: null,
-    })
+    this.reach(this.ended + Math.min(this.o.tokensPerRow, tokens))
   }
   finish(): void {
-    this.at(this.tokensPerRow)
+    this.at(this.o.tokensPerRow)
+    this.ended += this.o.tokensPerRow
+  }
+  /** `rows` rows are timed side by side. */
+  startTiming(rows: number): void {
+    this.name = `times of ${rows} rows, in turns`
+  }
+  /** `tokens` were fed to take times, by all rows together since the beginning. */
+  timing(tokens: number): void {
+    this.timed = tokens
+    this.reach(this.ended)
+  }
+  /** Everything is done, also what was skipped because a row failed. */
+  end(): void {
+    this.reach(this.total)
+  }
+
+  private reach(tokens: number): void {
+    this.done = Math.max(this.done, Math.min(this.total, tokens + this.timed))
+    const fraction = this.done / this.total
+    const left = (this.elapsed * (1 - fraction)) / fraction
+    this.send(fraction > ENOUGH ? left : null, null, null)
+  }
+
+  private get elapsed(): number {
+    return (performance.now() - this.started) / 1000
+  }
+
+  private send(secondsLeft: number | null, activity: string | null, detail: string | null): void {
+    this.o.report?.({
+      name: this.name,
+      index: this.index,
+      count: this.o.rows,
+      fraction: this.total > 0 ? this.done / this.total : 0,
+      secondsElapsed: this.elapsed,
+      secondsLeft,
+      activity,
+      detail,
+    })
   }
 }
