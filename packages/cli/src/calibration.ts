@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { access, mkdir, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { type Artifact, artifactFingerprint, calibrate, type KVCompressor, needsCalibration, ready } from '@kvloom/core'
+import { type Artifact, calibrate, type KVCompressor, type ModelShape, needsCalibration, ready } from '@kvloom/core'
 import {
   ArtifactFileError,
   applyModelStages,
@@ -12,8 +12,10 @@ import {
   loadArtifacts,
   type Model,
   saveArtifacts,
+  shapeBehindModelStages,
 } from '@kvloom/engine'
 import { calibrationText, calibrationTokens, InterruptedError } from '@kvloom/eval'
+import { fitting, givenFitting, learningStages } from './given-artifacts'
 
 /** On what a composition is fitted. */
 export interface CalibrationData {
@@ -40,7 +42,7 @@ export interface CalibrateOptions {
   readonly model: Model
   readonly compressor: KVCompressor
   readonly data?: CalibrationData
-  /** Artifacts that are there already, whole or partial; what fits is taken over. */
+  /** Artifacts that are there already, whole or partial, and taken over. One that was fitted for something else is refused. */
   readonly known?: readonly Artifact[]
   /** Called with all that is fitted so far; awaited. */
   readonly onPartial?: (partial: readonly Artifact[]) => void | Promise<void>
@@ -51,7 +53,7 @@ export interface CalibrateOptions {
 /**
  * Fits every stage that needs it.
  * @param options `model` is the one the cache will run on: behind its model stages (`modelOf`)
- * @throws InterruptedError when the signal is aborted; CalibrationError; EvalOptionError for a text that is too short
+ * @throws InterruptedError when the signal is aborted; ArtifactMismatch; CalibrationError; EvalOptionError for a text that is too short
  */
 export async function calibrateComposition(options: CalibrateOptions): Promise<readonly Artifact[]> {
   const { model, compressor, data = {}, known = [], onPartial, onProgress, signal } = options
@@ -71,7 +73,7 @@ export async function calibrateComposition(options: CalibrateOptions): Promise<r
   })
   try {
     const done = await calibrate(compressor, run, {
-      known: fitting(known, model, compressor),
+      known: givenFitting(known, model.shape, compressor),
       ...(onPartial ? { onArtifacts: onPartial } : {}),
       ...(signal ? { signal } : {}),
     })
@@ -85,24 +87,24 @@ export async function calibrateComposition(options: CalibrateOptions): Promise<r
 /** Tokens of a calibration sequence when nobody says. */
 const defaultTokens = (model: Model): number => Math.min(2048, model.shape.contextLength)
 
-/** Of many artifacts those made for this model and compressor, one per stage: the last one given. */
-function fitting(artifacts: readonly Artifact[], model: Model, compressor: KVCompressor): readonly Artifact[] {
-  const learns = new Set(compressor.stages.filter((s) => s.fit).map((s) => s.id))
-  const found = artifacts.filter(
-    ({ stage, fingerprint }) =>
-      learns.has(stage) && fingerprint === artifactFingerprint(model.shape, compressor, stage),
-  )
-  return [...new Map(found.map((artifact) => [artifact.stage, artifact])).values()]
-}
-
 /**
  * The model as a compressor's weight-changing stages leave it; `model` itself when none changes weights. Stages that are fitted
  * (KVSharer) choose whose rows a layer reads and leave the weights alone.
  */
 export async function modelOf(model: Model, compressor: KVCompressor, signal?: AbortSignal): Promise<Model> {
-  const stages = compressor.stages.filter((s) => s.kind === 'model' && !s.fit)
-  if (stages.length === 0) return model
-  return applyModelStages(model, ready({ card: compressor.card, stages }), signal ? { signal } : {})
+  const changing = weightStages(compressor)
+  return changing ? applyModelStages(model, ready(changing), signal ? { signal } : {}) : model
+}
+
+/** The shape of that model, before any of its weights are made. @throws ModelMismatch */
+export function shapeOf(model: Model, compressor: KVCompressor): ModelShape {
+  const changing = weightStages(compressor)
+  return changing ? shapeBehindModelStages(model, ready(changing)) : model.shape
+}
+
+function weightStages({ card, stages }: KVCompressor): KVCompressor | null {
+  const changing = stages.filter((s) => s.kind === 'model' && !s.fit)
+  return changing.length === 0 ? null : { card, stages: changing }
 }
 
 /** Turns what driver and engine report into a share of the work: the pieces of work are stages times layers times parts. */
@@ -110,6 +112,7 @@ class FitMeter {
   private readonly started = performance.now()
   private readonly pieces: number
   private done = -1
+  private shown = 0
   private label = 'calibrating'
   private place = ''
 
@@ -142,7 +145,10 @@ class FitMeter {
   }
 
   private show(detail: string, within: number): void {
-    const fraction = Math.min(1, (Math.max(0, this.done) + Math.min(1, within) / 2) / Math.max(1, this.pieces))
+    const now = (Math.max(0, this.done) + Math.min(1, within) / 2) / Math.max(1, this.pieces)
+    // Rows of a layer come before the piece that they are for counts, so the plain number would go back.
+    const fraction = Math.min(1, Math.max(this.shown, now))
+    this.shown = fraction
     const elapsed = (performance.now() - this.started) / 1000
     this.report?.({
       fraction,
@@ -207,7 +213,7 @@ export const artifactCacheDir = (modelCacheDir: string = defaultCacheDir()): str
   join(dirname(modelCacheDir), 'artifacts')
 
 export interface PrepareOptions extends Omit<CalibrateOptions, 'known' | 'onPartial'> {
-  /** Artifacts given by the user. */
+  /** Artifacts given by the user. One of a stage that the compressor has must fit. */
   readonly given?: readonly Artifact[]
   /** Folder that keeps what is fitted here. Default beside the model cache. */
   readonly cacheDir?: string
@@ -221,7 +227,10 @@ export interface Prepared {
   dispose(): void
 }
 
-/** Everything a composition needs before its cache opens: its model, and artifacts (given, kept from before, or fitted now). */
+/**
+ * Everything a composition needs before its cache opens: its model, and artifacts (given, kept from before, or fitted now).
+ * @throws ArtifactMismatch when a given artifact was fitted for something else; what fitting throws
+ */
 export async function prepareComposition(options: PrepareOptions): Promise<Prepared> {
   const { compressor, given = [], signal } = options
   const model = await modelOf(options.model, compressor, signal)
@@ -239,19 +248,19 @@ export async function prepareComposition(options: PrepareOptions): Promise<Prepa
 
 async function cachedArtifacts(options: PrepareOptions, given: readonly Artifact[]): Promise<readonly Artifact[]> {
   const { model, compressor, data = {}, cacheDir = artifactCacheDir() } = options
-  const whole = fitting(given, model, compressor)
-  if (isComplete(whole, compressor)) return whole
+  const taken = givenFitting(given, model.shape, compressor)
+  if (isComplete(taken, compressor)) return taken
   const text = data.text ?? (await calibrationText())
   const file = join(cacheDir, `${calibrationKey(model, compressor, data, text)}.safetensors`)
   const partial = new PartialFile(`${file}.partial`)
-  const before = fitting(await loadIfThere(file), model, compressor)
+  const before = fitting(await loadIfThere(file), model.shape, compressor)
   if (isComplete(before, compressor)) return before
   await mkdir(cacheDir, { recursive: true })
   try {
     const artifacts = await calibrateComposition({
       ...options,
       data: { ...data, text },
-      known: [...(await loadIfThere(`${file}.partial`)), ...given],
+      known: [...fitting(await loadIfThere(`${file}.partial`), model.shape, compressor), ...taken],
       onPartial: partial.put,
     })
     await saveArtifacts(file, artifacts)
@@ -265,7 +274,7 @@ async function cachedArtifacts(options: PrepareOptions, given: readonly Artifact
 
 /** Whether every stage that learns has an artifact. Files hold whole ones; only a `.partial` file does not. */
 const isComplete = (artifacts: readonly Artifact[], compressor: KVCompressor): boolean =>
-  compressor.stages.every((s) => !s.fit || artifacts.some(({ stage }) => stage === s.id))
+  [...learningStages(compressor)].every((id) => artifacts.some(({ stage }) => stage === id))
 
 /** What a file holds; nothing when it is not there or is damaged, since everything in it can be fitted again. */
 export async function loadIfThere(file: string): Promise<readonly Artifact[]> {

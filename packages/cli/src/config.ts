@@ -4,6 +4,7 @@ import { extname, resolve } from 'node:path'
 import type { KVCompressor } from '@kvloom/core'
 import { UsageError } from './errors'
 import type { Method } from './registry'
+import { ownPackage } from './version'
 
 export interface KvloomConfig {
   /** Rows of the comparison: compositions as text or as compressors, in a list or by name. */
@@ -67,28 +68,32 @@ async function evaluate(full: string, path: string): Promise<Readonly<Record<str
 /** Runs a TypeScript or JavaScript module; imports of kvloom's packages get the very modules that run here. */
 async function runModule(full: string): Promise<unknown> {
   const { createJiti } = await import('jiti')
-  const shared = {
-    kvloom: await import('kvloom'),
-    '@kvloom/cli': { defineConfig },
-    '@kvloom/core': await import('@kvloom/core'),
-    '@kvloom/engine': await import('@kvloom/engine'),
-    '@kvloom/eval': await import('@kvloom/eval'),
-    '@kvloom/kernels': await import('@kvloom/kernels'),
-    '@kvloom/kivi': await import('@kvloom/kivi'),
-    '@kvloom/l2-norm': await import('@kvloom/l2-norm'),
-    '@kvloom/none': await import('@kvloom/none'),
-    '@kvloom/snapkv': await import('@kvloom/snapkv'),
-    '@kvloom/streaming-llm': await import('@kvloom/streaming-llm'),
-    '@kvloom/tova': await import('@kvloom/tova'),
-    '@tensorflow/tfjs-core': await import('@tensorflow/tfjs-core'),
-  }
   const jiti = createJiti(import.meta.url, {
-    virtualModules: shared,
+    virtualModules: await servedModules(),
     fsCache: false,
     moduleCache: false,
     interopDefault: true,
   })
   return jiti.import(full, { default: true })
+}
+
+/** Packages of the command line that a configuration has no use for. */
+const NOT_SERVED: ReadonlySet<string> = new Set(['@kvloom/conformance', '@kvloom/tiny-model'])
+
+/** Every kvloom package that the command line depends on, so every method, and tfjs-core: by the names that a configuration imports. */
+export async function servedModules(): Promise<Readonly<Record<string, unknown>>> {
+  const { dependencies } = ownPackage()
+  const names = Object.keys(dependencies).filter(
+    (name) => (name.startsWith('@kvloom/') && !NOT_SERVED.has(name)) || name === '@tensorflow/tfjs-core',
+  )
+  const served = await Promise.all(names.map(async (name) => [name, await import(name)] as const))
+  return {
+    ...Object.fromEntries(served),
+    // Nothing else of the command line imports these two.
+    '@kvloom/kernels': await import('@kvloom/kernels'),
+    kvloom: await import('kvloom'),
+    '@kvloom/cli': { defineConfig },
+  }
 }
 
 function compositionsOf(config: Readonly<Record<string, unknown>>, path: string): readonly WantedComposition[] {

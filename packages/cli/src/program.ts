@@ -35,9 +35,11 @@ export function buildProgram(done: (exitCode: number) => void): Command {
   addGenerate(program, done)
   program
     .command('methods')
-    .description('list the methods and their options')
+    .description('show methods and their options')
+    .argument('[name...]', 'methods to show (default: all, those of a configuration too)')
     .option('--json', 'as JSON')
-    .action(async (flags) => done((await import('./commands/methods')).methodsCommand(flags)))
+    .addOption(config())
+    .action(async (names, flags) => done(await (await import('./commands/methods')).methodsCommand(names, flags)))
   program
     .command('golden')
     .description('run reference cases against the methods')
@@ -54,6 +56,10 @@ export function buildProgram(done: (exitCode: number) => void): Command {
   return program
 }
 
+const config = (): Option =>
+  new Option('--config <file>', 'kvloom.config.ts or .json with further methods (default: the one of this folder)')
+/** One name for one thing: `--compressor`. What older commands called it is still taken, and not shown. */
+const formerly = (): Option => new Option('--composition <composition>').hideHelp()
 const backend = (): Option =>
   new Option('--backend <name>', 'where to compute').choices(['cpu', 'wasm']).default('wasm')
 const modelOptions = (command: Command): Command =>
@@ -69,14 +75,23 @@ const modelOptions = (command: Command): Command =>
 function addCompare(program: Command, done: (exitCode: number) => void): void {
   modelOptions(program.command('compare'))
     .description('compare compositions on a model and a text; writes report.json and report.html')
-    .option('--compressor <composition>', 'such as "snapkv(keep=0.5)+kivi(bits=2)"; repeatable', collect, [])
     .option(
-      '--artifacts <file>',
-      'what kvloom calibrate wrote; repeatable (default: fitted when needed, and kept)',
+      '--compressor <composition>',
+      'such as "snapkv(keep=0.5)+kivi(bits=2)"; repeatable; replaces the compositions of a configuration',
       collect,
       [],
     )
-    .option('--config <file>', 'kvloom.config.ts or .json with compositions and further methods')
+    .addOption(formerly().argParser(collect).default([]))
+    .option(
+      '--artifacts <file>',
+      'what kvloom calibrate wrote, refused where it does not fit; repeatable (default: fitted when needed, and kept)',
+      collect,
+      [],
+    )
+    .option(
+      '--config <file>',
+      'kvloom.config.ts or .json with compositions and further methods (default: the one of this folder)',
+    )
     .option('--text <file>', 'plain text (default: a bundled public-domain text)')
     .option('--tokens <n>', 'tokens of the text', whole(2))
     .option(
@@ -95,7 +110,12 @@ function addCompare(program: Command, done: (exitCode: number) => void): void {
       whole(1),
     )
     .option('--score-from <n>', 'protocols P and W: first token that is scored (default: a quarter)', whole(1))
-    .option('--decode-tokens <n>', 'single-token steps for the decode time', whole(0), 16)
+    .option(
+      '--decode-tokens <n>',
+      'decode steps per row that are timed, all rows in turns; 0 times nothing',
+      whole(0),
+      16,
+    )
     .option('--passkey <n>', 'passkey trials per composition; 0 for none', whole(0))
     .option('--passkey-tokens <n>', 'tokens of a passkey trial', whole(64))
     .option('--out <folder>', 'where the report goes', 'kvloom-report')
@@ -106,7 +126,9 @@ function addCompare(program: Command, done: (exitCode: number) => void): void {
 function addCalibrate(program: Command, done: (exitCode: number) => void): void {
   modelOptions(program.command('calibrate'))
     .description('fit the stages of a composition on a model and a text')
-    .requiredOption('--composition <composition>', 'such as "aqua-kv(bits=2)"')
+    .option('--compressor <composition>', 'such as "aqua-kv(bits=2)"')
+    .addOption(formerly())
+    .addOption(config())
     .requiredOption('--out <file>', 'where what is learned goes, a safetensors file')
     .option('--text <file>', 'plain text (default: a bundled public-domain text)')
     .option('--sequences <n>', 'sequences of the text', whole(1), 8)
@@ -118,7 +140,9 @@ function addCalibrate(program: Command, done: (exitCode: number) => void): void 
 function addConvert(program: Command, done: (exitCode: number) => void): void {
   modelOptions(program.command('convert'))
     .description('write the model that a composition runs on, such as one with narrower heads')
-    .requiredOption('--composition <composition>', 'such as "kv-latent(keyDim=48, valueDim=64)"')
+    .option('--compressor <composition>', 'such as "kv-latent(keyDim=48, valueDim=64)"')
+    .addOption(formerly())
+    .addOption(config())
     .requiredOption('--out <folder>', 'where the model goes, a new folder; other commands take it as --model')
     .option('--artifacts <file>', 'what kvloom calibrate wrote; repeatable', collect, [])
     .action(async (flags) => done(await (await import('./commands/convert')).convertCommand(flags)))
@@ -129,7 +153,9 @@ function addGenerate(program: Command, done: (exitCode: number) => void): void {
     .description('generate text through a compressed cache')
     .requiredOption('--prompt <text>', 'the prompt; - reads it from stdin')
     .option('--chat', 'wrap the prompt in the chat template of the model')
-    .option('--compressor <composition>', 'the cache to generate through', 'none')
+    .option('--compressor <composition>', 'the cache to generate through (default: none)')
+    .addOption(formerly())
+    .addOption(config())
     .option(
       '--artifacts <file>',
       'what kvloom calibrate wrote; repeatable (default: fitted when needed, and kept)',

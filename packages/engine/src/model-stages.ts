@@ -18,17 +18,39 @@ export async function applyModelStages(
   options: Pick<LoadModelOptions, 'onProgress' | 'signal'> = {},
 ): Promise<Model> {
   const own = watched(model.weights)
-  let { weights } = own
+  const { weights, names } = changedWeights(model.shape, own.weights, ready)
+  if (names.length === 0) return model
+  const files = changedFiles(model.files, weights, own, names)
+  return loadModelFiles(files, { ...options, backend: model.backend }, () => weights.shape.fingerprint)
+}
+
+/**
+ * The shape that `applyModelStages` would give, before any weight is made: enough to open a cache and see whether it fits.
+ * @throws ModelMismatch as `applyModelStages`, except for weights that do not fit their own shape
+ */
+export function shapeBehindModelStages({ shape, weights }: Pick<Model, 'shape' | 'weights'>, ready: Ready): ModelShape {
+  const changed = changedWeights(shape, weights, ready)
+  if (changed.names.length === 0) return shape
+  return { ...changed.weights.shape, transformedBy: [...(shape.transformedBy ?? []), ...changed.names] }
+}
+
+/** Weights behind every stage, each made when it is asked for, and the ids of the stages that changed them. */
+function changedWeights(
+  shape: ModelShape,
+  original: ModelWeights,
+  ready: Ready,
+): { readonly weights: ModelWeights; readonly names: readonly string[] } {
+  let weights = original
   const names: string[] = []
   for (const stage of ready.compressor.stages) {
     if (stage.kind !== 'model') continue
     const artifact = ready.artifacts.find((each) => each.stage === stage.id)
     const bound = stage.bind(siteOf(weights.shape, 0, 'keys'), artifact)
     if (!bound.transform) continue
-    if (model.shape.transformedBy?.includes(stage.id))
+    if (shape.transformedBy?.includes(stage.id))
       throw new ModelMismatch(
         stage.id,
-        `the weights of ${model.shape.name} went through it already.`,
+        `the weights of ${shape.name} went through it already.`,
         'Leave it out, or begin with the original model.',
       )
     const everywhere = Array.from({ length: weights.shape.layers }, (_, layer) => actsOn(stage, layer))
@@ -48,9 +70,7 @@ export async function applyModelStages(
       )
     names.push(stage.id)
   }
-  if (names.length === 0) return model
-  const files = changedFiles(model.files, weights, own, names)
-  return loadModelFiles(files, { ...options, backend: model.backend }, () => weights.shape.fingerprint)
+  return { weights, names }
 }
 
 /** The model's own weights, remembering which tensors they handed out: what comes back as it was need not be packed anew. */

@@ -16,14 +16,16 @@ import { EXIT, UsageError } from '../errors'
 import { openModel } from '../models'
 import { interruptible } from '../terminal/interrupt'
 import { duration, progressLine } from '../terminal/progress'
-import { buildChecked } from './compositions'
+import { buildChecked, knownMethods, oneCompressor } from './compositions'
 
 export interface CalibrateFlags {
   readonly model?: string
   readonly backend: string
   readonly cacheDir?: string
   readonly offline?: boolean
-  readonly composition: string
+  readonly compressor?: string
+  readonly composition?: string
+  readonly config?: string
   readonly out: string
   readonly text?: string
   readonly sequences: number
@@ -33,11 +35,10 @@ export interface CalibrateFlags {
 
 /** @returns the exit code. */
 export async function calibrateCommand(flags: CalibrateFlags): Promise<number> {
-  const compressor = buildChecked(flags.composition)
+  const asked = oneCompressor(flags)
+  const compressor = buildChecked(asked, await knownMethods(flags.config))
   if (!needsCalibration(compressor))
-    throw new UsageError(
-      `${flags.composition} has nothing to fit: it runs as it is, kvloom compare --compressor "${flags.composition}".`,
-    )
+    throw new UsageError(`${asked} has nothing to fit: it runs as it is, kvloom compare --compressor "${asked}".`)
   const text = await textOf(flags)
   return interruptible(async (signal) => {
     const { model: loaded } = await openModel(flags, signal)
@@ -77,7 +78,7 @@ export async function calibrateCommand(flags: CalibrateFlags): Promise<number> {
         line.stop()
       }
       process.stdout.write(
-        `${relative('.', flags.out) || flags.out}: ${flags.composition} for ${flags.model ?? model.shape.name}, fitted on ${flags.text ?? CALIBRATION_TEXT_NAME} in ${duration((performance.now() - started) / 1000)}\n`,
+        `${relative('.', flags.out) || flags.out}: ${asked} for ${flags.model ?? model.shape.name}, fitted on ${flags.text ?? CALIBRATION_TEXT_NAME} in ${duration((performance.now() - started) / 1000)}\n`,
       )
       return EXIT.ok
     } finally {

@@ -1,7 +1,7 @@
 /** `kvloom compare`: a model, a text, compositions; a table, a JSON file and an HTML page. */
 import { readFile } from 'node:fs/promises'
 import { basename, join, relative } from 'node:path'
-import type { Artifact } from '@kvloom/core'
+import { type Artifact, checkModel, KvloomError } from '@kvloom/core'
 import { findKnownModel, type Model, type ResolvedModel } from '@kvloom/engine'
 import {
   type Activity,
@@ -21,7 +21,9 @@ import {
   trialsByForm,
   writeAtomic,
 } from '@kvloom/eval'
+import { messageInGrammar } from '../composition/cure'
 import { EXIT, UsageError } from '../errors'
+import { givenFitting } from '../given-artifacts'
 import { bundledFile, DEFAULT_MODEL, openModel } from '../models'
 import { interruptible } from '../terminal/interrupt'
 import { progressLine } from '../terminal/progress'
@@ -43,6 +45,7 @@ export interface CompareFlags {
   readonly passkey?: number
   readonly passkeyTokens?: number
   readonly compressor: readonly string[]
+  readonly composition: readonly string[]
   readonly artifacts: readonly string[]
   readonly config?: string
   readonly out: string
@@ -57,8 +60,14 @@ const SIZES = {
 
 /** @returns the exit code. */
 export async function compareCommand(flags: CompareFlags): Promise<number> {
-  const compositions = await chooseCompositions(flags)
-  const given = await artifactsOf(flags.artifacts)
+  const compositions = await chooseCompositions({
+    compressor: [...flags.compressor, ...flags.composition],
+    config: flags.config,
+  })
+  const given = await artifactsOf(
+    flags.artifacts,
+    compositions.map((c) => c.compressor),
+  )
   return interruptible(async (signal) => {
     const { model, resolved } = await openModel(flags, signal)
     try {
@@ -85,6 +94,12 @@ export async function compareCommand(flags: CompareFlags): Promise<number> {
         seed: flags.seed,
         file,
         signal,
+        check: (row) => checkRow(row, model, given),
+        onRow: (row) => {
+          if (row.status !== 'failed') return
+          line.stop()
+          process.stderr.write(`kvloom: ${row.name} failed: ${row.error?.message ?? 'unknown reason'}\n`)
+        },
         prepare: (row, busy) => prepareRow(row, model, given, flags, busy, signal),
         onProgress: ({ name: row, index, count, fraction, secondsLeft, activity, detail }) =>
           line.show({
@@ -103,6 +118,20 @@ export async function compareCommand(flags: CompareFlags): Promise<number> {
       model.dispose()
     }
   })
+}
+
+/** Whether a row can run on this model, with what was given for it. @throws what it would fail with, in the words of the command line */
+async function checkRow({ compressor }: Composition, model: Model, given: readonly Artifact[]): Promise<void> {
+  const { shapeOf } = await import('../calibration')
+  try {
+    const shape = shapeOf(model, compressor)
+    checkModel(shape, compressor, givenFitting(given, shape, compressor))
+  } catch (error) {
+    if (!(error instanceof KvloomError)) throw error
+    const said = new KvloomError(error.code, messageInGrammar(error), { cause: error })
+    said.name = error.name
+    throw said
+  }
 }
 
 /** Fits what is missing and applies model stages; the code for it is loaded only for rows that need it. */
@@ -211,8 +240,5 @@ function outcome(report: Report): number {
     process.stderr.write('kvloom: interrupted; the report holds what was finished.\n')
     return EXIT.interrupted
   }
-  const failed = report.compositions.filter((c) => c.status === 'failed')
-  for (const row of failed)
-    process.stderr.write(`kvloom: ${row.name} failed: ${row.error?.message ?? 'unknown reason'}\n`)
-  return failed.length > 0 ? EXIT.failure : EXIT.ok
+  return report.compositions.some((c) => c.status === 'failed') ? EXIT.failure : EXIT.ok
 }

@@ -1,8 +1,10 @@
 /** Which compositions a comparison runs: from the configuration, the command line, or the default set. */
-import { type KVCompressor, KvloomError } from '@kvloom/core'
+import { relative } from 'node:path'
+import { compose, type KVCompressor, KvloomError } from '@kvloom/core'
 import type { Composition } from '@kvloom/eval'
 import { buildComposition } from '../composition/build'
-import { findConfig, loadConfig, type WantedComposition } from '../config'
+import { messageInGrammar } from '../composition/cure'
+import { findConfig, type LoadedConfig, loadConfig, type WantedComposition } from '../config'
 import { CompositionError, UsageError } from '../errors'
 import { type Method, methods as ownMethods } from '../registry'
 
@@ -20,36 +22,88 @@ export const DEFAULT_COMPOSITIONS = [
   'snapkv(keep=0.5)+kivi(bits=2, residual=32)',
 ] as const
 
-/** Builds everything before any work begins, so that a mistake costs nothing. @throws UsageError, CompositionError */
-export async function chooseCompositions(asked: {
+/** `--compressor`, or what older commands call it. @throws UsageError when both or none is given. */
+export function oneCompressor(
+  { compressor, composition }: { readonly compressor?: string; readonly composition?: string },
+  otherwise?: string,
+): string {
+  if (compressor !== undefined && composition !== undefined)
+    throw new UsageError('--compressor and --composition are the same; give --compressor alone.')
+  const text = compressor ?? composition ?? otherwise
+  if (text === undefined)
+    throw new UsageError('--compressor is missing; give a composition, such as --compressor "aqua-kv(bits=2)".')
+  return text
+}
+
+/** Where rows and further methods come from. */
+export interface Asked {
+  /** Compositions of the command line. */
   readonly compressor: readonly string[]
   readonly config?: string | undefined
-}): Promise<readonly Composition[]> {
-  const path = asked.config ?? (await findConfig())
-  const config = path === null ? { compositions: [], methods: [] } : await loadConfig(path)
+}
+
+/**
+ * Builds everything before any work begins, so that a mistake costs nothing. Compositions of the command line replace those of a
+ * configuration; its methods can be named by both. A configuration is said aloud.
+ * @throws UsageError, CompositionError
+ */
+export async function chooseCompositions(asked: Asked): Promise<readonly Composition[]> {
+  const config = await readConfig(asked)
   const methods = [...ownMethods, ...config.methods]
-  const wanted: WantedComposition[] = [
-    ...config.compositions,
-    ...asked.compressor.map((text) => ({ name: text, from: text })),
-  ]
+  const named = asked.compressor.map((text): WantedComposition => ({ name: text, from: text }))
+  const wanted = named.length > 0 ? named : [...config.compositions]
   if (wanted.length === 0)
     for (const text of [...DEFAULT_COMPOSITIONS, ...config.methods.map((m) => m.card.name)])
       wanted.push({ name: text, from: text })
   return unique(wanted).map(({ name, from }) => ({
     name,
-    compressor: typeof from === 'string' ? buildChecked(from, methods) : from,
+    compressor: typeof from === 'string' ? buildChecked(from, methods) : checked(name, () => compose(from)),
   }))
 }
 
+/** The methods that texts can name: kvloom's own and those of a configuration. @throws UsageError */
+export async function knownMethods(config?: string | undefined): Promise<readonly Method[]> {
+  return [...ownMethods, ...(await readConfig({ compressor: [], config }, 'methods')).methods]
+}
+
 /** Builds one composition; what `compose` refuses is a mistake in the command. */
-export function buildChecked(text: string, methods: readonly Method[] = ownMethods): KVCompressor {
+export const buildChecked = (text: string, methods: readonly Method[] = ownMethods): KVCompressor =>
+  checked(text, () => buildComposition(text, methods))
+
+function checked(name: string, build: () => KVCompressor): KVCompressor {
   try {
-    return buildComposition(text, methods)
+    return build()
   } catch (error) {
     if (error instanceof CompositionError || !(error instanceof KvloomError)) throw error
-    throw new UsageError(`"${text}": ${error.message}`, { cause: error })
+    throw new UsageError(`"${name}": ${messageInGrammar(error)}`, { cause: error })
   }
 }
+
+const NOTHING: LoadedConfig = { compositions: [], methods: [] }
+
+/** Reads the configuration that is named or lies in the current folder, and says on stderr what of it is used. */
+async function readConfig({ compressor, config }: Asked, wanted: 'methods' | 'all' = 'all'): Promise<LoadedConfig> {
+  const path = config ?? (await findConfig())
+  if (path === null) return NOTHING
+  const loaded = await loadConfig(path)
+  const { compositions, methods } = loaded
+  const names = methods.map((m) => m.card.name).join(', ')
+  const facts = [
+    ...(methods.length > 0 ? [`${count(methods.length, 'method')} (${names})`] : []),
+    ...(wanted === 'all' && compositions.length > 0
+      ? [
+          `${count(compositions.length, 'composition')}${compressor.length > 0 ? ', left aside: those of the command line replace them' : ''}`,
+        ]
+      : []),
+  ]
+  const place = config === undefined ? ' of this folder' : ''
+  process.stderr.write(
+    `Configuration ${relative('.', path) || path}${place}: ${facts.join('; ') || 'nothing of it is used'}.\n`,
+  )
+  return loaded
+}
+
+const count = (n: number, what: string): string => `${n} ${what}${n === 1 ? '' : 's'}`
 
 /** The same name twice would be two rows that cannot be told apart. */
 function unique(wanted: readonly WantedComposition[]): readonly WantedComposition[] {

@@ -8,23 +8,26 @@ import { openModel } from '../models'
 import { interruptible } from '../terminal/interrupt'
 import { progressLine } from '../terminal/progress'
 import { artifactsOf } from './artifacts'
-import { buildChecked } from './compositions'
+import { buildChecked, knownMethods, oneCompressor } from './compositions'
 
 export interface ConvertFlags {
   readonly model?: string
   readonly backend: string
   readonly cacheDir?: string
   readonly offline?: boolean
-  readonly composition: string
+  readonly compressor?: string
+  readonly composition?: string
+  readonly config?: string
   readonly artifacts: readonly string[]
   readonly out: string
 }
 
 /** @returns the exit code. */
 export async function convertCommand(flags: ConvertFlags): Promise<number> {
-  const compressor = buildChecked(flags.composition)
-  refuseOtherStages(compressor, flags.composition)
-  const given = await artifactsOf(flags.artifacts)
+  const asked = oneCompressor(flags)
+  const compressor = buildChecked(asked, await knownMethods(flags.config))
+  refuseOtherStages(compressor, asked)
+  const given = await artifactsOf(flags.artifacts, [compressor])
   return interruptible(async (signal) => {
     const { model } = await openModel(flags, signal)
     const line = progressLine()
@@ -43,7 +46,7 @@ export async function convertCommand(flags: ConvertFlags): Promise<number> {
         await saveModel(prepared.model, flags.out, { signal })
         const [before, after] = [numbersPerToken(model.shape), numbersPerToken(prepared.model.shape)]
         process.stdout.write(
-          `${relative('.', flags.out) || flags.out}: ${flags.composition} of ${model.shape.name}; ${after} cached numbers a token instead of ${before}\n`,
+          `${relative('.', flags.out) || flags.out}: ${asked} of ${model.shape.name}; ${after} cached numbers a token instead of ${before}\n`,
         )
         return EXIT.ok
       } finally {

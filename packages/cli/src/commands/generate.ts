@@ -2,13 +2,13 @@
 import { readFileSync } from 'node:fs'
 import { type Artifact, type KVCompressor, openCache, ready } from '@kvloom/core'
 import { generate, type Model } from '@kvloom/engine'
-import { footprintOf } from '@kvloom/eval'
+import { footprintOf, heldBy, heldInWords } from '@kvloom/eval'
 import { EXIT, Interrupted, UsageError } from '../errors'
 import { openModel } from '../models'
 import { interruptible } from '../terminal/interrupt'
 import { progressLine } from '../terminal/progress'
 import { artifactsOf } from './artifacts'
-import { buildChecked } from './compositions'
+import { buildChecked, knownMethods, oneCompressor } from './compositions'
 
 export interface GenerateFlags {
   readonly model?: string
@@ -17,7 +17,9 @@ export interface GenerateFlags {
   readonly offline?: boolean
   readonly prompt: string
   readonly chat?: boolean
-  readonly compressor: string
+  readonly compressor?: string
+  readonly composition?: string
+  readonly config?: string
   readonly artifacts: readonly string[]
   readonly maxNewTokens: number
   readonly temperature: number
@@ -28,13 +30,14 @@ export interface GenerateFlags {
 
 /** @returns the exit code. */
 export async function generateCommand(flags: GenerateFlags): Promise<number> {
-  const compressor = buildChecked(flags.compressor)
+  const compressor = buildChecked(oneCompressor(flags, 'none'), await knownMethods(flags.config))
+  const given = await artifactsOf(flags.artifacts, [compressor])
   const prompt = flags.prompt === '-' ? readFileSync(0, 'utf8') : flags.prompt
   if (prompt === '')
     throw new UsageError('the prompt is empty; give --prompt TEXT, or --prompt - to read it from stdin.')
   return interruptible(async (signal) => {
     const { model: loaded } = await openModel(flags, signal)
-    const { model, artifacts, dispose } = await prepared(loaded, compressor, flags, signal)
+    const { model, artifacts, dispose } = await prepared(loaded, compressor, given, flags, signal)
     const { tokenizer } = model
     const text = flags.chat
       ? tokenizer.applyChatTemplate([{ role: 'user', content: prompt }], { addGenerationPrompt: true })
@@ -62,6 +65,7 @@ export async function generateCommand(flags: GenerateFlags): Promise<number> {
           process.stderr.write(
             `prompt: ${speed(ids.length, prefillMilliseconds)}; new: ${speed(made.length, decodeMilliseconds)} (${reason}); cache: ${ledger.total} bytes, ${residentBits.toFixed(2)} bits per value held, ${theoreticalBits.toFixed(2)} by formula\n`,
           )
+          for (const note of heldInWords(compressor, heldBy(cache))) process.stderr.write(`${note}\n`)
           return EXIT.ok
         }
         process.stdout.write(next.value.text)
@@ -86,6 +90,7 @@ export async function generateCommand(flags: GenerateFlags): Promise<number> {
 async function prepared(
   model: Model,
   compressor: KVCompressor,
+  given: readonly Artifact[],
   flags: GenerateFlags,
   signal: AbortSignal,
 ): Promise<{ model: Model; artifacts: readonly Artifact[]; dispose(): void }> {
@@ -97,7 +102,7 @@ async function prepared(
     return await prepareComposition({
       model,
       compressor,
-      given: await artifactsOf(flags.artifacts),
+      given,
       signal,
       cacheDir: artifactCacheDir(flags.cacheDir),
       onProgress: (state) => line.show(state),

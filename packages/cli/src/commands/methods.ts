@@ -1,7 +1,10 @@
 /** `kvloom methods`: what can be composed, with every option. */
 import Table from 'cli-table3'
-import { EXIT } from '../errors'
-import { type Method, methods } from '../registry'
+import { plainName } from '../composition/build'
+import { nearest } from '../composition/nearest'
+import { EXIT, UsageError } from '../errors'
+import type { Method } from '../registry'
+import { knownMethods } from './compositions'
 
 /** A method as data, for `--json` and for tables made elsewhere. */
 export function describeMethod({ card, options }: Method) {
@@ -20,21 +23,44 @@ export function describeMethod({ card, options }: Method) {
   }
 }
 
-/** @returns the exit code. */
-export function methodsCommand({ json }: { readonly json?: boolean }): number {
-  const described = methods.map(describeMethod)
+export interface MethodsFlags {
+  readonly json?: boolean
+  readonly config?: string
+}
+
+/** @param names methods to show; none: all, those of a configuration too. @returns the exit code. */
+export async function methodsCommand(names: readonly string[], { json, config }: MethodsFlags): Promise<number> {
+  const known = await knownMethods(config)
+  const shown = names.length === 0 ? known : names.map((name) => methodNamed(name, known))
+  const described = shown.map(describeMethod)
   process.stdout.write(json ? `${JSON.stringify(described, null, 2)}\n` : described.map(section).join('\n'))
   return EXIT.ok
 }
 
+function methodNamed(name: string, known: readonly Method[]): Method {
+  const found = known.find((m) => plainName(m.card.name) === plainName(name))
+  if (found) return found
+  const names = known.map((m) => m.card.name)
+  throw new UsageError(`unknown method "${name}"${nearest(name, names)}; methods: ${names.join(', ')}.`)
+}
+
+/** Space that a column adds to its text. */
+const PADDING = 2
+/** Columns of the text that wraps. */
+const WIDE = { allowed: 30, effect: 60 } as const
+
 function section({ name, title, summary, paper, options }: ReturnType<typeof describeMethod>): string {
   const source = paper ? `\n  ${paper.title}, ${paper.link}` : ''
+  const rows = options.map((o) => [o.name, JSON.stringify(o.default), o.allowed, o.doc] as const)
+  // Names and defaults are never cut: they are typed as they stand here.
+  const widest = (column: 0 | 1, head: string): number =>
+    Math.max(head.length, ...rows.map((row) => row[column]?.length ?? 0)) + PADDING
   const table = new Table({
     head: ['option', 'default', 'allowed', 'effect'],
-    colWidths: [14, 12, 30, 60],
+    colWidths: [widest(0, 'option'), widest(1, 'default'), WIDE.allowed, WIDE.effect],
     wordWrap: true,
     style: { head: [], border: [], compact: true },
   })
-  for (const option of options) table.push([option.name, JSON.stringify(option.default), option.allowed, option.doc])
-  return `${name}: ${title}. ${summary}${source}\n${options.length > 0 ? `${table.toString()}\n` : ''}`
+  for (const row of rows) table.push([...row])
+  return `${name}: ${title}. ${summary}${source}\n${rows.length > 0 ? `${table.toString()}\n` : ''}`
 }

@@ -75,7 +75,7 @@ const COMBINATORS: Readonly<Record<string, Combinator>> = {
 }
 
 /** Names compared without case, hyphens and underscores: `streamingLlm` is `streaming-llm`. */
-const plain = (name: string): string => name.toLowerCase().replaceAll(/[-_]/g, '')
+export const plainName = (name: string): string => name.toLowerCase().replaceAll(/[-_]/g, '')
 
 class Builder {
   private readonly byName: ReadonlyMap<string, Method>
@@ -84,19 +84,17 @@ class Builder {
     private readonly text: string,
     private readonly methods: readonly Method[],
   ) {
-    this.byName = new Map(methods.map((m) => [plain(m.card.name), m]))
+    this.byName = new Map(methods.map((m) => [plainName(m.card.name), m]))
   }
 
   sum(sum: Sum): KVCompressor {
-    const parts = sum.parts.map((part) => this.call(part))
-    const [first] = parts
-    return parts.length === 1 && first ? first : compose(...parts)
+    return compose(...sum.parts.map((part) => this.call(part)))
   }
 
   private call(call: Call): KVCompressor {
-    const method = this.byName.get(plain(call.name))
+    const method = this.byName.get(plainName(call.name))
     if (method) return this.method(method, call)
-    const combinator = Object.entries(COMBINATORS).find(([name]) => plain(name) === plain(call.name))?.[1]
+    const combinator = Object.entries(COMBINATORS).find(([name]) => plainName(name) === plainName(call.name))?.[1]
     if (combinator) return this.placed(call.at, () => combinator(this, call))
     const names = this.methods.map((m) => m.card.name)
     const known = [...names, ...Object.keys(COMBINATORS)]
