@@ -23,6 +23,7 @@ const phases = (vitestArgs) => [
   ['lint and format', () => runNode(toolScript('@biomejs/biome', 'biome'), ['check', '--error-on-warnings'])],
   ['directions of dependencies', () => runNode(join(root, 'tools', 'boundaries', 'check.mjs'), [])],
   ['unused files, exports, dependencies', () => runNode(toolScript('knip', 'knip'), ['--no-progress'])],
+  ['lock file for every platform', () => runNode(join(root, 'tools', 'platforms', 'check.mjs'), [])],
   ['tables in the documentation', () => runNode(join(root, 'tools', 'doc-tables', 'run.mjs'), ['--check'])],
   ['declarations', declarations],
   ['packages as published', () => runNode(join(root, 'tools', 'check-packages', 'run.mjs'), [])],
