@@ -1,5 +1,16 @@
 import { spawnSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -16,6 +27,7 @@ beforeAll(() => {
   for (const name of ['cli', 'kvloom'])
     write(`packages/${name}/package.json`, JSON.stringify({ name, dependencies: {} }, null, 2))
   write('packages/cli/src/registry.ts', readFileSync(join(root, 'packages/cli/src/registry.ts'), 'utf8'))
+  write('packages/core/src/index.ts', readFileSync(join(root, 'packages/core/src/index.ts'), 'utf8'))
   cpSync(join(root, 'tsconfig.base.json'), join(workspace, 'tsconfig.base.json'))
   cpSync(join(root, 'tools', 'presets'), join(workspace, 'tools', 'presets'), { recursive: true })
   const biome = JSON.parse(readFileSync(join(root, 'biome.json'), 'utf8'))
@@ -95,12 +107,50 @@ describe('npm run new-method', () => {
     [['--kind', 'eviction', '--name', 'My Method'], "--name is 'My Method'"],
     [['--kind', 'recall', '--name', 'my-eviction'], 'there is already a package @kvloom/my-eviction'],
     [['--kind', 'recall'], "--name is ''"],
+    [['--kind', 'recall', '--name', 'default'], "--name is 'default', a word of JavaScript"],
+    [['--kind', 'recall', '--name', 'compose'], "@kvloom/core exports 'compose' already"],
+    [
+      ['--kind', 'recall', '--name', 'x', '--title', "Ada's"],
+      '--title is "Ada\'s"; it must be one line without quotes',
+    ],
+    [['--kind', 'recall', '--nam', 'x'], "Unknown option '--nam'. Allowed: --kind, --name,"],
   ])('refuses %j', (args, message) => {
     const { status, stderr } = generate(...args)
     expect(stderr).toContain(message)
+    expect(stderr).not.toContain('    at ')
     expect(status).toBe(1)
   })
+
+  it.each([
+    ['a registry without a list', 'packages/cli/src/registry.ts', 'export {}\n', 'has no list of methods'],
+    ['a formatter that cannot run', 'biome.json', '{ "files": 1 }', 'formatting failed'],
+  ])('writes nothing when it meets %s', (_, path, text, message) => {
+    const good = readFileSync(join(workspace, path), 'utf8')
+    write(path, text)
+    try {
+      const before = snapshot()
+      const { status, stderr } = generate('--kind', 'recall', '--name', 'half-made')
+      expect(stderr).toContain(message)
+      expect(stderr).toContain('Nothing was written.')
+      expect(stderr).not.toContain('    at ')
+      expect(status).not.toBe(0)
+      expect(snapshot()).toEqual(before)
+    } finally {
+      write(path, good)
+    }
+  })
 })
+
+/** Every file of the small workspace with its text. */
+function snapshot() {
+  const names = readdirSync(workspace, { recursive: true, encoding: 'utf8' }).filter(
+    (name) => !name.includes('node_modules'),
+  )
+  return names.sort().map((name) => {
+    const path = join(workspace, name)
+    return [name, statSync(path).isFile() ? readFileSync(path, 'utf8') : 'folder']
+  })
+}
 
 function generate(...args: string[]) {
   const script = [join(here, 'run.mjs'), '--root', workspace, '--no-install', ...args]

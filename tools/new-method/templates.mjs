@@ -40,7 +40,11 @@ function manifest({ kind, name, title }) {
       },
       files: ['dist', 'src', '!src/**/*.test.ts', '!src/**/testing/**', 'README.md'],
       engines: { node: '>=20' },
-      scripts: { build: 'tsup', types: 'tsup --dts-only' },
+      scripts: {
+        build: 'tsup',
+        types: 'tsup --dts-only',
+        prepack: 'node ../../../tools/setup/run.mjs setup',
+      },
       dependencies: { '@kvloom/core': 'workspace:^', '@tensorflow/tfjs-core': 'catalog:' },
       devDependencies: { '@tensorflow/tfjs-backend-cpu': 'catalog:' },
     },

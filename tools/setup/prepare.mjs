@@ -20,11 +20,11 @@ const LOCK_STALE_MS = 30 * 60_000
 const LOCK_POLL_MS = 300
 
 /**
- * Makes the workspace ready to run, or with `types` also to be checked and published (declarations take longer to build).
- * Silent when there is nothing to do.
+ * Makes the workspace ready to run, or with `types` also to be published (declarations take longer to build). Without `build`
+ * it is only installed, which is enough for tools that read sources. Silent when there is nothing to do.
  */
-export async function prepare({ types = false } = {}) {
-  const tasks = types ? ['build', 'types'] : ['build']
+export async function prepare({ build: built = true, types = false } = {}) {
+  const tasks = [...(built ? ['build'] : []), ...(types ? ['types'] : [])]
   if (isInstalled() && tasks.every(isFresh)) return
   await withLock(async () => {
     if (!isInstalled()) await install()
@@ -89,11 +89,20 @@ function isFresh(task) {
 async function build(tasks) {
   say('building what changed')
   const inputs = hashOfTimes(buildInputs())
-  const concurrency = `--concurrency=${Math.max(2, availableParallelism())}`
-  // Through pnpm, because turbo looks for it on the path.
-  const turbo = ['turbo', 'run', ...tasks, '--filter=./packages/**', '--output-logs=errors-only', concurrency]
-  await step('the build', [pinnedPnpm(), 'exec', ...turbo])
+  await turbo(tasks, './packages/**')
   for (const task of tasks) writeStamp(task, { inputs, outputs: hashOfTimes(outputsOf(task)) })
+}
+
+/** Builds one app, which the packages do not need; turbo knows whether it is stale. The workspace must be prepared. */
+export async function buildApp(name) {
+  await withLock(() => turbo(['build'], name))
+}
+
+async function turbo(tasks, filter) {
+  const concurrency = `--concurrency=${Math.max(2, availableParallelism())}`
+  const args = ['run', ...tasks, `--filter=${filter}`, '--output-logs=errors-only', concurrency]
+  // Through pnpm, because turbo looks for it on the path.
+  await step('the build', [pinnedPnpm(), 'exec', 'turbo', ...args])
 }
 
 async function step(name, npxArgs) {

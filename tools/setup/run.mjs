@@ -1,10 +1,11 @@
-// Entry of `npm start`, `npm test`, `npm run kvloom` and `npm run pnpm`: prepares the workspace (only what is stale), then
-// does the real work. Needs Node and npm, nothing else; set-up speaks on stderr, stdout belongs to the command.
+// Entry of `npm start`, `npm test` and every `npm run NAME`: prepares the workspace (only what is stale), then does the real
+// work. Needs Node and npm, nothing else; set-up speaks on stderr, stdout belongs to the command.
 
 import { runChecks } from './checks.mjs'
 import { runNpx, SetupError } from './child.mjs'
 import { runCommandLine } from './command-line.mjs'
 import { prepare } from './prepare.mjs'
+import { runBench, runTool, toolNames } from './tools.mjs'
 import { pinnedPnpm } from './workspace.mjs'
 
 const OLDEST_NODE = 20
@@ -29,10 +30,19 @@ const targets = {
   setup: async () => {
     await prepare({ types: true })
   },
+  /** Builds and runs a program of apps/bench. */
+  bench: async (args) => {
+    process.exitCode = await runBench(args)
+  },
   /** The pinned pnpm, for machines without one: `npm run -s pnpm -- install`. */
   pnpm: async (args) => {
     process.exitCode = await runNpx([pinnedPnpm(), ...args], { stdio: 'inherit' })
   },
+}
+for (const tool of toolNames) {
+  targets[tool] = async (args) => {
+    process.exitCode = await runTool(tool, args)
+  }
 }
 
 const [name = '', ...args] = process.argv.slice(2)
