@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { chooseCompositions } from './commands/compositions'
-import { loadConfig, servedModules } from './config'
+import { loadConfig } from './config'
+import { configModules } from './config-modules'
 import { methods } from './registry'
 
 let folder: string
@@ -38,7 +39,7 @@ async function heard<T>(work: () => Promise<T>): Promise<{ result: T; said: stri
 
 describe('a configuration', () => {
   it('can import every method package', async () => {
-    const served = await servedModules()
+    const served = await configModules({})
     const factories = new Set(Object.values(served).flatMap((module) => Object.values(module as object)))
     for (const method of methods) expect(factories.has(method), method.card.name).toBe(true)
     const path = await config(

@@ -4,7 +4,6 @@ import { extname, resolve } from 'node:path'
 import type { KVCompressor } from '@kvloom/core'
 import { UsageError } from './errors'
 import type { Method } from './registry'
-import { ownPackage } from './version'
 
 export interface KvloomConfig {
   /** Rows of the comparison: compositions as text or as compressors, in a list or by name. */
@@ -68,32 +67,14 @@ async function evaluate(full: string, path: string): Promise<Readonly<Record<str
 /** Runs a TypeScript or JavaScript module; imports of kvloom's packages get the very modules that run here. */
 async function runModule(full: string): Promise<unknown> {
   const { createJiti } = await import('jiti')
+  const { configModules } = await import('./config-modules')
   const jiti = createJiti(import.meta.url, {
-    virtualModules: await servedModules(),
+    virtualModules: await configModules({ defineConfig }),
     fsCache: false,
     moduleCache: false,
     interopDefault: true,
   })
   return jiti.import(full, { default: true })
-}
-
-/** Packages of the command line that a configuration has no use for. */
-const NOT_SERVED: ReadonlySet<string> = new Set(['@kvloom/conformance', '@kvloom/tiny-model'])
-
-/** Every kvloom package that the command line depends on, so every method, and tfjs-core: by the names that a configuration imports. */
-export async function servedModules(): Promise<Readonly<Record<string, unknown>>> {
-  const { dependencies } = ownPackage()
-  const names = Object.keys(dependencies).filter(
-    (name) => (name.startsWith('@kvloom/') && !NOT_SERVED.has(name)) || name === '@tensorflow/tfjs-core',
-  )
-  const served = await Promise.all(names.map(async (name) => [name, await import(name)] as const))
-  return {
-    ...Object.fromEntries(served),
-    // Nothing else of the command line imports these two.
-    '@kvloom/kernels': await import('@kvloom/kernels'),
-    kvloom: await import('kvloom'),
-    '@kvloom/cli': { defineConfig },
-  }
 }
 
 function compositionsOf(config: Readonly<Record<string, unknown>>, path: string): readonly WantedComposition[] {
