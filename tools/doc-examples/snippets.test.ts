@@ -1,0 +1,116 @@
+/** Every TypeScript block of the documentation compiles as it stands, and runs. */
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import ts from 'typescript'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { packageFolders, root } from '../setup/workspace.mjs'
+import { type Block, readDocuments } from './markdown.mjs'
+
+const TYPESCRIPT = ['ts', 'typescript', 'mts', 'tsx']
+const blocks = readDocuments()
+  .flatMap((document) => document.blocks)
+  .filter(({ language }) => TYPESCRIPT.includes(language))
+const where = ({ file, line }: Block) => `${file}:${line}`
+const isTest = ({ name }: Block) => name.endsWith('.test.ts')
+
+let folder: string
+/** The file of a block; each is alone in a folder, for two may be called `kvloom.config.ts`. */
+const pathOf = (block: Block) => join(folder, where(block).replaceAll(/[/:]/g, '+'), block.name || 'snippet.ts')
+
+// A folder where every package can be imported by its name, as after `npm install`. It lies in the workspace, so that npm's
+// packages are found by walking up.
+beforeAll(() => {
+  mkdirSync(join(root, '.turbo'), { recursive: true })
+  folder = mkdtempSync(join(root, '.turbo', 'doc-examples-'))
+  for (const path of packageFolders()) {
+    const manifest = JSON.parse(readFileSync(join(path, 'package.json'), 'utf8')) as { name: string; private?: boolean }
+    if (!manifest.private) link(`node_modules/${manifest.name}`, path)
+  }
+  const tensorflow = join(root, 'packages', 'core', 'node_modules', '@tensorflow', 'tfjs-core')
+  link('node_modules/@tensorflow/tfjs-core', tensorflow)
+  // Commands and paths of the documentation are seen from the root.
+  link('packages', join(root, 'packages'))
+  for (const block of blocks) write(pathOf(block), block.code)
+})
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+it('finds the blocks', () => {
+  expect(new Set(blocks.map(({ file }) => file))).toContain('packages/quantizers/kivi/README.md')
+  expect(blocks.length).toBeGreaterThan(25)
+})
+
+it('has an example in the README of every method', () => {
+  const methods = packageFolders().map((path) => path.slice(root.length + 1).replaceAll('\\', '/'))
+  const lacking = methods
+    .filter((path) => /^packages\/[^/]+\/[^/]+$/.test(path))
+    .filter((path) => !blocks.some(({ file }) => file === `${path}/README.md`))
+  expect(lacking).toEqual([])
+})
+
+it('compiles all of them', () => {
+  const base = ts.readConfigFile(join(root, 'tsconfig.base.json'), ts.sys.readFile)
+  const options = ts.convertCompilerOptionsFromJson(base.config.compilerOptions, root)
+  expect([base.error, ...options.errors].filter(Boolean)).toEqual([])
+  const program = ts.createProgram(blocks.map(pathOf), {
+    ...options.options,
+    noEmit: true,
+    customConditions: ['kvloom-source'],
+    typeRoots: [join(root, 'node_modules', '@types')],
+  })
+  const problems = blocks.flatMap((block) => {
+    const source = program.getSourceFile(pathOf(block))
+    if (!source) return [`${where(block)}: was not read`]
+    return [...program.getSyntacticDiagnostics(source), ...program.getSemanticDiagnostics(source)].map((problem) => {
+      const line = block.line + (source.getLineAndCharacterOfPosition(problem.start ?? 0).line ?? 0)
+      return `${block.file}:${line}: ${ts.flattenDiagnosticMessageText(problem.messageText, '\n')}`
+    })
+  })
+  expect(problems).toEqual([])
+})
+
+describe('runs', () => {
+  const before = process.cwd()
+  beforeAll(() => {
+    vi.spyOn(console, 'log').mockImplementation(() => undefined)
+    vi.spyOn(process.stdout, 'write').mockImplementation(() => true)
+    process.chdir(folder)
+  })
+  afterAll(() => {
+    process.chdir(before)
+    vi.restoreAllMocks()
+  })
+
+  const programs = blocks.filter((block) => !isTest(block))
+  it.each(programs.map((block) => [where(block), block] as const))('%s', async (_, block) => {
+    const module = (await import(/* @vite-ignore */ pathOf(block))) as { default?: unknown }
+    if (block.name === 'kvloom.config.ts') expect(module.default).toBeTypeOf('object')
+  })
+
+  const tests = blocks.filter(isTest)
+  it.each(tests.map((block) => [where(block), block] as const))('%s, a test', (_, block) => {
+    write(
+      join(folder, 'vitest.config.mjs'),
+      `export default {
+        resolve: { conditions: ['kvloom-source'] },
+        ssr: { resolve: { conditions: ['kvloom-source'], externalConditions: ['node', 'import'] } },
+        test: { include: ['**/*.test.ts'], testTimeout: 120_000 },
+      }`,
+    )
+    const script = join(root, 'node_modules', 'vitest', 'vitest.mjs')
+    const args = [script, 'run', '--root', folder, dirname(pathOf(block))]
+    const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
+    expect(status, stdout + stderr).toBe(0)
+  })
+})
+
+function link(name: string, target: string) {
+  const path = join(folder, name)
+  mkdirSync(dirname(path), { recursive: true })
+  symlinkSync(target, path, 'junction')
+}
+
+function write(path: string, text: string) {
+  mkdirSync(dirname(path), { recursive: true })
+  writeFileSync(path, text)
+}
