@@ -72,7 +72,9 @@ export async function openModel(
 ): Promise<{ model: Model; resolved: ResolvedModel }> {
   const backend = backendOf(wish.backend)
   const resolved = await findModel(wish, signal)
-  return { model: await loadModel(resolved.path, { backend, ...(signal ? { signal } : {}) }), resolved }
+  const model = await loadModel(resolved.path, { backend, ...(signal ? { signal } : {}) })
+  for (const warning of model.warnings) process.stderr.write(`kvloom: ${warning}\n`)
+  return { model, resolved }
 }
 
 export function backendOf(name: string): EngineBackend {

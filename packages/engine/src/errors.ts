@@ -88,6 +88,7 @@ export type TokenizerErrorCode =
   | 'unsupported-tokenizer'
   | 'bad-tokenizer'
   | 'unknown-id'
+  | 'bad-input'
   | 'no-chat-template'
   | 'bad-chat-template'
 

@@ -13,6 +13,7 @@ import type { Model } from './model'
 import { type PrefillOptions, prefill } from './prefill'
 import { seededRandom } from './random'
 import { checkSampling, type SamplingOptions, sample } from './sampling'
+import { checkedIds } from './token-ids'
 
 /** Options of `generate`. */
 export interface GenerateOptions extends SamplingOptions, Pick<PrefillOptions, 'chunk' | 'signal'> {
@@ -59,19 +60,27 @@ export type GenerateInto = KVCache | { readonly compressor: KVCompressor | Ready
 /**
  * Continues a prompt.
  * @param into a cache, which may hold earlier turns; or a compressor
- * @param promptIds token ids, at least one
- * @returns yields each new token, returns the summary; leaving the loop early frees what is generate's own
- * @throws OptionError at once; ContextOverflow before any work; the signal's reason; what `forward` throws
+ * @param promptIds token ids of the vocabulary, at least one
+ * @returns yields each new token, returns the summary; leaving the loop early frees what is generate's own. The texts are what the new
+ *   tokens add to the text of the prompt
+ * @throws OptionError, ForwardError('not-ids'), ('bad-id') at once; ContextOverflow before any work; the signal's reason; what `forward` throws
  */
 export function generate(
   model: Model,
   into: GenerateInto,
-  promptIds: Int32Array,
+  promptIds: Int32Array | readonly number[],
   options: GenerateOptions = {},
 ): AsyncGenerator<GeneratedToken, Generation, void> {
   const { maxNewTokens = 128, seed = 0, stopIds = model.config.eosIds } = options
-  check({ maxNewTokens, seed, stopIds }, options, model)
-  return run(model, into, promptIds, { ...options, maxNewTokens, seed, stopIds })
+  // The model's own end ids were checked when it was loaded.
+  check({ maxNewTokens, seed, stopIds: options.stopIds ?? [] }, options, model)
+  checkInto(into)
+  return run(model, into, checkedIds('generate', promptIds, model.config.vocabSize), {
+    ...options,
+    maxNewTokens,
+    seed,
+    stopIds,
+  })
 }
 
 async function* run(
@@ -85,7 +94,6 @@ async function* run(
   },
 ): AsyncGenerator<GeneratedToken, Generation, void> {
   const { maxNewTokens, seed, stopIds, signal, onToken } = options
-  const decoder = options.text === false ? null : model.tokenizer.stream()
   const random = seededRandom(seed)
   const stops = new Set(stopIds)
   const own = 'compressor' in into && !('attend' in into) ? openOwn(model, into.compressor) : null
@@ -95,6 +103,8 @@ async function* run(
   let reason: Generation['reason'] = 'length'
   let decodeMilliseconds = 0
   try {
+    const decoder =
+      options.text === false ? null : model.tokenizer.stream({ after: promptIds, continues: cache.tokensSeen > 0 })
     const started = performance.now()
     let logits = await prefill(model, cache, promptIds, {
       ...(options.chunk === undefined ? {} : { chunk: options.chunk }),
@@ -143,7 +153,7 @@ async function* run(
 export async function generateAll(
   model: Model,
   into: GenerateInto,
-  promptIds: Int32Array,
+  promptIds: Int32Array | readonly number[],
   options: GenerateOptions = {},
 ): Promise<Generation> {
   const stream = generate(model, into, promptIds, options)
@@ -177,6 +187,20 @@ async function valuesOf(logits: Tensor | null): Promise<Float32Array> {
   }
 }
 
+function checkInto(into: GenerateInto): void {
+  const given: unknown = into
+  const isObject = typeof given === 'object' && given !== null
+  if (isObject && ('attend' in given || 'compressor' in given)) return
+  const bare = isObject && 'stages' in given
+  throw new OptionError(
+    'generate',
+    'into',
+    bare ? 'a compressor alone' : isObject ? 'an object' : given,
+    'a cache of openCache(), or { compressor }',
+    bare ? 'Write { compressor: … } around it.' : '',
+  )
+}
+
 function check(
   { maxNewTokens, seed, stopIds }: { maxNewTokens: number; seed: number; stopIds: readonly number[] },
   sampling: SamplingOptions,
@@ -187,6 +211,6 @@ function check(
     throw new OptionError('generate', 'maxNewTokens', maxNewTokens, 'a whole number from 1')
   if (!Number.isSafeInteger(seed)) throw new OptionError('generate', 'seed', seed, 'a whole number')
   const { vocabSize } = model.config
-  if (!stopIds.every((id) => Number.isInteger(id) && id >= 0 && id < vocabSize))
+  if (!Array.isArray(stopIds) || !stopIds.every((id) => Number.isInteger(id) && id >= 0 && id < vocabSize))
     throw new OptionError('generate', 'stopIds', stopIds, `token ids from 0 to ${vocabSize - 1}`)
 }

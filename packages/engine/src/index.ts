@@ -40,7 +40,7 @@ export type { GeneratedToken, GenerateInto, GenerateOptions, Generation } from '
 export { generate, generateAll } from './generate'
 export type { WantedLogits } from './llama'
 export type { LoadModelOptions, Model } from './model'
-export { ForwardError, loadModel } from './model'
+export { loadModel } from './model'
 export { applyModelStages, shapeBehindModelStages } from './model-stages'
 export type { CachedModel, ModelInspection } from './models/inspect'
 export { inspectModel, listModels } from './models/inspect'
@@ -63,11 +63,13 @@ export type { Candidates, SamplingOptions } from './sampling'
 export { argmax, candidates, LogitsError, sample } from './sampling'
 export type { SaveModelOptions } from './save-model'
 export { saveModel } from './save-model'
+export { ForwardError } from './token-ids'
+export type { ChatMessage } from './tokenizer/chat-template'
+export type { StreamDecoder } from './tokenizer/stream-decoder'
 export type {
-  ChatMessage,
   DecodeOptions,
   EncodeOptions,
-  StreamDecoder,
+  StreamOptions,
   Tokenizer,
   TokenizerFacts,
 } from './tokenizer/tokenizer'

@@ -113,6 +113,7 @@ function changedFiles(base: ModelFiles, changed: ModelWeights, own: Watched, sta
     config,
     metadata: base.metadata,
     weights,
+    warnings: base.warnings,
     async tensor(name) {
       const expected = weights.get(name)?.shape ?? noWeight(stage, name)
       const tensor = await changed.get(name)

@@ -8,6 +8,7 @@ import { llamaForward, type WantedLogits } from './llama'
 import type { ModelConfig } from './models/model-config'
 import { type ModelFiles, type ModelLocation, openModelFiles } from './models/model-files'
 import { shapeOf } from './shape'
+import { checkedIds, ForwardError } from './token-ids'
 import { createTokenizer, type Tokenizer } from './tokenizer/tokenizer'
 import { type HeldWeight, type LlamaWeights, type LoadProgress, loadWeights } from './weights'
 
@@ -24,6 +25,8 @@ export interface Model {
   readonly backend: EngineBackend
   /** The tokenizer; throws the `ModelFileError` or `TokenizerError` of loading where the model's files have none that is understood. */
   readonly tokenizer: Tokenizer
+  /** What is wrong with the model's files and does not keep it from running, a sentence each: end ids that are no tokens. */
+  readonly warnings: readonly string[]
   /** Bytes of the weights in memory. */
   readonly weightBytes: number
   /** How each weight is held. */
@@ -31,14 +34,14 @@ export interface Model {
   /** The original weights as f32 tensors `[out, in]`, read from the file when asked; each is the caller's. For analysing methods. */
   readonly weights: ModelWeights
   /**
-   * One step: `ids` `[n]` through all layers, their keys and values into `cache`.
+   * One step: `ids` `[n]`, of the vocabulary, through all layers, their keys and values into `cache`.
    * @param phase 'prompt' for a part of a prompt, 'promptEnd' for its last part, 'decode' for generated tokens
    * @returns logits, the caller's: `[1, vocab]` for 'last' (default), `[n, vocab]` for 'all'; final hidden states `[n, hidden]` for 'hidden'; else null
    * @throws ForwardError, and what the cache throws (ContextOverflow before anything is stored, NonFiniteError)
    */
   forward(
     cache: KVCache,
-    ids: Int32Array,
+    ids: Int32Array | readonly number[],
     phase: Phase,
     options?: { readonly logits?: WantedLogits },
   ): Promise<Tensor | null>
@@ -54,11 +57,6 @@ export interface LoadModelOptions {
   readonly onProgress?: (progress: LoadProgress) => void
   /** Aborts between two weights with the signal's reason; nothing stays in memory. */
   readonly signal?: AbortSignal
-}
-
-/** A step that cannot be run: no tokens, ids outside the vocabulary, a cache of another model, or a model that was disposed. */
-export class ForwardError extends EngineError<'no-tokens' | 'bad-id' | 'other-model' | 'disposed'> {
-  override readonly name = 'ForwardError'
 }
 
 /**
@@ -86,6 +84,7 @@ export async function loadModelFiles(
 
 class LlamaModel implements Model {
   readonly config: ModelConfig
+  readonly warnings: readonly string[]
   readonly weightBytes: number
   readonly weights: ModelWeights
   private disposed = false
@@ -100,6 +99,7 @@ class LlamaModel implements Model {
     private readonly freeWeights: () => void,
   ) {
     this.config = files.config
+    this.warnings = files.warnings
     this.weightBytes = held.reduce((sum, each) => sum + each.bytes, 0)
     this.weights = {
       shape,
@@ -118,17 +118,16 @@ class LlamaModel implements Model {
 
   async forward(
     cache: KVCache,
-    ids: Int32Array,
+    given: Int32Array | readonly number[],
     phase: Phase,
     { logits = 'last' }: { readonly logits?: WantedLogits } = {},
   ): Promise<Tensor | null> {
-    this.check(cache, ids)
+    const ids = this.check(cache, given)
     if (getBackend() !== this.backend) await setBackend(this.backend)
     return llamaForward(this.config, this.packed, cache, ids, phase, logits)
   }
 
-  private check(cache: KVCache, ids: Int32Array): void {
-    const { vocabSize } = this.config
+  private check(cache: KVCache, given: Int32Array | readonly number[]): Int32Array {
     if (this.disposed)
       throw new ForwardError('disposed', {
         given: 'a model that was disposed',
@@ -141,19 +140,14 @@ class LlamaModel implements Model {
         allowed: `a cache of ${this.shape.name} (${this.shape.fingerprint})`,
         cure: "Open the cache with this model's `shape`.",
       })
+    const ids = checkedIds('forward', given, this.config.vocabSize)
     if (ids.length === 0)
       throw new ForwardError('no-tokens', {
         given: 'a step of no tokens',
         allowed: 'at least one token',
         cure: 'Begin a prompt with the start token if there is nothing else.',
       })
-    const wrong = ids.find((id) => id < 0 || id >= vocabSize)
-    if (wrong !== undefined)
-      throw new ForwardError('bad-id', {
-        given: `token id ${wrong}`,
-        allowed: `0 to ${vocabSize - 1}`,
-        cure: 'Check that the tokenizer belongs to this model.',
-      })
+    return ids
   }
 
   dispose(): void {

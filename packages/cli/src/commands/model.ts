@@ -46,10 +46,10 @@ export async function listCommand(flags: ModelFlags): Promise<number> {
 export const inspectCommand = (name: string, flags: ModelFlags): Promise<number> =>
   interruptible(async (signal) => {
     const { path } = await fetchModel(name, { ...flags, offline: true }, signal)
-    const { kind, config, parameters, weightBytes, formats, kvBytesPerToken } = await inspectModel(path)
+    const { kind, config, parameters, weightBytes, formats, kvBytesPerToken, warnings } = await inspectModel(path)
     if (flags.json) {
       process.stdout.write(
-        `${JSON.stringify({ path, kind, config, parameters, weightBytes, formats, kvBytesPerToken }, null, 2)}\n`,
+        `${JSON.stringify({ path, kind, config, parameters, weightBytes, formats, kvBytesPerToken, warnings }, null, 2)}\n`,
       )
       return EXIT.ok
     }
@@ -62,9 +62,11 @@ export const inspectCommand = (name: string, flags: ModelFlags): Promise<number>
       ['heads', `${config.queryHeads} query, ${config.kvHeads} KV, ${config.keyDim} wide`],
       ['vocabulary', String(config.vocabSize)],
       ['context', `${config.contextLength} tokens`],
+      ['end tokens', config.eosIds.join(', ') || 'none'],
       ['KV cache', `${kvBytesPerToken.f16} bytes a token in f16, ${kvBytesPerToken.f32} in f32`],
     ]
     process.stdout.write(`${lines.map(([term, value]) => `${term.padEnd(12)}${value}`).join('\n')}\n`)
+    for (const warning of warnings) process.stderr.write(`kvloom: ${warning}\n`)
     return EXIT.ok
   })
 

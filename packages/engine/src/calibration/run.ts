@@ -253,6 +253,8 @@ async function sentenceRows(model: Model, sentences: readonly Int32Array[]): Pro
 
 function check({ config, shape }: Model, option: string, texts: readonly Int32Array[]): void {
   for (const ids of texts) {
+    if (!(ids instanceof Int32Array))
+      throw new OptionError('calibrationRun', option, ids, 'token ids as Int32Array', 'Encode texts first.')
     if (ids.length < 2) throw new OptionError('calibrationRun', option, [...ids], 'at least two tokens each')
     if (ids.length > shape.contextLength) throw new ContextOverflow(ids.length, shape.contextLength)
     const wrong = ids.find((id) => id < 0 || id >= config.vocabSize)

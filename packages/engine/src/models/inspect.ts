@@ -58,6 +58,8 @@ export interface ModelInspection {
   /** Metadata of the file, without long lists. */
   readonly metadata: ReadonlyMap<string, GgufValue>
   readonly weights: readonly WeightInfo[]
+  /** What is wrong with the files and does not keep the model from running, a sentence each. */
+  readonly warnings: readonly string[]
   readonly parameters: number
   /** Bytes of all weights. */
   readonly weightBytes: number
@@ -74,7 +76,7 @@ export interface ModelInspection {
 
 /** Opens a model and says what it holds; reads no weights. Throws as `openModelFiles` does. */
 export async function inspectModel(file: string): Promise<ModelInspection> {
-  const { kind, config, metadata, weights } = await openModelFiles(file)
+  const { kind, config, metadata, weights, warnings } = await openModelFiles(file)
   const formats = new Map<string, { format: string; tensors: number; parameters: number; bytes: number }>()
   for (const { format, shape, bytes } of weights.values()) {
     const sum = formats.get(format) ?? { format, tensors: 0, parameters: 0, bytes: 0 }
@@ -92,6 +94,7 @@ export async function inspectModel(file: string): Promise<ModelInspection> {
     config,
     metadata,
     weights: [...weights.values()],
+    warnings,
     parameters: byFormat.reduce((sum, each) => sum + each.parameters, 0),
     weightBytes: byFormat.reduce((sum, each) => sum + each.bytes, 0),
     formats: byFormat,

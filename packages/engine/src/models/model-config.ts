@@ -1,6 +1,7 @@
 // The sizes and constants of a model, read from GGUF metadata or from a Hugging Face config.json into one shape.
 import { ModelFileError, UnsupportedArchitectureError } from '../errors'
 import type { GgufFile, GgufValue } from '../files/gguf'
+import { endIdsOfGguf, endIdsOfHuggingFace } from './end-ids'
 import { readExtras } from './kvloom-config'
 
 /** Families the forward pass knows. */
@@ -161,9 +162,9 @@ export function configFromGguf(file: string, gguf: GgufFile, ropeFactors: readon
   const keyDim = read.count('attention.key_length', Math.floor(hiddenSize / queryHeads))
   const tokens = metadata.get('tokenizer.ggml.tokens')
   const name = metadata.get('general.name')
-  const eosIds = ['eos', 'eot', 'eom']
-    .map((each) => read.id(`tokenizer.ggml.${each}_token_id`))
-    .filter((id) => id !== undefined)
+  const vocabSize =
+    tensors.get('token_embd.weight')?.shape[0] ??
+    read.count('vocab_size', Array.isArray(tokens) ? tokens.length : undefined)
   const contextLength = read.count('context_length')
   return checked(file, {
     architecture,
@@ -175,9 +176,7 @@ export function configFromGguf(file: string, gguf: GgufFile, ropeFactors: readon
     kvHeads: read.count('attention.head_count_kv', queryHeads),
     keyDim,
     valueDim: read.count('attention.value_length', keyDim),
-    vocabSize:
-      tensors.get('token_embd.weight')?.shape[0] ??
-      read.count('vocab_size', Array.isArray(tokens) ? tokens.length : undefined),
+    vocabSize,
     contextLength,
     slidingWindow: read.optionalNumber('attention.sliding_window'),
     rmsEpsilon: read.number('attention.layer_norm_rms_epsilon'),
@@ -194,7 +193,7 @@ export function configFromGguf(file: string, gguf: GgufFile, ropeFactors: readon
     attentionBias: tensors.has('blk.0.attn_q.bias'),
     qkNorm: tensors.has('blk.0.attn_q_norm.weight'),
     bosId: read.id('tokenizer.ggml.bos_token_id'),
-    eosIds: [...new Set(eosIds)],
+    eosIds: endIdsOfGguf(metadata, vocabSize).ids,
   })
 }
 
@@ -234,9 +233,7 @@ export function configFromHuggingFace(
   const keyDim = read.count('head_dim', Math.floor(hiddenSize / queryHeads))
   const contextLength = read.count('max_position_embeddings')
   const windowed = architecture === 'mistral' || (architecture !== 'llama' && read.flag('use_sliding_window', false))
-  const ends = [config['eos_token_id'], generation['eos_token_id']]
-    .flat()
-    .filter((id): id is number => typeof id === 'number')
+  const vocabSize = read.count('vocab_size')
   const name = config['_name_or_path']
   // Transformers 5 writes theta and scaling together into rope_parameters.
   const scaling = asObject(config['rope_parameters'] ?? config['rope_scaling'])
@@ -253,7 +250,7 @@ export function configFromHuggingFace(
     kvHeads: read.count('num_key_value_heads', queryHeads),
     keyDim,
     valueDim: extras?.valueDim ?? keyDim,
-    vocabSize: read.count('vocab_size'),
+    vocabSize,
     contextLength,
     slidingWindow: windowed ? read.optionalNumber('sliding_window') : undefined,
     rmsEpsilon: read.number('rms_norm_eps', 1e-6),
@@ -268,7 +265,7 @@ export function configFromHuggingFace(
     attentionBias: tensorNames.has('model.layers.0.self_attn.q_proj.bias'),
     qkNorm: tensorNames.has('model.layers.0.self_attn.q_norm.weight'),
     bosId: bos,
-    eosIds: [...new Set(ends)],
+    eosIds: endIdsOfHuggingFace(config, generation, vocabSize).ids,
   })
 }
 

@@ -7,6 +7,7 @@ import { dequantize } from '../files/dequantize'
 import { type GgufValue, openGguf } from '../files/gguf'
 import { openSafetensorsFolder } from '../files/safetensors'
 import { isWeightFormat, type WeightFormat, weightFormats } from '../files/tensor-types'
+import { endIdsOfGguf, endIdsOfHuggingFace } from './end-ids'
 import { readIdentity, type SavedIdentity } from './kvloom-config'
 import { configFromGguf, configFromHuggingFace, type ModelConfig } from './model-config'
 import { expectedShape, tensorNames } from './tensor-names'
@@ -47,6 +48,8 @@ export interface ModelFiles {
   readonly weights: ReadonlyMap<string, WeightInfo>
   /** Reads a weight by canonical name; throws `ModelFileError('tensor-missing')`, `('bad-shape')`, `('unsupported-tensor-type')`, `('file-truncated')`. */
   tensor(name: string): Promise<WeightTensor>
+  /** What is wrong with the files and does not keep the model from running, a sentence each: end ids that are no tokens. */
+  readonly warnings: readonly string[]
   /** What `saveModel` wrote down: the fingerprint of the model whose weights and configuration have this digest. */
   readonly saved?: SavedIdentity
   /** Description of the tokenizer; throws `ModelFileError('file-missing')` where the model has none. */
@@ -85,6 +88,7 @@ async function openGgufModel(source: ByteSource): Promise<ModelFiles> {
     config,
     metadata,
     weights,
+    warnings: endIdsOfGguf(gguf.metadata, config.vocabSize).warnings,
     async tensor(name) {
       const { format, shape } = checkReadable(source.name, weights, name)
       const data = await gguf.read(names.get(name) ?? name)
@@ -111,12 +115,8 @@ async function openFolderModel(folder: FileFolder): Promise<ModelFiles> {
   }
   const settings = await readJson(configFile)
   const safetensors = await openSafetensorsFolder(folder)
-  const config = configFromHuggingFace(
-    configFile.name,
-    settings,
-    new Set(safetensors.tensors.keys()),
-    await optionalJson('generation_config.json'),
-  )
+  const generation = await optionalJson('generation_config.json')
+  const config = configFromHuggingFace(configFile.name, settings, new Set(safetensors.tensors.keys()), generation)
   const names = tensorNames('hugging-face', config.layers)
   const weights = new Map<string, WeightInfo>()
   for (const [name, inFile] of names) {
@@ -130,6 +130,7 @@ async function openFolderModel(folder: FileFolder): Promise<ModelFiles> {
     config,
     metadata: safetensors.metadata,
     weights,
+    warnings: endIdsOfHuggingFace(settings, generation, config.vocabSize).warnings,
     ...(saved ? { saved } : {}),
     async tensor(name) {
       const { format, shape } = checkReadable(folder.name, weights, name)

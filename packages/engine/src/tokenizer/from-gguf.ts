@@ -2,6 +2,7 @@
 // sentencepiece BPE with scores ("llama").
 import { TokenizerError } from '../errors'
 import type { GgufValue } from '../files/gguf'
+import { endIdsByText } from '../models/end-ids'
 import { preTokenizers } from './pre-tokenizers'
 
 /** A tokenizer in one shape, wherever it came from. */
@@ -40,7 +41,9 @@ export function describeGguf(metadata: ReadonlyMap<string, GgufValue>): Tokenize
   if (!Array.isArray(tokens) || tokens.length === 0 || !tokens.every((each) => typeof each === 'string'))
     return refuse('a GGUF file without tokenizer.ggml.tokens', 'a list of tokens')
   const types = get('token_type')
-  const typeOf = (id: number) => (Array.isArray(types) ? types[id] : kinds.normal)
+  // Tokens that end a turn are control tokens, whatever a converter wrote down; llama.cpp corrects them likewise.
+  const ends = new Set(endIdsByText(tokens))
+  const typeOf = (id: number) => (ends.has(id) ? kinds.control : Array.isArray(types) ? types[id] : kinds.normal)
   if (Array.isArray(types) && types.length !== tokens.length)
     return refuse(`${types.length} token types for ${tokens.length} tokens`, 'one for each token')
   const ids = (...wanted: number[]) =>
@@ -49,13 +52,13 @@ export function describeGguf(metadata: ReadonlyMap<string, GgufValue>): Tokenize
   const template = metadata.get('tokenizer.chat_template')
   const addBos = get('add_bos_token')
   const addSpace = get('add_space_prefix')
+  const isId = (value: unknown): value is number => Number.isInteger(value) && tokens[Number(value)] !== undefined
   const idOf = (key: string) => {
     const value = get(key)
-    if (value === undefined) return undefined
-    return typeof value === 'number' && value < tokens.length
-      ? value
-      : refuse(`tokenizer.ggml.${key} = ${String(value)}`, `an id below ${tokens.length}`)
+    if (value === undefined || isId(value)) return value
+    return refuse(`tokenizer.ggml.${key} = ${String(value)}`, `an id below ${tokens.length}`)
   }
+  const eosId = get('eos_token_id')
   const addedTokens = (literal: ReadonlySet<number>) =>
     [...literal].map((id) => ({
       id,
@@ -70,7 +73,8 @@ export function describeGguf(metadata: ReadonlyMap<string, GgufValue>): Tokenize
     tokens,
     specialIds: special,
     bosId: idOf('bos_token_id'),
-    eosId: idOf('eos_token_id'),
+    // A model runs without an end token; that this one is none is said when it is loaded (`end-ids.ts`).
+    eosId: isId(eosId) ? eosId : undefined,
     chatTemplate: typeof template === 'string' ? template : undefined,
   }
   if (model === 'gpt2') {

@@ -15,6 +15,22 @@ function parts(value: unknown): Json[] {
   return Array.isArray(inner) ? inner.flatMap(parts) : [node]
 }
 
+function damaged(given: string, allowed: string): never {
+  throw new TokenizerError('bad-tokenizer', {
+    given,
+    allowed,
+    cure: 'The tokenizer.json is damaged; fetch it again.',
+  })
+}
+
+/** A value of the file in a message: it may be long, or nested without end. */
+function brief(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value.slice(0, 40))
+  const { id, content } = object(value) ?? {}
+  if (id !== undefined || content !== undefined) return `with id ${brief(id)} and content ${brief(content)}`
+  return typeof value === 'object' && value !== null ? 'of no id and content' : String(value)
+}
+
 /** Reads a parsed tokenizer.json and tokenizer_config.json. Throws `TokenizerError`. */
 export function describeTokenizerJson(tokenizer: Json, config: Json = {}): TokenizerDescription {
   const model = object(tokenizer['model'])
@@ -22,25 +38,27 @@ export function describeTokenizerJson(tokenizer: Json, config: Json = {}): Token
   // Files of old writers leave the type out.
   if (!model || !vocab || (model['type'] ?? 'BPE') !== 'BPE') {
     throw new TokenizerError('unsupported-tokenizer', {
-      given: `a tokenizer.json with a model of type ${JSON.stringify(model?.['type'])}`,
+      given: `a tokenizer.json with a model of type ${brief(model?.['type'])}`,
       allowed: 'BPE with a vocabulary',
       cure: 'Use a Llama, Qwen or Mistral model.',
     })
   }
+  const added = Array.isArray(tokenizer['added_tokens']) ? (tokenizer['added_tokens'] as unknown[]) : []
+  const words = Object.entries(vocab)
+  // Lists by id are as long as the largest id: a file may leave some ids out, and not claim millions that it has no tokens for.
+  const idLimit = 2 * (words.length + added.length) + 1024
+  const isId = (id: unknown): id is number => typeof id === 'number' && Number.isInteger(id) && id >= 0 && id < idLimit
   const tokens: string[] = []
-  for (const [token, id] of Object.entries(vocab)) tokens[Number(id)] = token
+  for (const [token, id] of words) {
+    if (!isId(id)) return damaged(`the token ${brief(token)} with id ${brief(id)}`, `ids from 0 to ${idLimit - 1}`)
+    tokens[id] = token
+  }
   const special = new Set<number>()
   const literal = new Set<number>()
-  const added = Array.isArray(tokenizer['added_tokens']) ? (tokenizer['added_tokens'] as unknown[]) : []
   for (const each of added) {
     const { id, content, special: isSpecial } = object(each) ?? {}
-    if (typeof id !== 'number' || typeof content !== 'string') {
-      throw new TokenizerError('bad-tokenizer', {
-        given: `the added token ${JSON.stringify(each)}`,
-        allowed: 'an id and a content',
-        cure: 'The tokenizer.json is damaged; fetch it again.',
-      })
-    }
+    if (!isId(id) || typeof content !== 'string')
+      return damaged(`the added token ${brief(each)}`, `a content, and an id from 0 to ${idLimit - 1}`)
     tokens[id] = content
     literal.add(id)
     if (isSpecial === true) special.add(id)

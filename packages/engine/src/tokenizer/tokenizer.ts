@@ -1,39 +1,38 @@
-// Text to ids and back. Merging is @huggingface/tokenizers; around it: long texts in parts, ids to bytes (so that streams can hold
+// Text to ids and back. Merging is @huggingface/tokenizers (`library.ts`); around it: long texts in parts, ids to bytes (so that streams can hold
 // back half a character), chat templates, and the facts about tokens that compressors ask for.
-import { Template } from '@huggingface/jinja'
-import { Tokenizer as Library } from '@huggingface/tokenizers'
 import { TokenizerError } from '../errors'
 import type { TokenizerFiles } from '../models/model-files'
+import { type ChatMessage, renderChat } from './chat-template'
 import { describeGguf, type TokenizerDescription } from './from-gguf'
 import { describeTokenizerJson } from './from-tokenizer-json'
+import { encoderOf } from './library'
+import { SpecialText } from './special-text'
+import { type StreamDecoder, streamDecoder } from './stream-decoder'
 import { byteLevelBytes, sentencepieceBytes } from './token-bytes'
 
 /** Options of `encode` and `encodeFirst`. */
 export interface EncodeOptions {
   /** Special tokens written out in the text (`<|im_end|>`) become their ids; otherwise they are ordinary text. Default true. */
   readonly special?: boolean
-  /** Put the start token first. Default: what the model's file says (`addsBos`). */
+  /** Put the start token first, unless the text begins with it. Default: what the model's file says (`addsBos`). */
   readonly bos?: boolean
 }
 
-/** Options of `decode` and `stream`. */
+/** Options of `decode`. */
 export interface DecodeOptions {
   /** Write special tokens out; otherwise they give no text. Default true. */
   readonly special?: boolean
 }
 
-/** One message of a chat. */
-export interface ChatMessage {
-  readonly role: string
-  readonly content: string
-}
-
-/** Turns ids into text one by one. */
-export interface StreamDecoder {
-  /** The text that this id completes; empty while a character is incomplete. */
-  push(id: number): string
-  /** What is left at the end; an incomplete character becomes U+FFFD. */
-  end(): string
+/** Options of `stream`. */
+export interface StreamOptions extends DecodeOptions {
+  /**
+   * Ids before the stream: a prompt. The pieces are then what decoding prompt and stream together adds to the prompt's text: the space
+   * before a continued word stays, and a character that the prompt left incomplete is completed. Default none.
+   */
+  readonly after?: ArrayLike<number>
+  /** The text has begun earlier still, in ids that are not at hand; a leading space stays in any case. Default false. */
+  readonly continues?: boolean
 }
 
 /** What compressors may ask about tokens; ids in ascending order. */
@@ -60,15 +59,22 @@ export interface Tokenizer {
   readonly addsBos: boolean
   /** The template's text, if the model has one. */
   readonly chatTemplate: string | undefined
-  /** Ids of the text; empty text gives no ids (but the start token where asked for). */
+  /**
+   * Ids of the text; empty text gives no ids (but the start token where asked for).
+   * Throws `TokenizerError('bad-input')` for what is no text, `('bad-tokenizer')` for characters the vocabulary cannot spell.
+   */
   encode(text: string, options?: EncodeOptions): Int32Array
   /** The first `count` ids of `encode(text)`, without tokenizing all of a long text. */
   encodeFirst(text: string, count: number, options?: EncodeOptions): Int32Array
-  /** Text of the ids; bytes that are no UTF-8 become U+FFFD. Throws `TokenizerError('unknown-id')`. */
+  /** Text of the ids; bytes that are no UTF-8 become U+FFFD. Throws `TokenizerError('unknown-id')`, `('bad-input')` for what is no list. */
   decode(ids: ArrayLike<number>, options?: DecodeOptions): string
   /** A decoder for one stream of ids. */
-  stream(options?: DecodeOptions): StreamDecoder
-  /** The chat as the text the model was trained on. Throws `TokenizerError('no-chat-template')` or `('bad-chat-template')`. */
+  stream(options?: StreamOptions): StreamDecoder
+  /**
+   * The chat as the text the model was trained on, for `encode`. A special token that a message spells out stays text: it has the
+   * noncharacter U+FDD0 after its first character, which `encode` takes out again.
+   * Throws `TokenizerError('no-chat-template')`, `('bad-chat-template')`, or `('bad-input')` for what are no messages.
+   */
   applyChatTemplate(messages: readonly ChatMessage[], options?: { readonly addGenerationPrompt?: boolean }): string
   /** Facts about tokens, computed at the first call. */
   tokenFacts(): TokenizerFacts
@@ -79,9 +85,20 @@ const partLength = 1 << 14
 
 /** Makes a tokenizer from what `ModelFiles.tokenizer()` gives. Throws `TokenizerError`. */
 export function createTokenizer(files: TokenizerFiles): Tokenizer {
-  return new LibraryTokenizer(
-    files.kind === 'gguf' ? describeGguf(files.metadata) : describeTokenizerJson(files.tokenizer, files.config),
-  )
+  try {
+    return new LibraryTokenizer(
+      files.kind === 'gguf' ? describeGguf(files.metadata) : describeTokenizerJson(files.tokenizer, files.config),
+    )
+  } catch (cause) {
+    if (cause instanceof TokenizerError) throw cause
+    // What is nested too deep, or of a kind that nobody expects there, fails somewhere inside.
+    throw new TokenizerError('bad-tokenizer', {
+      given: `a tokenizer that cannot be read (${cause instanceof Error ? cause.message : String(cause)})`,
+      allowed: 'the tokenizer of a GGUF file, or a tokenizer.json',
+      cure: 'Fetch the model again, or use another file of it.',
+      cause,
+    })
+  }
 }
 
 class LibraryTokenizer implements Tokenizer {
@@ -90,8 +107,8 @@ class LibraryTokenizer implements Tokenizer {
   readonly eosId: number | undefined
   readonly addsBos: boolean
   readonly chatTemplate: string | undefined
-  private readonly withSpecial: Library
-  private withoutSpecial: Library | undefined
+  private readonly idsOf: (part: string) => number[]
+  private readonly specialText: SpecialText
   private readonly literalPattern: RegExp | undefined
   private readonly cuttable: boolean
   private readonly prepends: boolean
@@ -105,7 +122,8 @@ class LibraryTokenizer implements Tokenizer {
     this.eosId = description.eosId
     this.addsBos = description.addsBos && description.bosId !== undefined
     this.chatTemplate = description.chatTemplate
-    this.withSpecial = makeLibrary(description.json)
+    this.specialText = new SpecialText(description)
+    this.idsOf = encoderOf(this.specialText.json)
     const space = description.spelling === 'byte-level' ? 'Ġ' : '▁'
     // A text may be cut before the space between two words if no token reaches over such a place.
     const reachesOver = new RegExp(`[A-Za-z0-9]${space}`)
@@ -121,20 +139,22 @@ class LibraryTokenizer implements Tokenizer {
     return this.encodeFirst(text, Infinity, options)
   }
 
-  encodeFirst(text: string, count: number, { special = true, bos = this.addsBos }: EncodeOptions = {}): Int32Array {
-    if (!(count >= 0)) throw new RangeError(`encodeFirst: count ${count}; allowed: 0 or more`)
-    const ids: number[] = bos && this.bosId !== undefined ? [this.bosId] : []
-    if (!special) this.withoutSpecial ??= makeLibrary(withoutSpecialTokens(this.description))
-    const library = (special ? undefined : this.withoutSpecial) ?? this.withSpecial
+  encodeFirst(given: string, count: number, { special = true, bos = this.addsBos }: EncodeOptions = {}): Int32Array {
+    if (typeof given !== 'string') refuseInput('encode', given, 'a text')
+    if (!(count >= 0)) refuseInput('encodeFirst', count, 'a count of 0 or more')
+    const text = this.specialText.prepare(given, special)
+    const ids: number[] = []
     let at = 0
     while (at < text.length && ids.length < count) {
       const end = this.cut(text, at + partLength)
       // The space that begins a later part is the one the normalizer would put there.
       const part = text.slice(this.prepends && at > 0 ? at + 1 : at, end)
-      for (const id of library.encode(part, { add_special_tokens: false }).ids) ids.push(checkId(id, part))
+      for (const id of this.idsOf(part)) ids.push(id)
       at = end
     }
-    return Int32Array.from(ids.length > count ? ids.slice(0, count) : ids)
+    // A chat template may have written the start token; one is enough.
+    if (bos && this.bosId !== undefined && ids[0] !== this.bosId) ids.unshift(this.bosId)
+    return Int32Array.from(ids.length > count ? ids.slice(0, Math.floor(count)) : ids)
   }
 
   /** The first place at or after `from` where the text may be cut. */
@@ -146,41 +166,26 @@ class LibraryTokenizer implements Tokenizer {
     return text.length
   }
 
-  decode(ids: ArrayLike<number>, options?: DecodeOptions): string {
+  decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
+    checkList('decode', ids)
     const stream = this.stream(options)
     let text = ''
     for (let i = 0; i < ids.length; i++) text += stream.push(ids[i] ?? -1)
     return text + stream.end()
   }
 
-  stream({ special = true }: DecodeOptions = {}): StreamDecoder {
-    const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
-    let dropSpace = this.description.spacePrefix
-    return {
-      push: (id) => {
-        let bytes = this.tokenBytes(id)
-        if (this.description.specialIds.has(id)) return special ? decoder.decode(bytes, { stream: true }) : ''
-        if (dropSpace && bytes[0] === 0x20) bytes = bytes.subarray(1)
-        dropSpace = false
-        return decoder.decode(bytes, { stream: true })
-      },
-      end: () => decoder.decode(),
-    }
+  stream({ special = true, after = [], continues = false }: StreamOptions = {}): StreamDecoder {
+    checkList('stream', after)
+    return streamDecoder(this.description, (id) => this.tokenBytes(id), { special, after, continues })
   }
 
-  /** The bytes a token stands for. */
-  private tokenBytes(id: number): Uint8Array {
+  /** The bytes a token stands for; undefined for an id that is none. */
+  private tokenBytes(id: number): Uint8Array | undefined {
     const known = this.bytes[id]
     if (known) return known
     const { tokens, literalIds, spelling } = this.description
-    const token = tokens[id]
-    if (token === undefined) {
-      throw new TokenizerError('unknown-id', {
-        given: `token id ${id}`,
-        allowed: `0 to ${tokens.length - 1}`,
-        cure: 'Decode with the tokenizer of the model that made the ids.',
-      })
-    }
+    const token = typeof id === 'number' ? tokens[id] : undefined
+    if (token === undefined) return undefined
     const bytes = literalIds.has(id)
       ? new TextEncoder().encode(token)
       : spelling === 'byte-level'
@@ -201,22 +206,20 @@ class LibraryTokenizer implements Tokenizer {
         cure: 'Use encode with text, or an instruction-tuned model.',
       })
     }
+    if (!Array.isArray(messages)) refuseInput('applyChatTemplate', messages, 'a list of messages')
     const { tokens, bosId, eosId } = this.description
-    try {
-      return new Template(this.chatTemplate).render({
-        messages: messages.map(({ role, content }) => ({ role, content })),
-        add_generation_prompt: addGenerationPrompt,
-        bos_token: bosId === undefined ? '' : tokens[bosId],
-        eos_token: eosId === undefined ? '' : tokens[eosId],
-      })
-    } catch (cause) {
-      throw new TokenizerError('bad-chat-template', {
-        given: `${messages.length} messages that the model's chat template refuses (${cause instanceof Error ? cause.message : String(cause)})`,
-        allowed: 'the roles and the order the template knows',
-        cure: 'Change the messages, or use encode with text.',
-        cause,
-      })
-    }
+    const protectedMessages = messages.map((message: Partial<ChatMessage> | null, index) => {
+      const { role, content } = message ?? {}
+      if (typeof role !== 'string' || typeof content !== 'string')
+        return refuseInput('applyChatTemplate', message, `a role and a content, both texts, in message ${index}`)
+      return { role: this.specialText.protect(role), content: this.specialText.protect(content) }
+    })
+    return renderChat(this.chatTemplate, {
+      messages: protectedMessages,
+      addGenerationPrompt,
+      bosToken: bosId === undefined ? '' : (tokens[bosId] ?? ''),
+      eosToken: eosId === undefined ? '' : (tokens[eosId] ?? ''),
+    })
   }
 
   tokenFacts(): TokenizerFacts {
@@ -239,42 +242,27 @@ class LibraryTokenizer implements Tokenizer {
   }
 
   private tokenText(id: number): string {
-    return new TextDecoder('utf-8', { ignoreBOM: true }).decode(this.tokenBytes(id))
+    return new TextDecoder('utf-8', { ignoreBOM: true }).decode(this.tokenBytes(id) ?? new Uint8Array())
   }
 }
 
-/** Stands where the vocabulary has no unknown token, so that characters it cannot spell are noticed (`checkId`) and not dropped. */
-const unspellable = '\u0000 unspellable'
-
-function makeLibrary(json: Readonly<Record<string, unknown>>): Library {
-  const model = json['model'] as Readonly<Record<string, unknown>>
-  try {
-    return new Library({ ...json, model: { ...model, unk_token: model['unk_token'] ?? unspellable } }, {})
-  } catch (cause) {
-    throw new TokenizerError('bad-tokenizer', {
-      given: `a tokenizer the library refuses (${cause instanceof Error ? cause.message : String(cause)})`,
-      allowed: 'a BPE tokenizer',
-      cure: 'Fetch the model again, or use another file of it.',
-      cause,
-    })
-  }
+function checkList(where: string, ids: unknown): void {
+  if (Array.isArray(ids) || (ArrayBuffer.isView(ids) && !(ids instanceof DataView))) return
+  refuseInput(where, ids, 'a list of token ids')
 }
 
-function withoutSpecialTokens({ json, specialIds }: TokenizerDescription): Record<string, unknown> {
-  const added = json['added_tokens']
-  return {
-    ...json,
-    added_tokens: Array.isArray(added)
-      ? added.filter((each: { id?: unknown }) => !specialIds.has(Number(each.id)))
-      : [],
-  }
-}
-
-function checkId(id: number | undefined, part: string): number {
-  if (id !== undefined) return id
-  throw new TokenizerError('bad-tokenizer', {
-    given: `text with characters the vocabulary cannot spell, near ${JSON.stringify(part.slice(0, 40))}`,
-    allowed: 'text in the alphabet of the tokenizer',
-    cure: 'Use a tokenizer with all bytes or an unknown token.',
+function refuseInput(where: string, given: unknown, allowed: string): never {
+  throw new TokenizerError('bad-input', {
+    given: `${where} of ${describe(given)}`,
+    allowed,
+    cure: 'Texts go into encode, ids into decode and stream, messages into applyChatTemplate.',
   })
+}
+
+/** What was given, in a few words. */
+function describe(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value.slice(0, 40))
+  if (typeof value === 'function') return 'a function'
+  if (Array.isArray(value)) return 'a list'
+  return typeof value === 'object' && value !== null ? 'an object' : String(value)
 }
