@@ -11,7 +11,12 @@ export function commandsOfDocuments(documents = readDocuments()) {
     const lines = blocks
       .filter(({ language }) => SHELL.has(language))
       .flatMap(({ code }) => code.replaceAll(/\\\n\s*/g, '').split('\n'))
-      .map((line) => line.replace(/^\$ /, '').replace(/\s+#.*$/, '').trim())
+      .map((line) =>
+        line
+          .replace(/^\$ /, '')
+          .replace(/\s+#.*$/, '')
+          .trim(),
+      )
     for (const command of [...lines, ...inline].filter((text) => STARTS.test(text) && isCommand(text))) {
       found.set(command, [...new Set([...(found.get(command) ?? []), file])])
     }
