@@ -224,8 +224,15 @@ export class LayerCache {
     const columns = Object.fromEntries((scorer.columns ?? []).map((name) => [name, lane.ensureColumn(name)]))
     const result = tf.tidy(() => {
       const out = scorer.score(observed.seen, columns, { phase, tokensSeen: start + count })
-      const scores = 'scores' in out ? out.scores : out
-      const next = 'scores' in out ? out.columns : {}
+      const scores = out && 'scores' in out ? out.scores : out
+      const next = out && 'scores' in out ? out.columns : {}
+      const heads = lane.shape.heads.length
+      checkShape(this.plan.score?.id ?? 'a scorer', 'scores', scores, [
+        [heads, lane.rows],
+        [1, lane.rows],
+      ])
+      for (const [name, column] of Object.entries(next))
+        checkShape(this.plan.score?.id ?? 'a scorer', `column ${name}`, column, [[heads, lane.rows]])
       return {
         scores: lifted(lane, scores as tf.Tensor2D, this.promised),
         next: Object.fromEntries(Object.entries(next).map(([k, t]) => [k, tf.clone(t)])),
@@ -335,6 +342,21 @@ export class LayerCache {
     for (const lane of this.lanes) lane.dispose()
     this.ring?.replace(null)
   }
+}
+
+/** @throws UnsupportedStage when a stage returned no tensor of one of these shapes */
+function checkShape(
+  id: string,
+  what: string,
+  given: tf.Tensor | undefined,
+  allowed: readonly (readonly number[])[],
+): void {
+  if (given instanceof tf.Tensor && allowed.some((shape) => tf.util.arraysEqual(given.shape, [...shape]))) return
+  const found = given instanceof tf.Tensor ? `shape [${given.shape.join(', ')}]` : String(given)
+  throw new UnsupportedStage(
+    id,
+    `it returned ${what} of ${found}; allowed: ${allowed.map((shape) => `[${shape.join(', ')}]`).join(' or ')}.`,
+  )
 }
 
 /** What a step leaves behind for the stages that act after it. */

@@ -6,6 +6,16 @@ import { UnsupportedStage } from '../errors'
 import type { Lane, LaneContext } from './lane'
 import { type Account, Held } from './page'
 
+/** What a stage may ask to see. */
+export const OBSERVED: readonly Observation['of'][] = [
+  'attention',
+  'queries',
+  'keys',
+  'values',
+  'tokenIds',
+  'positions',
+]
+
 /** How many of the last queries (after RoPE) a layer must remember for these needs. */
 export const queriesNeeded = (needs: Needs): number =>
   Math.max(

@@ -10,6 +10,7 @@ import type {
   Kind,
   KVCompressor,
   ModelShape,
+  Needs,
   Part,
   Pick,
   Ready,
@@ -21,11 +22,11 @@ import type {
   Stage,
   When,
 } from '../contract'
-import { IncompatibleStages, ModelMismatch, WindowError } from '../errors'
+import { IncompatibleStages, ModelMismatch, UnsupportedStage, WindowError } from '../errors'
 import { siteOf } from '../site'
 import { Codec } from './codec'
 import type { LaneShape } from './lane'
-import { queriesNeeded } from './observe'
+import { OBSERVED, queriesNeeded } from './observe'
 
 interface Acting<T> {
   readonly id: string
@@ -142,7 +143,8 @@ export function planLayer(
   const ragged = budget?.bound.ragged || pick?.bound.ragged
   const lanes = ragged ? all.map((h) => lane([h])) : [lane(all)]
   const codecs = lanes.flatMap(({ keyCodec, valueCodec }) => [keyCodec, valueCodec])
-  checkCodecs(compressor, layer, lanes, sources, pick, recall)
+  checkCodecs(compressor, layer, lanes, sources, scorer, pick, recall)
+  for (const each of [scorer, pick]) if (each) checkNeeds(each.stage.id, each.bound.needs)
   const needs = [scorer?.bound.needs, pick?.bound.needs, ...codecs.map((c) => c?.parts.transform?.needs)]
   const fitsPrompt = codecs.some((c) => c?.fittedOnline)
   return {
@@ -232,12 +234,23 @@ function checkPicks(
     )
 }
 
+/** @throws UnsupportedStage for an observation that does not exist, before anything runs */
+function checkNeeds(id: string, needs: Needs): void {
+  for (const [name, what] of Object.entries(needs))
+    if (!OBSERVED.includes(what?.of))
+      throw new UnsupportedStage(
+        id,
+        `it asks to see ${name} as ${JSON.stringify(what)}; there are { of: ${OBSERVED.map((of) => `'${of}'`).join(' | ')} }.`,
+      )
+}
+
 /** What a fold over spaces cannot see, because it depends on how stages are bound. */
 function checkCodecs(
   compressor: KVCompressor,
   layer: number,
   lanes: readonly LaneShape[],
   sources: readonly number[],
+  scorer: { stage: Stage<'score'> } | null,
   pick: { stage: Stage<'pick'>; bound: Bound['pick'] } | null,
   recall: { stage: Stage<'recall'>; bound: Recall } | null,
 ): void {
@@ -289,13 +302,19 @@ function checkCodecs(
         `rows that were sealed together cannot be fetched one by one, as ${recall.stage.id} does from host memory.`,
         "Use tier: 'device', or a quantizer whose rows go one by one (higgs, coupled-quantization).",
       )
-    if (pick && !pick.bound.ragged) continue
-    if (pick && Object.keys(pick.bound.needs).length > 0 && codec.byBlocks)
+    // Rows that die here and there leave blocks of which little is live: they would hold many times what their rows need.
+    const scattering =
+      scorer && scorer.stage.when !== 'promptEnd'
+        ? scorer.stage.id
+        : pick && Object.keys(pick.bound.needs).length > 0
+          ? pick.stage.id
+          : null
+    if (scattering && codec.byBlocks)
       throw new IncompatibleStages(
-        pick.stage.id,
-        ids('quantize'),
-        `${pick.stage.id} drops rows one by one at every step, and ${ids('quantize')} seals blocks of rows.`,
-        'Use a quantizer whose rows go one by one (higgs, coupled-quantization).',
+        scattering,
+        ids(codec.rowsPerGroup > 1 ? 'quantize' : 'transform'),
+        `${scattering} drops rows one by one after the prompt too, and ${ids(codec.rowsPerGroup > 1 ? 'quantize' : 'transform')} seals blocks of rows, which are freed whole.`,
+        'Let it act at the end of the prompt only, or use a quantizer whose rows go one by one (higgs, coupled-quantization, block-formats).',
       )
   }
 }
