@@ -90,6 +90,7 @@ def mini_llama() -> None:
         hf[p + "self_attn.q_proj.bias"] = rng.normal(0, 0.1, heads * dim).astype(np.float32)
         hf[p + "self_attn.k_proj.bias"] = rng.normal(0, 0.1, kv_heads * dim).astype(np.float32)
         hf[p + "self_attn.v_proj.bias"] = rng.normal(0, 0.1, kv_heads * dim).astype(np.float32)
+        hf[p + "self_attn.o_proj.bias"] = rng.normal(0, 0.1, hidden).astype(np.float32)
         hf[p + "mlp.gate_proj.weight"] = matrix(ff, hidden)
         hf[p + "mlp.up_proj.weight"] = matrix(ff, hidden)
         hf[p + "mlp.down_proj.weight"] = matrix(hidden, ff)

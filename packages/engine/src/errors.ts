@@ -52,6 +52,7 @@ export type ModelFileErrorCode =
   | 'unknown-tensor-type'
   | 'unsupported-tensor-type'
   | 'tensor-missing'
+  | 'tensor-unexpected'
 
 /** A GGUF, safetensors or config file is damaged, incomplete, or holds something this engine does not read. */
 export class ModelFileError extends EngineError<ModelFileErrorCode> {

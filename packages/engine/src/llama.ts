@@ -1,8 +1,9 @@
 // The forward pass of the Llama family (Llama 2 and 3, SmolLM2, Mistral, Qwen2, Qwen2.5, Qwen3), in the order of the maths.
 // n tokens of one sequence go through at once. The cache is the only thing it talks to: it rotates, remembers and attends.
 import type { KVCache, Phase } from '@kvloom/core'
-import { embeddingRows, matmulPacked, mergeHeads, rmsNorm, splitHeads, swiGlu } from '@kvloom/kernels'
+import { embeddingRows, matmulPacked, mergeHeads, rmsNorm, splitHeads } from '@kvloom/kernels'
 import { add, reshape, slice, type Tensor, type Tensor2D, tensor1d, tidy } from '@tensorflow/tfjs-core'
+import { gated } from './activation'
 import { Arena } from './arena'
 import type { ModelConfig } from './models/model-config'
 import type { LayerWeights, Linear, LlamaWeights } from './weights'
@@ -86,11 +87,11 @@ export function afterAttention(layer: LayerWeights, hidden: Tensor, attended: Te
   return tidy(() => add(hidden, linear(mergeHeads(attended), layer.output)))
 }
 
-/** hidden + down(silu(gate) · up), `[n, hidden]`. */
+/** hidden + down(act(gate) · up), `[n, hidden]`. */
 export function mlp(config: ModelConfig, layer: LayerWeights, hidden: Tensor): Tensor {
   return tidy(() => {
     const normed = rmsNorm(hidden, layer.mlpNorm, config.rmsEpsilon) // [n, hidden]
-    const inner = swiGlu(linear(normed, layer.gate), linear(normed, layer.up)) // [n, intermediate]
+    const inner = gated(config.activation, linear(normed, layer.gate), linear(normed, layer.up)) // [n, intermediate]
     return add(hidden, linear(inner, layer.down))
   })
 }

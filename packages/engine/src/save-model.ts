@@ -1,10 +1,12 @@
 // Writes a model as a folder that `loadModel` reads (Node).
 import fs from 'node:fs/promises'
 import path from 'node:path'
+import { zeros } from '@tensorflow/tfjs-core'
 import { EngineError, ModelFileError } from './errors'
 import { streamSafetensors, type TensorPlan } from './files/safetensors-write'
 import { writeWhole } from './files/write-whole'
 import type { Model } from './model'
+import { weightNames } from './models/families'
 import { settingsOf } from './models/kvloom-config'
 import { configFromHuggingFace } from './models/model-config'
 import { expectedShape, tensorNames } from './models/tensor-names'
@@ -68,12 +70,19 @@ const refuse = (folder: string, cause: unknown): never => {
   })
 }
 
-/** Writes every weight the forward pass holds: f16 where it is held so, else f32. Returns the digest that loading will find. */
+/**
+ * Writes every weight the forward pass holds: f16 where it is held so, else f32. Returns the digest that loading will find.
+ * config.json has one word for all biases of attention and one for those of the MLP: a model that has only some of them (a GGUF
+ * file may) gets zeros for the others.
+ */
 async function writeWeights(model: Model, file: string, signal: AbortSignal | undefined): Promise<string> {
   const { config, held } = model
   const inFile = tensorNames('hugging-face', config.layers)
   const canonical = new Map([...inFile].map(([name, written]) => [written, name]))
-  const plans = held.map(
+  const written = configFromHuggingFace('config.json', settingsOf(config))
+  const own = new Set(held.map(({ name }) => name))
+  const silent = weightNames(written).filter((name) => !own.has(name))
+  const plans = [...held, ...silent.map((name) => ({ name, held: 'f32' }))].map(
     (each): TensorPlan => ({
       name: inFile.get(each.name) ?? each.name,
       dtype: each.held === 'f16' ? 'F16' : 'F32',
@@ -81,21 +90,19 @@ async function writeWeights(model: Model, file: string, signal: AbortSignal | un
     }),
   )
   const fingerprint = new Fingerprint()
-  const read = async (written: string): Promise<Float32Array | Uint16Array> => {
+  const read = async (inTheFile: string): Promise<Float32Array | Uint16Array> => {
     signal?.throwIfAborted()
-    const name = canonical.get(written) ?? written
-    const tensor = await model.weights.get(name)
+    const name = canonical.get(inTheFile) ?? inTheFile
+    const tensor = own.has(name) ? await model.weights.get(name) : zeros([...(expectedShape(name, config) ?? [])])
     const values = (await tensor.data()) as Float32Array
     tensor.dispose()
-    const half = plans.some((each) => each.name === written && each.dtype === 'F16')
+    const half = plans.some((each) => each.name === inTheFile && each.dtype === 'F16')
     const bytes = half ? toHalves(values) : new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
     await fingerprint.add(name, half ? 'f16' : 'f32', tensor.shape, bytes)
     return half ? new Uint16Array(bytes.buffer) : values
   }
   await writeWhole(file, streamSafetensors(plans, read))
-  return fingerprint.digest(
-    configFromHuggingFace('config.json', settingsOf(config), new Set(plans.map(({ name }) => name))),
-  )
+  return fingerprint.digest(written)
 }
 
 /** The tokenizer's two files; null where the model came without one. */

@@ -37,7 +37,10 @@ export class Fingerprint {
 
   /** 32 hexadecimal digits. */
   async digest(config: ModelConfig): Promise<string> {
-    const text = [JSON.stringify(config), ...this.lines.sort()].join('\n')
+    // What is SiLU says nothing, as before there were others: models keep the fingerprints that artifacts were fitted for.
+    const { activation, ...rest } = config
+    const told = activation === 'silu' ? rest : config
+    const text = [JSON.stringify(told), ...this.lines.sort()].join('\n')
     return (await sha256(new TextEncoder().encode(text))).slice(0, 32)
   }
 }

@@ -5,6 +5,7 @@
 import type { ModelShape } from '@kvloom/core'
 import { embeddingRows, matmulPacked, mergeHeads, rmsNorm, rope, splitHeads, unpackWeight } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
+import { activated, activationSlope } from '../activation'
 import { linear, normHeads } from '../llama'
 import type { ModelConfig } from '../models/model-config'
 import type { LayerWeights, Linear, LlamaWeights } from '../weights'
@@ -130,20 +131,18 @@ export function layerGradients(
   })
 }
 
-/** From the gradient at hidden + down(silu(gate) · up) to that at hidden, `[n, hidden]`. */
+/** From the gradient at hidden + down(act(gate) · up) to that at hidden, `[n, hidden]`. */
 function mlpGradient(config: ModelConfig, layer: LayerWeights, hidden: tf.Tensor, output: tf.Tensor): tf.Tensor {
+  const { activation, rmsEpsilon } = config
   return tf.tidy(() => {
-    const normed = rmsNorm(hidden, layer.mlpNorm, config.rmsEpsilon) // [n, hidden]
+    const normed = rmsNorm(hidden, layer.mlpNorm, rmsEpsilon) // [n, hidden]
     const gate = linear(normed, layer.gate) // [n, intermediate]
     const up = linear(normed, layer.up)
-    const open = tf.sigmoid(gate)
     const atInner = product(output, layer.down) // [n, intermediate]
-    const atUp = tf.mul(atInner, tf.mul(gate, open))
-    // d silu(g) / dg = σ(g) (1 + g (1 - σ(g)))
-    const slope = tf.mul(open, tf.add(1, tf.mul(gate, tf.sub(1, open))))
-    const atGate = tf.mul(tf.mul(atInner, up), slope)
+    const atUp = tf.mul(atInner, activated(activation, gate))
+    const atGate = tf.mul(tf.mul(atInner, up), activationSlope(activation, gate))
     const atNormed = tf.add(product(atGate, layer.gate), product(atUp, layer.up)) // [n, hidden]
-    return tf.add(output, normGradient(hidden, layer.mlpNorm, config.rmsEpsilon, atNormed))
+    return tf.add(output, normGradient(hidden, layer.mlpNorm, rmsEpsilon, atNormed))
   })
 }
 

@@ -11,7 +11,10 @@
 //   }
 import { ModelFileError, type ModelFileErrorCode } from '../errors'
 import { ropeOf } from '../rope'
+import { activationName } from './activations'
+import { writeRopeScaling } from './hugging-face-rope'
 import type { ModelConfig, RopeScaling } from './model-config'
+import { writeWindows } from './windows'
 
 type Settings = Readonly<Record<string, unknown>>
 
@@ -96,8 +99,8 @@ export function settingsOf(config: ModelConfig, saved?: SavedIdentity): Settings
   const { keyDim, valueDim, rope, attentionScale, slidingWindow, transformedBy } = config
   const partial = rope.dim / keyDim
   // Llama's config has no window; a GGUF file of that family may: the context ends there, as the forward pass sees it.
-  const windowed = slidingWindow !== undefined && config.architecture !== 'llama'
-  const scaling = huggingFaceScaling(rope.scaling)
+  const shortened = config.architecture === 'llama' ? (slidingWindow ?? Infinity) : Infinity
+  const scaling = writeRopeScaling(rope.scaling)
   const ropeFits = scaling !== undefined && Math.floor(keyDim * partial) === rope.dim
   const extras = {
     ...(valueDim === keyDim ? {} : { value_dim: valueDim }),
@@ -116,50 +119,20 @@ export function settingsOf(config: ModelConfig, saved?: SavedIdentity): Settings
     num_key_value_heads: config.kvHeads,
     head_dim: keyDim,
     vocab_size: config.vocabSize,
-    max_position_embeddings: windowed
-      ? config.contextLength
-      : Math.min(config.contextLength, slidingWindow ?? Infinity),
-    ...(windowed ? { sliding_window: slidingWindow, use_sliding_window: true } : {}),
+    max_position_embeddings: Math.min(config.contextLength, shortened),
+    ...writeWindows(config.architecture, config.layers, config),
     rms_norm_eps: config.rmsEpsilon,
     rope_theta: rope.theta,
     ...(ropeFits && partial !== 1 ? { partial_rotary_factor: partial } : {}),
     ...(ropeFits && scaling ? { rope_scaling: scaling } : {}),
     tie_word_embeddings: config.tiedEmbeddings,
-    attention_bias: config.attentionBias,
+    // One word stands for all four biases of attention: saveModel writes zeros where a model has only some.
+    attention_bias: config.attentionBias || config.outputBias === true,
+    ...(config.architecture === 'llama' ? { mlp_bias: config.mlpBias === true } : {}),
     ...(config.bosId === undefined ? {} : { bos_token_id: config.bosId }),
     ...(config.eosIds.length === 0 ? {} : { eos_token_id: config.eosIds }),
-    hidden_act: 'silu',
+    hidden_act: activationName(config.activation),
     ...(Object.keys(rest).length > 0 ? { kvloom: { version, ...rest } } : {}),
-  }
-}
-
-/** `rope_scaling` of config.json; null for none, undefined where it has no words for it. */
-function huggingFaceScaling(scaling: RopeScaling): Settings | null | undefined {
-  switch (scaling.kind) {
-    case 'none':
-      return null
-    case 'linear':
-      return { rope_type: 'linear', factor: scaling.factor }
-    case 'llama3':
-      return {
-        rope_type: 'llama3',
-        factor: scaling.factor,
-        low_freq_factor: scaling.lowFrequencyFactor,
-        high_freq_factor: scaling.highFrequencyFactor,
-        original_max_position_embeddings: scaling.originalContextLength,
-      }
-    case 'yarn':
-      return {
-        rope_type: 'yarn',
-        factor: scaling.factor,
-        original_max_position_embeddings: scaling.originalContextLength,
-        beta_fast: scaling.betaFast,
-        beta_slow: scaling.betaSlow,
-        ...(scaling.attentionFactor === undefined ? {} : { attention_factor: scaling.attentionFactor }),
-      }
-    case 'factors':
-    case 'frequencies':
-      return undefined
   }
 }
 

@@ -4,13 +4,15 @@ import fs from 'node:fs/promises'
 import { ModelFileError } from '../errors'
 import { type ByteSource, diskFolder, type FileFolder, fileSource, readJson, readText } from '../files/byte-source'
 import { dequantize } from '../files/dequantize'
-import { type GgufValue, openGguf } from '../files/gguf'
+import { type GgufFile, type GgufValue, openGguf } from '../files/gguf'
+import { openSplitGguf, partOf, refusePart } from '../files/gguf-split'
 import { openSafetensorsFolder } from '../files/safetensors'
 import { isWeightFormat, type WeightFormat, weightFormats } from '../files/tensor-types'
 import { endIdsOfGguf, endIdsOfHuggingFace } from './end-ids'
+import { checkLayerCount, checkNoOthers, weightNames } from './families'
 import { readIdentity, type SavedIdentity } from './kvloom-config'
 import { configFromGguf, configFromHuggingFace, type ModelConfig } from './model-config'
-import { expectedShape, tensorNames } from './tensor-names'
+import { expectedShape, isBaseCheckpoint, tensorNames } from './tensor-names'
 
 /** A weight as it lies in the file. */
 export interface WeightTensor {
@@ -62,26 +64,39 @@ export type ModelLocation = string | { readonly file: ByteSource } | { readonly 
 /** Opens a .gguf file, or a folder with config.json and safetensors. Checks every shape the forward pass relies on. */
 export async function openModelFiles(location: ModelLocation): Promise<ModelFiles> {
   if (typeof location !== 'string')
-    return 'file' in location ? openGgufModel(location.file) : openFolderModel(location.folder)
+    return 'file' in location
+      ? openGgufModel(location.file.name, refusePart(location.file.name, await openGguf(location.file)))
+      : openFolderModel(location.folder)
   const isFolder = await fs.stat(location).then(
     (stat) => stat.isDirectory(),
     () => false,
   )
-  return isFolder ? openFolderModel(diskFolder(location)) : openGgufModel(await fileSource(location))
+  return isFolder ? openFolderModel(diskFolder(location)) : openGgufModel(location, await openGgufPath(location))
 }
 
-async function openGgufModel(source: ByteSource): Promise<ModelFiles> {
+/** A GGUF file of one part, or all parts of a model from any one of them. */
+async function openGgufPath(file: string): Promise<GgufFile> {
+  const source = await fileSource(file)
   const gguf = await openGguf(source)
-  const factors = gguf.tensors.get('rope_freqs.weight')
+  return partOf(gguf) ? openSplitGguf(file, gguf) : gguf
+}
+
+/** What `rope_freqs.weight` holds; only Llama's forward pass divides its angles by it. */
+const ropeDivisors = 'rope_freqs.weight'
+
+async function openGgufModel(file: string, gguf: GgufFile): Promise<ModelFiles> {
+  const factors = gguf.tensors.get(ropeDivisors)
   const ropeFactors = factors && [...dequantize(factors.type.name, await gguf.read(factors.name))]
-  const config = configFromGguf(source.name, gguf, ropeFactors)
+  const config = configFromGguf(file, gguf, ropeFactors)
+  checkLayerCount(file, 'block_count', config.layers, gguf.tensors.size)
   const names = tensorNames('gguf', config.layers)
   const weights = new Map<string, WeightInfo>()
   for (const [name, inFile] of names) {
     const entry = gguf.tensors.get(inFile)
     if (entry) weights.set(name, { name, format: entry.type.name, shape: entry.shape, bytes: entry.bytes })
   }
-  checkWeights(source.name, config, weights)
+  const beside = config.architecture === 'llama' ? [ropeDivisors] : []
+  checkWeights(file, config, names, weights, gguf.tensors.keys(), beside)
   const metadata = new Map([...gguf.metadata].filter(([, value]) => !Array.isArray(value) || value.length <= 64))
   return {
     kind: 'gguf',
@@ -90,7 +105,7 @@ async function openGgufModel(source: ByteSource): Promise<ModelFiles> {
     weights,
     warnings: endIdsOfGguf(gguf.metadata, config.vocabSize).warnings,
     async tensor(name) {
-      const { format, shape } = checkReadable(source.name, weights, name)
+      const { format, shape } = checkReadable(file, weights, name)
       const data = await gguf.read(names.get(name) ?? name)
       return { format, shape, data: config.architecture === 'llama' ? halfSplitRows(name, data, config) : data }
     },
@@ -115,15 +130,20 @@ async function openFolderModel(folder: FileFolder): Promise<ModelFiles> {
   }
   const settings = await readJson(configFile)
   const safetensors = await openSafetensorsFolder(folder)
+  const inFiles = new Set(safetensors.tensors.keys())
+  const layers = settings['num_hidden_layers']
+  if (typeof layers === 'number') checkLayerCount(configFile.name, 'num_hidden_layers', layers, inFiles.size)
   const generation = await optionalJson('generation_config.json')
-  const config = configFromHuggingFace(configFile.name, settings, new Set(safetensors.tensors.keys()), generation)
-  const names = tensorNames('hugging-face', config.layers)
+  const config = configFromHuggingFace(configFile.name, settings, generation)
+  const names = tensorNames(isBaseCheckpoint(inFiles) ? 'hugging-face-base' : 'hugging-face', config.layers)
   const weights = new Map<string, WeightInfo>()
   for (const [name, inFile] of names) {
     const entry = safetensors.tensors.get(inFile)
     if (entry) weights.set(name, { name, format: entry.dtype.toLowerCase(), shape: entry.shape, bytes: entry.bytes })
   }
-  checkWeights(folder.name, config, weights)
+  // Checkpoints of models with tied embeddings often hold the output matrix too.
+  const beside = config.tiedEmbeddings ? ['lm_head.weight'] : []
+  checkWeights(folder.name, config, names, weights, inFiles, beside)
   const saved = readIdentity(settings)
   return {
     kind: 'safetensors',
@@ -153,23 +173,19 @@ async function openFolderModel(folder: FileFolder): Promise<ModelFiles> {
   }
 }
 
-function checkWeights(file: string, config: ModelConfig, weights: ReadonlyMap<string, WeightInfo>): void {
-  const needed = ['embedding', 'finalNorm', ...(config.tiedEmbeddings ? [] : ['output'])]
-  for (let layer = 0; layer < config.layers; layer++) {
-    const parts = [
-      'attentionNorm',
-      'attention.query',
-      'attention.key',
-      'attention.value',
-      'attention.output',
-      'mlpNorm',
-      'mlp.gate',
-      'mlp.up',
-      'mlp.down',
-    ]
-    needed.push(...parts.map((part) => `layers.${layer}.${part}`))
-  }
-  for (const name of needed) if (!weights.has(name)) missing(file, name)
+/** Is every weight there, of its shape, and nothing that the forward pass would pass over? @throws ModelFileError naming the tensor */
+function checkWeights(
+  file: string,
+  config: ModelConfig,
+  names: ReadonlyMap<string, string>,
+  weights: Map<string, WeightInfo>,
+  inFile: Iterable<string>,
+  beside: readonly string[],
+): void {
+  const needed = new Set(weightNames(config))
+  for (const name of needed) if (!weights.has(name)) missing(file, name, names.get(name))
+  for (const name of weights.keys()) if (!needed.has(name)) weights.delete(name)
+  checkNoOthers(file, config, inFile, new Set([...weights.keys()].map((name) => names.get(name) ?? name)), beside)
   for (const { name, shape } of weights.values()) {
     const expected = expectedShape(name, config)
     if (!expected || (shape.length === expected.length && shape.every((size, axis) => size === expected[axis])))
@@ -196,11 +212,14 @@ function checkReadable(
   })
 }
 
-function missing(file: string, name: string): never {
+function missing(file: string, name: string, inFile?: string): never {
   throw new ModelFileError('tensor-missing', {
-    given: `${file} without ${name}`,
+    given: `${file} without ${name}${inFile === undefined ? '' : ` (tensor "${inFile}")`}`,
     allowed: 'a file with every weight of its architecture',
-    cure: 'The file is incomplete; fetch it again.',
+    cure:
+      name === 'output'
+        ? 'If the output matrix is the embedding, say "tie_word_embeddings": true in config.json; else the file is incomplete, fetch it again.'
+        : 'The file is incomplete, or of another architecture than it says; fetch it again.',
   })
 }
 

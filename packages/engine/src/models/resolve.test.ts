@@ -461,7 +461,7 @@ describe('inspect', () => {
     )
     expect(kind).toBe('gguf')
     const matrices = 2 * 40 * 32 + 2 * (32 * 32 * 2 + 16 * 32 * 2 + 3 * 64 * 32)
-    const vectors = 32 + 2 * (2 * 32 + 32 + 16 + 16) // norms, and biases of queries, keys, values
+    const vectors = 32 + 2 * (2 * 32 + 32 + 16 + 16 + 32) // norms, and biases of queries, keys, values
     expect(formats[0]).toEqual({ format: 'q8_0', tensors: 16, parameters: matrices, bytes: (matrices * 34) / 32 })
     expect(parameters - matrices).toBe(vectors)
     expect(weightBytes).toBe((matrices * 34) / 32 + 4 * vectors)

@@ -42,16 +42,29 @@ const perLayer: readonly (readonly [canonical: string, gguf: string, huggingFace
   ['mlp.down.bias', 'ffn_down.bias', 'mlp.down_proj.bias'],
 ]
 
-/** Canonical name to the name in the file, for a model of so many layers. */
-export function tensorNames(kind: 'gguf' | 'hugging-face', layers: number): Map<string, string> {
+/**
+ * Canonical name to the name in the file, for a model of so many layers.
+ * @param kind 'hugging-face-base' is a checkpoint without the class around the model: its names lack the `model.` in front
+ */
+export function tensorNames(kind: 'gguf' | 'hugging-face' | 'hugging-face-base', layers: number): Map<string, string> {
   const column = kind === 'gguf' ? 1 : 2
   const prefix = kind === 'gguf' ? 'blk' : 'model.layers'
-  const names = new Map(whole.map((row) => [row[0], row[column]]))
+  const inFile = (name: string) => (kind === 'hugging-face-base' ? name.replace(/^model\./, '') : name)
+  const names = new Map(whole.map((row) => [row[0], inFile(row[column])]))
   for (let layer = 0; layer < layers; layer++) {
-    for (const row of perLayer) names.set(`layers.${layer}.${row[0]}`, `${prefix}.${layer}.${row[column]}`)
+    for (const row of perLayer) names.set(`layers.${layer}.${row[0]}`, inFile(`${prefix}.${layer}.${row[column]}`))
   }
   return names
 }
+
+const partOfGguf = new Map(perLayer.map(([canonical, gguf]) => [gguf, canonical]))
+
+/** The part of a layer that a tensor of a GGUF file is, without the number of its layer; undefined for others. */
+export const canonicalPart = (inGguf: string): string | undefined => partOfGguf.get(inGguf.replace(/^blk\.\d+\./, ''))
+
+/** Does a checkpoint of such names come without the class around the model, and so without `model.` in front? */
+export const isBaseCheckpoint = (names: ReadonlySet<string>): boolean =>
+  names.has('embed_tokens.weight') && !names.has('model.embed_tokens.weight')
 
 /** The shape a tensor of this canonical name must have, outermost first. */
 export function expectedShape(name: string, config: ModelConfig): readonly number[] | undefined {

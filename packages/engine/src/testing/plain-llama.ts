@@ -1,5 +1,6 @@
 // A witness for tests: the forward pass once more, in plain float64 loops over arrays, written from the models' papers and configs and
 // sharing no code with the engine. Whole prompt at once, no cache.
+import type { Activation } from '../models/activations'
 import type { ModelConfig } from '../models/model-config'
 
 type Rows = Float64Array[]
@@ -113,7 +114,7 @@ export function plainLlama(
     const inner = x.map((row) => norm(row, weight(`${layer}.mlpNorm`)))
     const gate = linear(inner, `${layer}.mlp.gate`)
     const up = linear(inner, `${layer}.mlp.up`)
-    const product = gate.map((row, t) => row.map((g, i) => (g / (1 + Math.exp(-g))) * up[t]![i]!))
+    const product = gate.map((row, t) => row.map((g, i) => activate(config.activation, g) * up[t]![i]!))
     x = plus(x, linear(product, `${layer}.mlp.down`))
   }
   const last = x.map((row) => norm(row, weight('finalNorm')))
@@ -123,6 +124,28 @@ export function plainLlama(
 
 const dot = (a: Float64Array, b: Float64Array): number => a.reduce((sum, v, i) => sum + v * b[i]!, 0)
 const plus = (a: Rows, b: Rows): Rows => a.map((row, t) => row.map((v, i) => v + b[t]![i]!))
+
+/** The activation of the gate; Φ of GELU by the trapezoidal rule over its density, which is as good as float64 here. */
+function activate(activation: Activation, g: number): number {
+  switch (activation) {
+    case 'silu':
+      return g / (1 + Math.exp(-g))
+    case 'quick-gelu':
+      return g / (1 + Math.exp(-1.702 * g))
+    case 'gelu-tanh':
+      return 0.5 * g * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (g + 0.044715 * g ** 3)))
+    case 'gelu': {
+      const steps = 2000
+      const at = (i: number) => Math.exp(-(((g * i) / steps) ** 2) / 2)
+      const sum = Array.from({ length: steps }, (_, i) => (at(i) + at(i + 1)) / 2).reduce((a, b) => a + b, 0)
+      return g * (0.5 + (g * sum) / steps / Math.sqrt(2 * Math.PI))
+    }
+    case 'relu':
+      return Math.max(g, 0)
+    case 'relu2':
+      return Math.max(g, 0) ** 2
+  }
+}
 
 /** Frequencies without any rounding. */
 function plainFrequencies({ rope }: ModelConfig): { frequencies: number[]; factor: number } {
@@ -147,9 +170,13 @@ function plainFrequencies({ rope }: ModelConfig): { frequencies: number[]; facto
       return { frequencies: blended, factor: 1 }
     }
     case 'yarn': {
-      const { factor, originalContextLength: context, betaFast, betaSlow } = scaling
+      const { factor, originalContextLength: context, betaFast, betaSlow, truncate = true } = scaling
       const pair = (turns: number) => (dim * Math.log(context / (turns * 2 * Math.PI))) / (2 * Math.log(theta))
-      const [from, to] = [Math.max(0, Math.floor(pair(betaFast))), Math.min(dim - 1, Math.ceil(pair(betaSlow)))]
+      const [first, last] = [pair(betaFast), pair(betaSlow)]
+      const [from, to] = [
+        Math.max(0, truncate ? Math.floor(first) : first),
+        Math.min(dim - 1, truncate ? Math.ceil(last) : last),
+      ]
       const mixed = frequencies.map((f, j) => {
         const ramp = Math.min(1, Math.max(0, (j - from) / (to - from)))
         return (f / factor) * ramp + f * (1 - ramp)

@@ -3,6 +3,7 @@ import { mkdtemp, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { encodeSafetensors, type TensorToWrite } from '../files/safetensors-write'
+import { weightNames } from '../models/families'
 import { configFromHuggingFace, type ModelConfig } from '../models/model-config'
 import { expectedShape, tensorNames } from '../models/tensor-names'
 import { seededRandom } from '../random'
@@ -41,8 +42,9 @@ export async function writeRandomLlama(
 ): Promise<RandomLlama> {
   const file = { ...common, ...settings }
   const inFile = tensorNames('hugging-face', file.num_hidden_layers)
-  const wanted = [...inFile.keys()].filter((name) => isWanted(name, file))
-  const config = configFromHuggingFace('config.json', file, new Set(wanted.map((name) => inFile.get(name) ?? '')))
+  const config = configFromHuggingFace('config.json', file)
+  const needed = new Set(weightNames(config))
+  const wanted = [...inFile.keys()].filter((name) => needed.has(name))
   const random = seededRandom(seed)
   const weights = new Map<string, Float32Array>()
   const tensors: Record<string, TensorToWrite> = {}
@@ -60,13 +62,6 @@ export async function writeRandomLlama(
   await writeFile(path.join(folder, 'config.json'), JSON.stringify(file))
   await writeFile(path.join(folder, 'model.safetensors'), encodeSafetensors(tensors))
   return { folder, config, weights }
-}
-
-function isWanted(name: string, { model_type, tie_word_embeddings }: typeof common & RandomLlamaSettings): boolean {
-  if (name === 'output') return !tie_word_embeddings
-  if (/attention\.(query|key|value)\.bias$/.test(name)) return model_type === 'qwen2'
-  if (/\.(queryNorm|keyNorm)$/.test(name)) return model_type === 'qwen3'
-  return !name.endsWith('.bias')
 }
 
 /** Cuts the values to bf16, in place too. */
