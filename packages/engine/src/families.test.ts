@@ -1,46 +1,19 @@
 // Every family and variant that the engine claims, against transformers 4.56 (tools/engine-fixtures/families.py).
-import { ContextOverflow, type KVCache, openCache, ready } from '@kvloom/core'
+import { ContextOverflow, openCache, ready } from '@kvloom/core'
 import * as tf from '@tensorflow/tfjs-core'
 import { describe, expect, it } from 'vitest'
 import { engineBackends } from './backend'
-import { loadModel, type Model } from './model'
+import { loadModel } from './model'
 import { prefill } from './prefill'
-import { argmax } from './sampling'
 import { exact } from './testing/changed-model'
 import { difference } from './testing/golden'
+import { runToy } from './testing/toy-run'
 import { type Toy, toyFixture, toyFolder, toyIds } from './testing/toys'
 
 /** Largest logit difference over the largest logit: float32 with sums in another order, over three layers. */
 const LOGITS = 3e-6
 
 const { cases, tokens, logits } = await toyFixture<Toy>('transformers')
-
-/** Logits of all positions, in chunks, and the tokens that follow greedily; the cache is freed. */
-async function run(model: Model, ids: Int32Array, following: number): Promise<{ all: Float32Array; greedy: number[] }> {
-  const { vocabSize } = model.config
-  const cache = openCache(model.shape, ready(exact))
-  const all = new Float32Array(ids.length * vocabSize)
-  const visit = async (from: number, part: tf.Tensor): Promise<void> => {
-    all.set((await part.data()) as Float32Array, from * vocabSize)
-  }
-  await prefill(model, cache, ids, { chunk: 7, logits: { visit } })
-  const greedy = await follow(model, cache, all.subarray(-vocabSize), following)
-  cache.dispose()
-  return { all, greedy }
-}
-
-async function follow(model: Model, cache: KVCache, last: Float32Array, count: number): Promise<number[]> {
-  const found: number[] = []
-  for (let row = last; found.length < count; ) {
-    const next = argmax(row)
-    found.push(next)
-    const step = await model.forward(cache, Int32Array.of(next), 'decode')
-    if (!step) break
-    row = (await step.data()) as Float32Array
-    step.dispose()
-  }
-  return found
-}
 
 describe('as transformers computes it', () => {
   it('covers every family, activation, bias, kind of RoPE and window', () => {
@@ -71,7 +44,7 @@ describe('as transformers computes it', () => {
     const expected = logits(toy.name)
     expect(model.shape.contextLength).toBe(toy.contextLength)
     const seen = Math.min(tokens, toy.contextLength)
-    const { all, greedy } = await run(model, ids.slice(0, seen), toy.greedy?.length ?? 0)
+    const { all, greedy } = await runToy(model, ids.slice(0, seen), toy.greedy?.length ?? 0)
     expect(difference(all, expected.subarray(0, seen * vocabSize)).relative).toBeLessThan(LOGITS)
     expect(greedy).toEqual(toy.greedy ?? [])
     if (seen < tokens) {
@@ -89,7 +62,7 @@ describe('as transformers computes it', () => {
     expect(activations.length).toBeGreaterThan(9)
     for (const toy of activations) {
       const model = await loadModel({ folder: toyFolder(toy) }, { backend })
-      const { all } = await run(model, toyIds(tokens, model.config.vocabSize), 0)
+      const { all } = await runToy(model, toyIds(tokens, model.config.vocabSize), 0)
       expect(difference(all, logits(toy.name)).relative, toy.name).toBeLessThan(LOGITS)
       model.dispose()
     }
