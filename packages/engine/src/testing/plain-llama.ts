@@ -125,7 +125,7 @@ export function plainLlama(
 const dot = (a: Float64Array, b: Float64Array): number => a.reduce((sum, v, i) => sum + v * b[i]!, 0)
 const plus = (a: Rows, b: Rows): Rows => a.map((row, t) => row.map((v, i) => v + b[t]![i]!))
 
-/** The activation of the gate; Φ of GELU by the trapezoidal rule over its density, which is as good as float64 here. */
+/** The activation of the gate. */
 function activate(activation: Activation, g: number): number {
   switch (activation) {
     case 'silu':
@@ -134,17 +134,24 @@ function activate(activation: Activation, g: number): number {
       return g / (1 + Math.exp(-1.702 * g))
     case 'gelu-tanh':
       return 0.5 * g * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (g + 0.044715 * g ** 3)))
-    case 'gelu': {
-      const steps = 2000
-      const at = (i: number) => Math.exp(-(((g * i) / steps) ** 2) / 2)
-      const sum = Array.from({ length: steps }, (_, i) => (at(i) + at(i + 1)) / 2).reduce((a, b) => a + b, 0)
-      return g * (0.5 + (g * sum) / steps / Math.sqrt(2 * Math.PI))
-    }
+    case 'gelu':
+      return 0.5 * g * (1 + errorFunction(g / Math.SQRT2))
     case 'relu':
       return Math.max(g, 0)
     case 'relu2':
       return Math.max(g, 0) ** 2
   }
+}
+
+/** erf(x) = 2 / √π · exp(-x²) · Σ 2ⁿ x²ⁿ⁺¹ / (1 · 3 · … · (2n + 1)), whose terms have one sign. */
+function errorFunction(x: number): number {
+  let term = x
+  let sum = x
+  for (let n = 1; Math.abs(term) > 1e-17 * Math.abs(sum); n++) {
+    term *= (2 * x * x) / (2 * n + 1)
+    sum += term
+  }
+  return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum
 }
 
 /** Frequencies without any rounding. */
