@@ -85,7 +85,8 @@ async function openGgufPath(file: string): Promise<GgufFile> {
 const ropeDivisors = 'rope_freqs.weight'
 
 async function openGgufModel(file: string, gguf: GgufFile): Promise<ModelFiles> {
-  const factors = gguf.tensors.get(ropeDivisors)
+  const divides = gguf.metadata.get('general.architecture') === 'llama'
+  const factors = divides ? gguf.tensors.get(ropeDivisors) : undefined
   const ropeFactors = factors && [...dequantize(factors.type.name, await gguf.read(factors.name))]
   const config = configFromGguf(file, gguf, ropeFactors)
   checkLayerCount(file, 'block_count', config.layers, gguf.tensors.size)
@@ -95,7 +96,7 @@ async function openGgufModel(file: string, gguf: GgufFile): Promise<ModelFiles> 
     const entry = gguf.tensors.get(inFile)
     if (entry) weights.set(name, { name, format: entry.type.name, shape: entry.shape, bytes: entry.bytes })
   }
-  const beside = config.architecture === 'llama' ? [ropeDivisors] : []
+  const beside = divides ? [ropeDivisors] : []
   checkWeights(file, config, names, weights, gguf.tensors.keys(), beside)
   const metadata = new Map([...gguf.metadata].filter(([, value]) => !Array.isArray(value) || value.length <= 64))
   return {
