@@ -29,8 +29,9 @@ interface Directions {
 }
 
 /**
- * Per layer: `basis` `[1, rank, heads · dim]`, `singularValues` (all of them), and `bias` `[heads, 1, dim]` where the model has one.
- * @throws ModelMismatch when a rank is beyond that of the weights
+ * Per layer: `basis` `[1, rank, heads · dim]`, `singularValues` (all of them), and `bias` `[heads, 1, dim]` where the model has one and
+ * no norm after it.
+ * @throws ModelMismatch when a rank is beyond that of the rows
  */
 export async function fitWeights(run: CalibrationRun, part: Part, options: Options): Promise<Learned> {
   const { model } = run
@@ -38,14 +39,17 @@ export async function fitWeights(run: CalibrationRun, part: Part, options: Optio
   const logConditions: Record<Part, number[]> = { keys: [], values: [] }
   const layers: Directions[] = []
   const tensors: Record<string, HostTensor> = {}
+  const names = new Set(run.weights.names())
   for (let layer = 0; layer < model.layers; layer++) {
+    const normed = part === 'keys' && names.has(`layers.${layer}.attention.keyNorm`)
     // Ranks are shared out by the conditions of both parts, whichever is compressed.
     for (const each of options.allocation === 'progressive' ? PARTS : [part]) {
       const { u: vectors, values } = svd(await weightOf(run, layer, each))
       logConditions[each].push(logCondition(values))
-      if (each === part) layers.push({ vectors, values })
+      if (each === part) layers.push(normed ? wholeSpace({ vectors, values }, heads) : { vectors, values })
     }
-    const bias = await biasOf(run, layer, part)
+    // A norm after the bias scales it with its token: there is no constant to take off.
+    const bias = normed ? null : await biasOf(run, layer, part)
     if (bias) tensors[`${layer}.${part}.bias`] = { shape: [heads, 1, dim], values: bias }
     run.progress?.({ layer, layers: model.layers, stage: 'lorc', part })
   }
@@ -56,6 +60,40 @@ export async function fitWeights(run: CalibrationRun, part: Part, options: Optio
     for (const [name, tensor] of Object.entries(found)) tensors[`${layer}.${part}.${name}`] = tensor
   })
   return { json: { ranks: [...ranks], logConditions: logConditions[part] }, tensors }
+}
+
+/**
+ * A norm scales every head of a row by a number of its own, which takes the row out of the space that the weight reaches where that
+ * is smaller than heads · dim. The rest of the space comes after it, best first by what heads reach there one by one:
+ * with P onto the rest, the eigenvectors of P (I + Σ_h W_h W_hᵀ / trace) P whose eigenvalues are not 0.
+ */
+function wholeSpace({ vectors, values }: Directions, heads: number): Directions {
+  const { rows: width, columns: reached } = vectors
+  if (reached === width) return { vectors, values }
+  const dim = width / heads
+  const trace = values.reduce((sum, s) => sum + s * s, 0) || 1
+  const scaled = matrix(width, reached) // U S, so that W Wᵀ is its product with itself
+  vectors.data.forEach((u, at) => {
+    scaled.data[at] = u * (values[at % reached] ?? 0)
+  })
+  const both = multiply(scaled, transpose(scaled)) // W Wᵀ
+  const apart = matrix(width, width)
+  for (let i = 0; i < width; i++)
+    for (let j = 0; j < width; j++)
+      if (Math.floor(i / dim) === Math.floor(j / dim))
+        apart.data[i * width + j] = (both.data[i * width + j] ?? 0) / trace + (i === j ? 1 : 0)
+  const onto = multiply(vectors, transpose(vectors))
+  onto.data.forEach((u, at) => {
+    onto.data[at] = (at % (width + 1) === 0 ? 1 : 0) - u
+  })
+  const rest = symmetricEigen(multiply(multiply(onto, apart), onto)).vectors
+  const all = matrix(width, width)
+  all.data.forEach((_, at) => {
+    const [row, column] = [Math.floor(at / width), at % width]
+    const from = column < reached ? vectors.data[row * reached + column] : rest.data[row * width + column - reached]
+    all.data[at] = from ?? 0
+  })
+  return { vectors: all, values: Float64Array.from({ length: width }, (_, i) => values[i] ?? 0) }
 }
 
 /**
@@ -105,8 +143,8 @@ function ranksOf(options: Options, part: Part, full: number, layers: number, con
   if (largest > full)
     throw new ModelMismatch(
       'lorc',
-      `a rank of ${largest} is asked of its ${part}, whose weights have rank ${full} at most.`,
-      `Choose at most ${full}.`,
+      `a rank of ${largest} is asked of its ${part}, whose rows have rank ${full} at most.`,
+      `Choose at most ${full}, by ${RANK_OPTION[part]} for this part alone.`,
     )
   if (allocation === 'uniform') return new Int32Array(layers).fill(mean)
   return progressiveRanks(conditions, minRank ? { max, min: minRank } : rangeOfMean(conditions, mean, max)).ranks

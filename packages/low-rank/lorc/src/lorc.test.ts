@@ -68,23 +68,31 @@ testCompressor(runner, {
 
 /** Two layers, two KV heads; keys and values 24 and 16 wide in all, from 40 hidden channels. */
 const model = syntheticModel({ queryHeads: 4, kvHeads: 2, keyDim: 12, valueDim: 8 })
-const HIDDEN = 40
+const WIDE = 40
 const TOKENS = 30
 /** float32 products of a few dozen terms. */
 const ROUNDING = 1e-5
 
+interface World {
+  readonly bias?: number
+  /** Channels of the inputs. */
+  readonly hidden?: number
+  /** Keys are RMS-normed per head, as Qwen3's are. */
+  readonly normed?: boolean
+}
+
 /** A model's projections, what they give for random inputs, and how to ask them. */
-function world({ bias = 0 }: { readonly bias?: number } = {}) {
+function world({ bias = 0, hidden = WIDE, normed = false }: World = {}) {
   const random = seededRandom(5)
   const gaussian = (rows: number, columns: number) => matrix(rows, columns, random.gaussians(rows * columns))
-  const x = gaussian(TOKENS, HIDDEN)
+  const x = gaussian(TOKENS, hidden)
   const layers = Array.from({ length: model.layers }, () => {
     const of = (dim: number) => {
       const width = model.kvHeads * dim
       // Column scales give the weights a falling spectrum.
-      const weight = gaussian(width, HIDDEN)
+      const weight = gaussian(width, hidden)
       weight.data.forEach((w, at) => {
-        weight.data[at] = Math.fround((w * 0.9 ** Math.floor(at / HIDDEN)) / 8)
+        weight.data[at] = Math.fround((w * 0.9 ** Math.floor(at / hidden)) / 8)
       })
       const offset = Float32Array.from({ length: width }, (_, i) => bias * (1 + (i % 3)))
       return { width, dim, weight, offset, linear: multiply(x, transpose(weight)) }
@@ -100,6 +108,7 @@ function world({ bias = 0 }: { readonly bias?: number } = {}) {
           const column = head * dim + c
           values[(head * TOKENS + t) * dim + c] = linear.data[t * width + column]! + offset[column]!
         }
+    if (normed && part === 'keys') normRows(values, dim)
     return { shape: [model.kvHeads, TOKENS, dim], values }
   }
   const refuse = async (): Promise<never> => {
@@ -114,6 +123,7 @@ function world({ bias = 0 }: { readonly bias?: number } = {}) {
           ['key', 'value'].flatMap((p) => [
             `layers.${l}.attention.${p}`,
             ...(bias ? [`layers.${l}.attention.${p}.bias`] : []),
+            ...(normed && p === 'key' ? [`layers.${l}.attention.keyNorm`] : []),
           ]),
         ),
       async get(name) {
@@ -122,7 +132,7 @@ function world({ bias = 0 }: { readonly bias?: number } = {}) {
         if (!found) throw new Error(`no weight ${name}`)
         return offset
           ? tensor(found.offset.slice(), [found.width])
-          : tensor(Float32Array.from(found.weight.data), [found.width, HIDDEN])
+          : tensor(Float32Array.from(found.weight.data), [found.width, hidden])
       },
     },
     rows: async (layer) => ({ keys: [rowsOf(layer, 'keys')], values: [rowsOf(layer, 'values')] }),
@@ -131,6 +141,17 @@ function world({ bias = 0 }: { readonly bias?: number } = {}) {
     sentences: refuse,
   }
   return { run, layers, rowsOf }
+}
+
+/** RMSNorm of every row, with weights that differ. */
+function normRows(values: Float32Array, dim: number): void {
+  for (let from = 0; from < values.length; from += dim) {
+    const row = values.subarray(from, from + dim)
+    const rms = Math.hypot(...row) / Math.sqrt(dim)
+    row.forEach((x, c) => {
+      row[c] = (x / rms) * (0.5 + (c % 5) / 4)
+    })
+  }
 }
 
 async function fitted(options: Options, given: Parameters<typeof world>[0] = {}) {
@@ -188,6 +209,36 @@ describe('lorc', () => {
         expect(distance(back, rows)).toBeLessThan(ROUNDING * Math.hypot(...rows))
       }
     }
+  })
+
+  it('is exact at full rank where keys are normed and wider than the hidden states', async () => {
+    // Two heads of 12 from 10 channels: the weight has rank 10, the normed rows have 24.
+    for (const bias of [0, 3]) {
+      const error = async (keyRank: number) => {
+        const given = { hidden: 10, normed: true, bias }
+        const { back, rows } = await (await fitted({ keyRank, valueRank: 4, allocation: 'uniform' }, given)).through(
+          1,
+          'keys',
+        )
+        return distance(back, rows) / Math.hypot(...rows)
+      }
+      expect(await error(24)).toBeLessThan(ROUNDING)
+      expect(await error(10)).toBeGreaterThan(0.05)
+      expect(await error(18)).toBeLessThan(await error(12))
+      await expect(error(25)).rejects.toThrow(ModelMismatch)
+    }
+    // Without a norm the rank of the weight is enough, and all there is.
+    const plain = { hidden: 10 }
+    const { back, rows } = await (await fitted({ rank: 10, allocation: 'uniform' }, plain)).through(1, 'keys')
+    expect(distance(back, rows)).toBeLessThan(ROUNDING * Math.hypot(...rows))
+    await expect(fitted({ rank: 11, allocation: 'uniform' }, plain).then((f) => f.through(1, 'keys'))).rejects.toThrow(
+      /rows have rank 10 at most/,
+    )
+  })
+
+  it('shares out ranks of normed keys up to their full width', async () => {
+    const { through } = await fitted({ keyRank: 12, valueRank: 4 }, { hidden: 10, normed: true })
+    expect((await through(0, 'keys')).rank + (await through(1, 'keys')).rank).toBe(24)
   })
 
   it('gives what the truncated weight would have given, a bias added whole', async () => {

@@ -11,7 +11,8 @@
  * No code of the authors was found: the SVD over all heads of a layer and the rank formula are a reading of the paper.
  * What differs: weights stay as they are, coordinates are taken from the rows themselves (the same numbers, since U_rᵀ W = S_r V_rᵀ);
  * a bias (Qwen2) is no part of the linear map: it is taken off before and added after. With a norm on keys (Qwen3) rows are
- * normed before they are projected, while the paper truncates the weight before the norm: full rank is exact either way.
+ * normed before they are projected, while the paper truncates the weight before the norm: such rows leave the space of the weight
+ * where that is smaller than heads · dim, so the basis goes on beyond it (fit.ts), and full rank is heads · dim, which is exact.
  * `basis: 'outputs'` takes U from the rows on calibration text, the best basis there is for them; the paper's is data-free.
  */
 import { ArtifactMismatch, defineTransform, KvloomError, learned, NO_SEALING, OptionError } from '@kvloom/core'
