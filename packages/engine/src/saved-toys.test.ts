@@ -29,7 +29,8 @@ const toys: readonly (readonly [string, ModelLocation])[] = [
 ]
 
 /** A model whose RoPE config.json has no words for. */
-const ownWords = /rope_freqs|attn_factor alone|linear with attn_factor|half extrapolation|extrapolation, attention factor/
+const ownWords =
+  /rope_freqs|attn_factor alone|linear with attn_factor|half extrapolation|extrapolation, attention factor/
 
 describe('saved and loaded again', () => {
   it.each(toys)('%s: the same shape and logits, to the last bit', async (name, location) => {
