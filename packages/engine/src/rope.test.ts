@@ -1,5 +1,7 @@
 import { describe, expect, it } from 'vitest'
-import { ropeOf } from './rope'
+import { readGgufRope } from './models/gguf-rope'
+import { settingsReader } from './models/settings-reader'
+import { extrapolatedShares, ropeOf } from './rope'
 
 /** Two units in the last place of float32: powers differ that much between maths libraries, relative. */
 const ROUNDING = 2.5e-7
@@ -89,5 +91,74 @@ describe('ropeOf', () => {
     const factors = ropeOf({ theta: 10_000, dim: 8, scaling: { kind: 'factors', factors: [1, 2, 4, 8] } }).frequencies
     expect([...linear]).toEqual([...plain].map((each) => Math.fround(each / 4)))
     expect([...factors]).toEqual([...plain].map((each, i) => Math.fround(each / 2 ** i)))
+  })
+
+  it('YaRN between broken pairs, by hand', () => {
+    const ramp = { originalContextLength: 256, betaFast: 32, betaSlow: 1 }
+    // Pairs that turn 32 times and once: 16 ln(256 / (32 · 2π)) / (2 ln 1000) = 0.27976 and 4.29349.
+    const whole = extrapolatedShares(1000, 16, ramp)
+    const broken = extrapolatedShares(1000, 16, { ...ramp, truncate: false })
+    expect([...whole]).toEqual([1, 0.8, 0.6, 0.4, 0.2, 0, 0, 0].map((share) => expect.closeTo(share, 6) as number))
+    expect(broken[0]).toBe(1)
+    expect(broken[1]).toBeCloseTo(1 - (1 - 0.27976) / (4.29349 - 0.27976), 4)
+    expect(broken[5]).toBe(0)
+  })
+})
+
+describe('RoPE of a GGUF file', () => {
+  const read = (keys: Record<string, unknown>, divisors?: number[]) => {
+    const rope = readGgufRope(
+      'toy.gguf',
+      settingsReader('toy.gguf', (key) => keys[key]),
+      { keyDim: 16, contextLength: 512 },
+      divisors,
+    )
+    return ropeOf(rope)
+  }
+  const yarn = { 'rope.scaling.type': 'yarn', 'rope.scaling.factor': 4 }
+
+  it.each([
+    [{ 'rope.scaling.factor': 2 }, 0.5],
+    [{ 'rope.scale_linear': 2 }, 0.5],
+    [{ 'rope.scaling.type': 'linear', 'rope.scaling.factor': 2 }, 0.5],
+    [{ 'rope.scaling.type': 'none', 'rope.scaling.factor': 2 }, 1],
+    [{ 'rope.scale_linear': 0 }, 1],
+    [{}, 1],
+  ])('%j turns the first pair by %d a token', (keys, angle) => {
+    expect(read(keys).frequencies[0]).toBe(angle)
+    expect(read(keys, Array(8).fill(4)).frequencies[0]).toBe(angle / 4)
+  })
+
+  it.each([
+    [yarn, 1.138629436],
+    [{ ...yarn, 'rope.scaling.attn_factor': 1 }, 1.138629436],
+    [{ ...yarn, 'rope.scaling.attn_factor': 2 }, 2.277258872],
+    [{ ...yarn, 'rope.scaling.yarn_attn_factor': 3 }, 1.138629436],
+    [{ ...yarn, 'rope.scaling.yarn_log_multiplier': 0.5 }, 1.138629436 / 1.069314718],
+    [{ ...yarn, 'rope.scaling.yarn_ext_factor': 0 }, 1],
+    [{ ...yarn, 'rope.scaling.yarn_ext_factor': 0, 'rope.scaling.yarn_attn_factor': 3 }, 3],
+    [{ ...yarn, 'rope.scaling.yarn_ext_factor': -1 }, 1.138629436],
+    [{ 'rope.scaling.factor': 4, 'rope.scaling.attn_factor': 2 }, 2],
+  ])('%j multiplies cos and sin by %d', (keys, factor) => {
+    expect(read(keys).attentionFactor).toBeCloseTo(factor, 8)
+  })
+
+  it('leaves a part of what YaRN leaves, by the extrapolation factor', () => {
+    const at = (extension: number) => read({ ...yarn, 'rope.scaling.yarn_ext_factor': extension }).frequencies[0]
+    expect([at(1), at(0.5), at(0)]).toEqual([1, 0.625, 0.25])
+  })
+
+  it('refuses divisors that do not fit, and heads of no model', () => {
+    expect(() => read({}, [1, 2])).toThrow('rope_freqs.weight of 2 values; allowed: 8 positive numbers')
+    expect(() => read({}, [1, 1, 1, 0, 1, 1, 1, 1])).toThrow('one of them 0')
+    const wide = { keyDim: 2 ** 30, contextLength: 512 }
+    expect(() =>
+      readGgufRope(
+        'x',
+        settingsReader('x', () => undefined),
+        wide,
+        undefined,
+      ),
+    ).toThrow('at most 65536')
   })
 })

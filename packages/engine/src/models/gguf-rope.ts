@@ -11,6 +11,9 @@ import { extrapolatedShares, plainFrequencies } from '../rope'
 import type { RopeScaling } from './model-config'
 import { notComputed, type SettingsReader } from './settings-reader'
 
+/** Far above any model, so that a damaged width cannot make us allocate gigabytes of angles. */
+const WIDEST_HEAD = 1 << 16
+
 /** The rotation of a model. */
 export interface GgufRope {
   readonly theta: number
@@ -33,6 +36,7 @@ export function readGgufRope(
   const dim = read.count('rope.dimension_count', keyDim)
   // llama.cpp refuses it too ("invalid n_rot"): which rows of a head are pairs is not defined then.
   if (dim !== keyDim) read.refuse('rope.dimension_count', `${keyDim}, the width of a head`, notComputed)
+  if (keyDim > WIDEST_HEAD) read.refuse('attention.key_length', `at most ${WIDEST_HEAD}`)
   if (divisors) checkDivisors(file, divisors, dim / 2)
   const rope = { theta, dim }
   const type = scalingType(read)
