@@ -145,6 +145,7 @@ function activate(activation: Activation, g: number): number {
 
 /** erf(x) = 2 / √π · exp(-x²) · Σ 2ⁿ x²ⁿ⁺¹ / (1 · 3 · … · (2n + 1)), whose terms have one sign. */
 function errorFunction(x: number): number {
+  if (Math.abs(x) > 6) return Math.sign(x) // 1 - |erf| is below float64 there
   let term = x
   let sum = x
   for (let n = 1; Math.abs(term) > 1e-17 * Math.abs(sum); n++) {
@@ -188,7 +189,7 @@ function plainFrequencies({ rope }: ModelConfig): { frequencies: number[]; facto
         const ramp = Math.min(1, Math.max(0, (j - from) / (to - from)))
         return (f / factor) * ramp + f * (1 - ramp)
       })
-      return { frequencies: mixed, factor: scaling.attentionFactor ?? 0.1 * Math.log(factor) + 1 }
+      return { frequencies: mixed, factor: scaling.attentionFactor ?? 0.1 * Math.log(Math.max(factor, 1)) + 1 }
     }
   }
 }

@@ -76,14 +76,14 @@ export function toyFolder(toy: Toy, changes: ToyChanges = {}): FileFolder {
   files.set('config.json', json({ ...toy.config, ...changes.config }))
   const weightMap: Record<string, string> = {}
   const names = Object.keys(toy.files)
+  // The names of a base model lack the prefix; its weights are those of the whole model.
+  const base = Object.values(toy.files).some((shapes) => 'embed_tokens.weight' in shapes)
   for (const [file, shapes] of Object.entries(toy.files)) {
     const tensors: Record<string, TensorToWrite> = {}
     const all = file === names[0] ? { ...shapes, ...changes.add } : shapes
     for (const [name, shape] of Object.entries(all)) {
       if (changes.without?.includes(name)) continue
-      // The names of a base model lack the prefix; its weights are those of the whole model.
-      const whole = 'embed_tokens.weight' in shapes ? `model.${name}` : name
-      tensors[name] = { shape, data: toyValues(whole, shape) }
+      tensors[name] = { shape, data: toyValues(base ? `model.${name}` : name, shape) }
       weightMap[name] = file
     }
     files.set(file, encodeSafetensors(tensors))
