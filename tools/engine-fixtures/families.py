@@ -5,7 +5,8 @@ run by transformers 4.56 in float32. Same inputs, same files.
     VENV/bin/python tools/engine-fixtures/families.py                   makes the fixtures
     VENV/bin/python tools/engine-fixtures/families.py --folder FOLDER   what transformers computes for a model that saveModel wrote
 
-The second form prints the largest difference to the logits that FOLDER/kvloom-logits.json holds (packages/engine/src/testing/toys.ts, writeForTransformers).
+The second form prints the largest difference to the logits that FOLDER/kvloom-logits.json holds, over the largest of them; packages/engine/src/saved-toys.test.ts
+writes such folders.
 """
 
 import argparse

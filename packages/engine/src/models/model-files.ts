@@ -97,7 +97,7 @@ async function openGgufModel(file: string, gguf: GgufFile): Promise<ModelFiles> 
     if (entry) weights.set(name, { name, format: entry.type.name, shape: entry.shape, bytes: entry.bytes })
   }
   const beside = divides ? [ropeDivisors] : []
-  checkWeights(file, config, names, weights, gguf.tensors.keys(), beside)
+  checkWeights(file, config, names, weights, [...gguf.tensors.keys()], beside)
   const metadata = new Map([...gguf.metadata].filter(([, value]) => !Array.isArray(value) || value.length <= 64))
   return {
     kind: 'gguf',
@@ -144,7 +144,7 @@ async function openFolderModel(folder: FileFolder): Promise<ModelFiles> {
   }
   // Checkpoints of models with tied embeddings often hold the output matrix too.
   const beside = config.tiedEmbeddings ? ['lm_head.weight'] : []
-  checkWeights(folder.name, config, names, weights, inFiles, beside)
+  checkWeights(folder.name, config, names, weights, [...inFiles], beside)
   const saved = readIdentity(settings)
   return {
     kind: 'safetensors',
@@ -174,15 +174,27 @@ async function openFolderModel(folder: FileFolder): Promise<ModelFiles> {
   }
 }
 
+/** GPTQ and AWQ write integers where a weight should be; the oldest files of this kind do not say so in config.json. */
+function refusePacked(file: string, inFile: readonly string[]): void {
+  const packed = inFile.find((name) => name.endsWith('.qweight'))
+  if (packed === undefined) return
+  throw new ModelFileError('unsupported-tensor-type', {
+    given: `${file}, weights packed by GPTQ or AWQ (tensor "${packed}")`,
+    allowed: 'weights in f32, f16 or bf16, or a GGUF file',
+    cure: 'Use the original model, or a GGUF file of it.',
+  })
+}
+
 /** Is every weight there, of its shape, and nothing that the forward pass would pass over? @throws ModelFileError naming the tensor */
 function checkWeights(
   file: string,
   config: ModelConfig,
   names: ReadonlyMap<string, string>,
   weights: Map<string, WeightInfo>,
-  inFile: Iterable<string>,
+  inFile: readonly string[],
   beside: readonly string[],
 ): void {
+  refusePacked(file, inFile)
   const needed = new Set(weightNames(config))
   for (const name of needed) if (!weights.has(name)) missing(file, name, names.get(name))
   for (const name of weights.keys()) if (!needed.has(name)) weights.delete(name)

@@ -137,6 +137,17 @@ describe('models that are not computed, for the true reason', () => {
   })
 })
 
+describe('weights packed by other software', () => {
+  it('are named where config.json says nothing of them', async () => {
+    const name = 'model.layers.0.mlp.up_proj'
+    const packed = openToy('llama', {
+      without: [`${name}.weight`],
+      add: { [`${name}.qweight`]: [8, 80], [`${name}.scales`]: [1, 80] },
+    })
+    await expect(packed).rejects.toThrow(/packed by GPTQ or AWQ \(tensor "model.layers.0.mlp.up_proj.qweight"\)/)
+  })
+})
+
 describe('settings that do not fit', () => {
   it.each([
     [{ rope_scaling: { factor: 2 } }, 'rope_type missing'],
