@@ -17,13 +17,12 @@ export interface ChatSetting {
   readonly eosToken: string
 }
 
-/** Evaluations a template may take: some thousand for each message of a long chat. */
-const stepLimit = 2_000_000
+/** Steps a template may take: evaluations, and turns of loops. A second or two. */
+const stepLimit = 200_000
+/** More for each message of a chat. */
+const stepsPerMessage = 1000
 /** Values that a list may hold, those of lists in it included; twenty characters of a text count as one. */
 const sizeLimit = 1_000_000
-/** Values visited while sizes are checked. */
-const visitLimit = 100_000_000
-
 /** Throws `TokenizerError('bad-chat-template')` for messages or limits that the template breaks. */
 export function renderChat(
   template: string,
@@ -64,38 +63,63 @@ export function renderChat(
 
 type Evaluated = ReturnType<Interpreter['evaluate']>
 
-/** Counts evaluations, and the size of every list and string they make, before anything writes them out. */
+/** Counts evaluations, and the size of every list and text they make, before anything writes them out. */
 class LimitedInterpreter extends Interpreter {
-  private steps = 0
-  private visits = 0
-  private readonly givenLists = new Set<unknown>()
+  private stepsLeft = stepLimit
+  private readonly iterated = new WeakSet<object>()
+  /** Sizes of lists and objects by what they hold: they do not change once they are made. */
+  private readonly sizes = new WeakMap<object, number>()
 
   constructor(environment: Environment) {
     super(environment)
     // The chat itself may be as long as it is; only what the template makes of it is limited.
-    this.givenLists.add(environment.variables.get('messages')?.value)
+    const chat = environment.variables.get('messages')?.value
+    if (!Array.isArray(chat)) return
+    this.sizes.set(chat, 1)
+    this.stepsLeft += chat.length * stepsPerMessage
   }
 
   override evaluate(...[statement, environment]: Parameters<Interpreter['evaluate']>): Evaluated {
-    if (++this.steps > stepLimit) throw new Error(`it takes more than ${stepLimit} steps`)
+    this.spend(1)
+    if (isLoop(statement)) this.iterated.add(listOf(statement))
     const result = super.evaluate(statement, environment)
-    if (typeof result.value === 'object' || typeof result.value === 'string') this.measure(result, sizeLimit)
+    // A loop takes its turns without asking again.
+    if (statement && this.iterated.has(statement) && Array.isArray(result.value)) this.spend(result.value.length)
+    this.sizeOf(result)
     return result
   }
 
-  /** What is left of `room` after this value. */
-  private measure({ value }: Evaluated, room: number): number {
-    if (++this.visits > visitLimit) throw new Error(`its lists take more than ${visitLimit} steps to check`)
-    let left = room - 1
-    if (typeof value === 'string') left -= value.length / 20
-    if (left < 0)
-      throw new Error(
-        `it makes a list of more than ${sizeLimit} values, or a text of more than ${20 * sizeLimit} characters`,
-      )
-    const inner = value instanceof Map ? value.values() : Array.isArray(value) ? value : []
-    if (!this.givenLists.has(value)) for (const each of inner) left = this.measure(each, left)
-    return left
+  private spend(steps: number): void {
+    this.stepsLeft -= steps
+    if (this.stepsLeft < 0) throw new Error('it takes more steps than a chat needs')
   }
+
+  private sizeOf({ type, value }: Evaluated): number {
+    if (typeof value === 'string') return checkSize(1 + value.length / 20)
+    const inner = value instanceof Map ? value.values() : Array.isArray(value) ? value : undefined
+    if (!inner || typeof value !== 'object' || value === null) return 1
+    const known = this.sizes.get(value)
+    if (known !== undefined) return known
+    let size = 1
+    for (const each of inner) size = checkSize(size + this.sizeOf(each))
+    // Only a namespace may hold something else the next time.
+    if (type !== 'NamespaceValue') this.sizes.set(value, size)
+    return size
+  }
+}
+
+/** A loop of a template; a condition on its items stands around the list. */
+type Loop = { readonly iterable: { readonly type: string; readonly lhs?: object } }
+
+const isLoop = (statement: object | undefined): statement is Loop =>
+  statement !== undefined && 'type' in statement && statement.type === 'For'
+
+const listOf = ({ iterable }: Loop): object =>
+  (iterable.type === 'SelectExpression' ? iterable.lhs : undefined) ?? iterable
+
+function checkSize(size: number): number {
+  if (size <= sizeLimit) return size
+  throw new Error(`it makes a list of more than ${sizeLimit} values, or a text of ${20 * sizeLimit} characters`)
 }
 
 /** `range` of the library, which fills memory with whatever it is asked for. */
