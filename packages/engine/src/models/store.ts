@@ -2,13 +2,15 @@
 // came from. One process writes a file at a time; others wait for it.
 //
 //   CACHE/owner/repo/file.gguf             and file.gguf.json, its record
-//   CACHE/owner/repo/                      a folder model; model.json lists its files and is written last
+//   CACHE/owner/repo/                      a folder model; model.json lists its files and is written first: the folder is whole when
+//                                          all of them are there
 //   …/file.gguf.<etag>.partial             an unfinished download, continued by the next call
 //   …/file.gguf.lock                       held while someone downloads
 import crypto from 'node:crypto'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { ResolveError } from '../errors'
+import { isPlainPath } from './file-names'
 
 /** What is happening, for progress displays. `totalBytes` is undefined where it is not known. */
 export interface ResolveProgress {
@@ -34,14 +36,20 @@ export interface FileRecord {
   readonly sha256: string
 }
 
-/** The record that completes a folder model. */
+/** The record of a folder model: every file that belongs to it. */
 export interface FolderRecord {
   readonly source: string
-  readonly files: readonly { readonly path: string; readonly bytes: number; readonly sha256: string }[]
+  /** `sha256` once the file is fetched. */
+  readonly files: readonly { readonly path: string; readonly bytes: number; readonly sha256?: string | undefined }[]
 }
 
 const pollMilliseconds = 300
 const staleMilliseconds = 20_000
+
+/** What a place says that cannot hold files: not allowed, read-only, no folder can be made there, or no place at all. */
+const unwritable = new Set(
+  'EACCES EPERM EROFS ENOTDIR ENOENT EEXIST EISDIR ELOOP ENAMETOOLONG EINVAL ENXIO EIO'.split(' '),
+)
 
 /** File system errors that a user can mend, as typed errors; others as they are. */
 export function storeError(error: unknown, place: string): unknown {
@@ -54,7 +62,7 @@ export function storeError(error: unknown, place: string): unknown {
       cause: error,
     })
   }
-  if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS' || code === 'ENOTDIR') {
+  if (typeof code === 'string' && unwritable.has(code)) {
     return new ResolveError('no-permission', {
       given: `${place}, which cannot be written (${String(code)})`,
       allowed: 'a cache folder with write permission',
@@ -87,7 +95,7 @@ export function checkCancelled(signal: AbortSignal | undefined, what: string): v
 
 /** Throws `ResolveError('no-space')` when the disk of `folder` has less than `bytes` left. */
 export async function checkSpace(folder: string, bytes: number): Promise<void> {
-  const { bavail, bsize } = await fs.statfs(folder)
+  const { bavail, bsize } = await storing(folder, () => fs.statfs(folder))
   const free = bavail * bsize
   if (free >= bytes) return
   throw new ResolveError('no-space', {
@@ -177,40 +185,77 @@ export interface StoredFile {
   readonly source: string | undefined
 }
 
-/** The whole file at `target`, if there is one; a file whose size is not that of its record (or not `bytes`) counts as absent. */
-export async function storedFile(target: string, bytes?: number): Promise<StoredFile | undefined> {
+/** The whole file at `target`, if there is one; a file whose size or hash is not that of its record, or not the one asked for, counts as absent. */
+export async function storedFile(target: string, bytes?: number, sha256?: string): Promise<StoredFile | undefined> {
   const stat = await fs.stat(target).catch(() => undefined)
   if (!stat?.isFile() || (bytes !== undefined && stat.size !== bytes)) return undefined
   const record = await readRecord(recordPath(target))
   if (record && record['bytes'] !== stat.size) return undefined
+  if (record && sha256 !== undefined && record['sha256'] !== sha256) return undefined
   const text = (key: string) => (typeof record?.[key] === 'string' ? record[key] : undefined)
   return { path: target, bytes: stat.size, sha256: text('sha256'), source: text('source') }
 }
 
-/** The whole folder model at `folder`, if there is one: every file of its record with the right size, or, put there by hand, a config.json. */
+/** The whole folder model at `folder`, if there is one: every file of its record with the right size, or what was put there by hand. */
 export async function storedFolder(folder: string): Promise<StoredFile | undefined> {
   const record = await readRecord(folderRecordPath(folder))
-  const listed = Array.isArray(record?.['files'])
-    ? (record['files'] as { path?: unknown; bytes?: unknown }[])
-    : undefined
-  const files = listed ?? (await fs.readdir(folder).catch(() => [])).map((name) => ({ path: name, bytes: undefined }))
-  const byHand =
-    !listed &&
-    files.some((file) => file.path === 'config.json') &&
-    files.some((file) => String(file.path).endsWith('.safetensors'))
-  if ((!listed && !byHand) || files.some((file) => /\.partial$|\.lock$/.test(String(file.path)))) return undefined
+  const files = Array.isArray(record?.['files']) ? recordedFiles(record['files']) : await filesByHand(folder)
+  if (!files || (await missingOf(folder, files))) return undefined
   let bytes = 0
-  for (const file of files) {
-    const stat = await fs.stat(path.join(folder, String(file.path))).catch(() => undefined)
-    if (!stat || (file.bytes !== undefined && stat.size !== file.bytes)) return undefined
-    bytes += stat.size
-  }
+  for (const file of files) bytes += (await fs.stat(path.join(folder, file.path))).size
   return {
     path: folder,
     bytes,
     sha256: undefined,
     source: typeof record?.['source'] === 'string' ? record['source'] : undefined,
   }
+}
+
+type FolderFile = { readonly path: string; readonly bytes: number | undefined }
+
+/** Files of a record; undefined for a record that is none. */
+function recordedFiles(files: readonly unknown[]): FolderFile[] | undefined {
+  const isFile = (each: unknown): each is FolderFile => {
+    const { path: name, bytes } = (each ?? {}) as Partial<Record<'path' | 'bytes', unknown>>
+    return isPlainPath(name) && typeof bytes === 'number'
+  }
+  return files.length > 0 && files.every(isFile) ? [...files] : undefined
+}
+
+/** The first of the files that is not there, or not of its size. */
+async function missingOf(folder: string, files: readonly FolderFile[]): Promise<string | undefined> {
+  for (const file of files) {
+    const stat = await fs.stat(path.join(folder, file.path)).catch(() => undefined)
+    if (!stat || (file.bytes !== undefined && stat.size !== file.bytes)) return file.path
+  }
+  return undefined
+}
+
+/** What a folder whose download was not finished lacks; undefined for any other folder. */
+export async function unfinishedFolder(folder: string): Promise<string | undefined> {
+  const listed = (await readRecord(folderRecordPath(folder)))?.['files']
+  return Array.isArray(listed) ? missingOf(folder, recordedFiles(listed) ?? []) : undefined
+}
+
+/**
+ * Files of a folder without a record: a model with all shards that its index names. A download leaves unfinished files, or records
+ * beside its files; such a folder is none that somebody put there.
+ */
+async function filesByHand(folder: string): Promise<FolderFile[] | undefined> {
+  const names = await fs.readdir(folder).catch((): string[] => [])
+  const has = (name: string) => names.includes(name)
+  const fetched = names.some(
+    (name) =>
+      /\.(partial|lock)$/.test(name) || (/\.(json|jinja|safetensors)\.json$/.test(name) && has(name.slice(0, -5))),
+  )
+  if (fetched || !has('config.json') || !names.some((name) => name.endsWith('.safetensors'))) return undefined
+  const index = has('model.safetensors')
+    ? undefined
+    : await readRecord(path.join(folder, 'model.safetensors.index.json'))
+  const shards = Object.values(index?.['weight_map'] ?? {})
+  return shards.every((shard) => has(String(shard)))
+    ? names.map((name) => ({ path: name, bytes: undefined }))
+    : undefined
 }
 
 /** Checks length and hash of a finished download; removes the file and throws where they are wrong. */
