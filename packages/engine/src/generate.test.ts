@@ -1,20 +1,16 @@
 import { rm } from 'node:fs/promises'
-import { type KVCompressor, openCache, ready } from '@kvloom/core'
+import { openCache, ready } from '@kvloom/core'
 import * as tf from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { engineBackends } from './backend'
 import { type GeneratedToken, generate, generateAll } from './generate'
 import { loadModel, type Model } from './model'
 import { openModelFiles } from './models/model-files'
+import { exact } from './testing/exact'
 import { plainLlama } from './testing/plain-llama'
 import { type RandomLlama, writeRandomLlama } from './testing/random-llama'
 import type { Tokenizer } from './tokenizer/tokenizer'
 
-const exact: KVCompressor = {
-  card: { name: 'exact', title: 'Exact', summary: 'Every row, in f32.', chunkInvariant: true },
-  stages: [],
-  store: 'f32',
-}
 const prompt = Int32Array.of(5, 9, 100, 31, 7)
 const ids = { text: false, stopIds: [] } as const
 
@@ -138,6 +134,53 @@ describe('generate', () => {
     },
   )
 
+  const asIds = (value: unknown) => value as Int32Array
+  it.each([
+    ['a text', 'hello', 'not-ids', /the text "hello".*tokenizer\.encode/],
+    ['nothing', undefined, 'not-ids', /undefined/],
+    ['a number', 5, 'not-ids', /5/],
+    ['an object', { length: 1, 0: 5 }, 'not-ids', /an object/],
+    ['NaN', [5, NaN], 'bad-id', /NaN at index 1.*0 to 130/],
+    ['a fraction', [1.5], 'bad-id', /1\.5 at index 0/],
+    ['a negative id', Int32Array.of(5, 9, -1), 'bad-id', /-1 at index 2/],
+    ['an id beyond the vocabulary', [5, 131], 'bad-id', /131 at index 1/],
+    ['a text among ids', [5, '9'], 'bad-id', /the text "9" at index 1/],
+    ['nothing among ids', [5, undefined], 'bad-id', /undefined at index 1/],
+    ['a hole', Object.assign([], { 2: 5 }), 'bad-id', /undefined at index 0/],
+    ['bigints', BigInt64Array.of(5n), 'bad-id', /bigint.* at index 0/],
+  ] as [string, unknown, string, RegExp][])(
+    'refuses %s as prompt, at once and in forward',
+    async (_, given, code, message) => {
+      const cache = openCache(model.shape, ready(exact))
+      const refused = expect.objectContaining({ code, message: expect.stringMatching(message) })
+      expect(() => generate(model, cache, asIds(given), ids)).toThrow(refused)
+      await expect(generateAll(model, cache, asIds(given), ids)).rejects.toEqual(refused)
+      await expect(model.forward(cache, asIds(given), 'prompt')).rejects.toEqual(refused)
+      expect(cache.tokensSeen).toBe(0)
+      cache.dispose()
+    },
+  )
+
+  it('takes numbers in an array', async () => {
+    const options = { ...ids, maxNewTokens: 3 }
+    const expected = (await generateAll(model, { compressor: exact }, prompt, options)).ids
+    expect((await generateAll(model, { compressor: exact }, [...prompt], options)).ids).toEqual(expected)
+    expect((await generateAll(model, { compressor: exact }, asIds(Uint16Array.from(prompt)), options)).ids).toEqual(
+      expected,
+    )
+  })
+
+  it.each([
+    ['nothing', undefined],
+    ['a text', 'exact'],
+    ['a compressor alone', exact],
+    ['an object', {}],
+  ])('refuses %s in the place of a cache', (_, into) => {
+    expect(() => generate(model, into as never, prompt, ids)).toThrow(
+      expect.objectContaining({ code: 'OPTION', message: expect.stringContaining('{ compressor }') }),
+    )
+  })
+
   it('needs the tokenizer only for text', () => {
     expect(() => model.tokenizer).toThrow(/tokenizer.json/)
     return expect(generateAll(model, { compressor: exact }, prompt, {})).rejects.toMatchObject({ code: 'file-missing' })
@@ -189,6 +232,24 @@ describe('loadModel', () => {
     model.dispose()
     model.dispose()
     expect(tf.memory().numTensors).toBe(before)
+  })
+
+  it('takes a short name, and says what else to call for other names', async () => {
+    const tiny = await loadModel('tiny', { backend: 'cpu' })
+    expect(tiny.config.vocabSize).toBe(260)
+    tiny.dispose()
+    for (const [name, cure] of [
+      ['nowhere', /"nowhere", where no file or folder is.*"tiny", "smollm2-135m-instruct".*resolveModel\(\)/],
+      ['owner/repo', /await resolveModel\("owner\/repo"\)/],
+      ['', /""/],
+      ['a\0b', /where no file/],
+      [7 as never, /of type number/],
+      [null as never, /of type object/],
+      [undefined as never, /of type undefined/],
+    ] as const) {
+      const refused = expect.objectContaining({ code: 'file-missing', message: expect.stringMatching(cure) })
+      await expect(loadModel(name), String(name)).rejects.toEqual(refused)
+    }
   })
 
   it('refuses a backend it does not know', async () => {

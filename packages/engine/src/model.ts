@@ -61,12 +61,16 @@ export interface LoadModelOptions {
 
 /**
  * Loads a model onto a tfjs backend, weights packed as in the file.
- * @param location a .gguf file or a folder with config.json and safetensors, by path (Node) or as sources, or opened files
- * @throws BackendError, ModelFileError, UnsupportedArchitectureError, or the signal's reason
+ * @param location a .gguf file or a folder with config.json and safetensors, by path (Node) or as sources, or opened files; or a short
+ *   name (`tiny`, those of `knownModels`), which is resolved as `resolveModel` does it and may be fetched
+ * @throws BackendError, ModelFileError, ResolveError for a short name that cannot be had, UnsupportedArchitectureError, or the signal's reason
  */
 export async function loadModel(location: ModelLocation | ModelFiles, options: LoadModelOptions = {}): Promise<Model> {
   options.signal?.throwIfAborted()
-  const files = typeof location === 'object' && 'config' in location ? location : await openModelFiles(location)
+  const files =
+    typeof location === 'object' && location !== null && 'config' in location
+      ? location
+      : await openModelFiles(location)
   return loadModelFiles(files, options, (digest) => (files.saved?.digest === digest ? files.saved.fingerprint : digest))
 }
 

@@ -22,15 +22,13 @@ export class RangeIgnored extends Error {}
 export function patientFetch(options: HubOptions, signal: AbortSignal | undefined): typeof fetch {
   return async (input, init) => {
     const controller = new AbortController()
-    const cancel = () => controller.abort(signal?.reason)
-    if (signal?.aborted) cancel()
-    signal?.addEventListener('abort', cancel, { once: true })
+    const either = signal ? AbortSignal.any([signal, controller.signal]) : controller.signal
     const timer = setTimeout(
       () => controller.abort(new Error(`no answer for ${options.connectMilliseconds} ms`)),
       options.connectMilliseconds,
     )
     try {
-      const response = await options.fetch(input, { ...init, signal: controller.signal })
+      const response = await options.fetch(input, { ...init, signal: either })
       const range = new Headers(init?.headers).get('range')
       if (range && !/^bytes=0-/.test(range) && response.status === 200) {
         controller.abort()
@@ -65,7 +63,8 @@ export const connection = (options: HubOptions, signal: AbortSignal | undefined)
 
 /** Answers of the Hub that are no success, as typed errors. */
 export function hubError(error: unknown, what: string): unknown {
-  if (error instanceof InvalidApiResponseFormatError) {
+  // The library reads answers in good faith: one of another shape ends in an error of JavaScript.
+  if (error instanceof InvalidApiResponseFormatError || error instanceof TypeError || error instanceof SyntaxError) {
     return new ResolveError('hub-refused', {
       given: `${what}, for which the Hub answered something unexpected (${error.message})`,
       allowed: 'the answers of a Hugging Face Hub',

@@ -11,6 +11,7 @@ import { isWeightFormat, type WeightFormat, weightFormats } from '../files/tenso
 import { endIdsOfGguf, endIdsOfHuggingFace } from './end-ids'
 import { checkLayerCount, checkNoOthers, weightNames } from './families'
 import { readIdentity, type SavedIdentity } from './kvloom-config'
+import { pathOfModel } from './locate'
 import { configFromGguf, configFromHuggingFace, type ModelConfig } from './model-config'
 import { expectedShape, isBaseCheckpoint, tensorNames } from './tensor-names'
 
@@ -58,20 +59,24 @@ export interface ModelFiles {
   tokenizer(): Promise<TokenizerFiles>
 }
 
-/** A .gguf file or a folder: by path (Node) or as sources (anywhere). */
+/** A .gguf file or a folder: by path or short name (Node), or as sources (anywhere). */
 export type ModelLocation = string | { readonly file: ByteSource } | { readonly folder: FileFolder }
 
-/** Opens a .gguf file, or a folder with config.json and safetensors. Checks every shape the forward pass relies on. */
+/**
+ * Opens a .gguf file, or a folder with config.json and safetensors. Checks every shape the forward pass relies on.
+ * A short name (`tiny`, those of `knownModels`) is resolved, which may fetch it; any other name is for `resolveModel`.
+ */
 export async function openModelFiles(location: ModelLocation): Promise<ModelFiles> {
-  if (typeof location !== 'string')
+  if (typeof location === 'object' && location !== null)
     return 'file' in location
       ? openGgufModel(location.file.name, refusePart(location.file.name, await openGguf(location.file)))
       : openFolderModel(location.folder)
-  const isFolder = await fs.stat(location).then(
+  const place = await pathOfModel(location)
+  const isFolder = await fs.stat(place).then(
     (stat) => stat.isDirectory(),
     () => false,
   )
-  return isFolder ? openFolderModel(diskFolder(location)) : openGgufModel(location, await openGgufPath(location))
+  return isFolder ? openFolderModel(diskFolder(place)) : openGgufModel(place, await openGgufPath(place))
 }
 
 /** A GGUF file of one part, or all parts of a model from any one of them. */
