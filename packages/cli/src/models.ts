@@ -50,6 +50,7 @@ export async function fetchModel(
 ): Promise<ResolvedModel> {
   const line = progressLine()
   const onProgress = ({ phase, source, file, bytes, totalBytes }: ResolveProgress): void => {
+    if (phase === 'waiting') line.show({ fraction: 0, label: `waiting for ${source}, which fetches ${file}` })
     if (phase === 'connecting' || !totalBytes) return
     line.show({ fraction: bytes / totalBytes, label: `${phase} ${file} from ${source}` })
   }

@@ -4,7 +4,7 @@ import path from 'node:path'
 import { zeros } from '@tensorflow/tfjs-core'
 import { EngineError, ModelFileError } from './errors'
 import { streamSafetensors, type TensorPlan } from './files/safetensors-write'
-import { writeWhole } from './files/write-whole'
+import { temporaryBeside, writeWhole } from './files/write-whole'
 import type { Model } from './model'
 import { weightNames } from './models/families'
 import { settingsOf } from './models/kvloom-config'
@@ -37,7 +37,7 @@ export async function saveModel(model: Model, folder: string, options: SaveModel
       allowed: 'a new folder or an empty one',
       cure: 'Choose another place or empty it.',
     })
-  const temporary = `${path.resolve(folder)}.${globalThis.crypto.randomUUID()}.tmp`
+  const temporary = await temporaryBeside(folder)
   try {
     await fs.mkdir(temporary, { recursive: true })
     const digest = await writeWeights(model, path.join(temporary, 'model.safetensors'), options.signal)

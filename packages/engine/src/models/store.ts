@@ -6,10 +6,10 @@
 //                                          all of them are there
 //   …/file.gguf.<etag>.partial             an unfinished download, continued by the next call
 //   …/file.gguf.lock                       held while someone downloads
-import crypto from 'node:crypto'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { ResolveError } from '../errors'
+import { writeWhole } from '../files/write-whole'
 import { isPlainPath } from './file-names'
 
 /** What is happening, for progress displays. `totalBytes` is undefined where it is not known. */
@@ -161,11 +161,8 @@ export const recordPath = (target: string) => `${target}.json`
 export const folderRecordPath = (folder: string) => path.join(folder, 'model.json')
 
 /** Writes JSON atomically. */
-export async function writeJson(file: string, value: unknown): Promise<void> {
-  const temporary = `${file}.${crypto.randomUUID()}.tmp`
-  await fs.writeFile(temporary, `${JSON.stringify(value, null, 1)}\n`)
-  await fs.rename(temporary, file)
-}
+export const writeJson = (file: string, value: unknown): Promise<void> =>
+  writeWhole(file, [new TextEncoder().encode(`${JSON.stringify(value, null, 1)}\n`)])
 
 async function readRecord(file: string): Promise<Record<string, unknown> | undefined> {
   try {
