@@ -13,7 +13,7 @@ export class SpecialText {
   /** The tokenizer.json for the library: special tokens there have the mark before their text. */
   readonly json: Readonly<Record<string, unknown>>
   // The mark cannot be guessed, so no text can hold it; ids do not depend on it.
-  private readonly mark = `\ufdd1${globalThis.crypto.randomUUID()}`
+  private readonly mark = `\ufdd1${globalThis.crypto.getRandomValues(new Uint32Array(4)).join('-')}`
   private readonly special: RegExp | undefined
   private readonly brokenOnly: RegExp | undefined
   private readonly brokenOrSpecial: RegExp | undefined
