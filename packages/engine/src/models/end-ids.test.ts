@@ -2,13 +2,14 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import type { GgufValue } from '../files/gguf'
+import type { GgufFile, GgufValue } from '../files/gguf'
 import { generateAll } from '../generate'
 import { loadModel } from '../model'
 import { exact } from '../testing/exact'
 import { writeRandomLlama } from '../testing/random-llama'
 import { endIdsByText, endIdsOfGguf, endIdsOfHuggingFace } from './end-ids'
 import { inspectModel } from './inspect'
+import { configFromGguf } from './model-config'
 import { openModelFiles } from './model-files'
 
 const gguf = (entries: Record<string, GgufValue>) =>
@@ -39,6 +40,24 @@ describe('end ids of a GGUF file', () => {
 
   it('a text found beyond the rows of the embedding is no token of the model', () => {
     expect(endIdsOfGguf(gguf({ tokens: ['a', '<|eot_id|>'] }), 1)).toEqual({ ids: [], warnings: [] })
+  })
+
+  it('they are in the configuration of the model', () => {
+    const tokens = ['a', '<|eot_id|>', '<|end_of_text|>']
+    const metadata = new Map<string, GgufValue>([
+      ['general.architecture', 'llama'],
+      ['llama.embedding_length', 8],
+      ['llama.attention.head_count', 2],
+      ['llama.context_length', 16],
+      ['llama.block_count', 1],
+      ['llama.feed_forward_length', 8],
+      ['llama.attention.layer_norm_rms_epsilon', 1e-5],
+      ...gguf({ tokens, eos_token_id: 2 }),
+    ])
+    const file = { metadata, tensors: new Map() } as Partial<GgufFile> as GgufFile
+    expect(configFromGguf('chat.gguf', file, undefined).eosIds).toEqual([2, 1])
+    metadata.set('tokenizer.ggml.eos_token_id', -1)
+    expect(configFromGguf('chat.gguf', file, undefined).eosIds).toEqual([1, 2])
   })
 
   it('the exceptions: <|end|> beside calls, </s> beside tool responses', () => {
