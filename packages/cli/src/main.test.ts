@@ -105,6 +105,9 @@ describe('compare', () => {
       /kivi\(bits=2,group=24,residual=24\) failed: kivi does not fit this model: .*Choose a group that divides 32/,
     )
     expect(code).toBe(1)
+    // It is said before the first row runs, and once.
+    expect(stderr.indexOf('failed: kivi')).toBeLessThan(stderr.indexOf('1/3 uncompressed'))
+    expect(stderr.match(/failed: kivi/g)).toHaveLength(1)
     expect((await report('mixed')).compositions.map((c) => c.status)).toEqual(['failed', 'done'])
   })
 
@@ -121,13 +124,15 @@ describe('compare', () => {
       compare('--config', 'my.config.ts', '--compressor', 'my-scorer+kivi(residual=32)', '--out', 'config'),
     )
     expect(stderr).not.toContain('kvloom:')
+    expect(stderr).toContain('my.config.ts: 1 method (my-scorer); 2 compositions, left aside')
     expect(code).toBe(0)
     expect(stdout).toContain('my-scorer+kivi(residual=32)')
     expect((await report('config')).compositions.map((c) => [c.name, c.status])).toEqual([
-      ['a third', 'done'],
-      ['half', 'done'],
       ['my-scorer+kivi(residual=32)', 'done'],
     ])
+    const own = await kvloom(compare('--config', 'my.config.ts', '--out', 'config-own'))
+    expect(own.code).toBe(0)
+    expect((await report('config-own')).compositions.map((c) => c.name)).toEqual(['a third', 'half'])
   })
 
   it('Ctrl-C leaves a partial report and exit code 130', async () => {
@@ -169,7 +174,7 @@ describe('calibrate', () => {
     'calibrate',
     '--model',
     model,
-    '--composition',
+    '--compressor',
     'aqua-kv(bits=3, block=16)',
     '--text',
     'long.txt',
@@ -198,6 +203,30 @@ describe('calibrate', () => {
     expect(row?.result?.footprint.ledger.perModel).toBeGreaterThan(0)
     const written = ['generate', '--model', 'model', '--prompt', 'Call me', '--max-new-tokens', '3', ...composition]
     expect((await kvloom(written)).code).toBe(0)
+  })
+
+  it('refuses artifacts that were fitted for something else, in words, everywhere', async () => {
+    const why = /linear-predictor does not fit: it was fitted with higgs at bits=3, and bits=4 is asked for/
+    const other = ['--compressor', 'aqua-kv(bits=4, block=16)', '--artifacts', 'aqua.safetensors']
+    const compared = await kvloom(compare(...other, '--out', 'refused'))
+    expect(compared.stderr).toMatch(why)
+    expect(compared.stderr).not.toContain('uncompressed')
+    expect(compared.code).toBe(1)
+    expect((await report('refused')).compositions[0]).toMatchObject({ status: 'failed', result: null })
+    const generated = await kvloom(['generate', '--model', 'model', '--prompt', 'Call me', ...other])
+    expect(generated.stderr).toMatch(why)
+    expect(generated.code).toBe(1)
+    const elsewhere = await kvloom([
+      ...['generate', '--model', slow, '--prompt', 'Call me', '--compressor', 'aqua-kv(bits=3, block=16)'],
+      ...['--artifacts', 'aqua.safetensors'],
+    ])
+    expect(elsewhere.stderr).toMatch(/it was fitted on the model .* \(weights .*\), and this is .* \(weights /)
+    const unused = await kvloom([
+      ...['generate', '--model', 'model', '--prompt', 'Call me', '--compressor', 'kivi'],
+      ...['--artifacts', 'aqua.safetensors'],
+    ])
+    expect(unused.stderr).toContain('holds what linear-predictor learned; nothing here learns')
+    expect(unused.code).toBe(2)
   })
 
   it('goes on after Ctrl-C where it stopped, and learns the same', async () => {
@@ -257,6 +286,21 @@ describe('mistakes', () => {
       /unknown method "kivy" \(did you mean "kivi"\?\).*character 1 of "kivy"/,
     ],
     ['two quantizers', compare('--compressor', 'kivi+kivi'), 2, /kivi and kivi cannot be composed/],
+    [
+      'two quantizers of different windows',
+      compare('--compressor', 'kivi+higgs'),
+      2,
+      /both quantize the same rows\. .*split\(keys=kivi, values=higgs\)/,
+    ],
+    ['a budget without scores', compare('--compressor', 'ada-kv'), 2, /"ada-kv": ada-kv cannot work alone/],
+    ['an unknown method to show', ['methods', 'kivy'], 2, /unknown method "kivy" \(did you mean "kivi"\?\)/],
+    ['nothing to calibrate', ['calibrate', '--out', 'x'], 2, /--compressor is missing/],
+    [
+      'the same twice',
+      ['convert', '--compressor', 'lorc', '--composition', 'lorc', '--out', 'x'],
+      2,
+      /give --compressor alone/,
+    ],
     ['an unknown protocol', compare('--protocol', 'X'), 2, /unknown protocol "X"; allowed: P/],
     ['a missing configuration', compare('--config', 'none.ts'), 2, /none\.ts does not exist/],
     ['a text that is not there', compare('--text', 'none.txt'), 2, /none\.txt cannot be read/],
@@ -302,6 +346,7 @@ describe('the other commands', () => {
       'kivi(residual=32)',
     ])
     expect(stderr).toMatch(/prompt: 7 tokens.*new: \d tokens.*bits per value held/)
+    expect(stderr).toMatch(/All 1\d tokens are still in the exact window: kivi has compressed nothing yet/)
     expect(code).toBe(0)
     const again = await kvloom([
       'generate',
@@ -325,7 +370,14 @@ describe('the other commands', () => {
     const listed = JSON.parse(stdout) as { name: string; options: { name: string }[] }[]
     expect(listed.map((m) => m.name)).toEqual(methods.map((m) => m.card.name))
     expect(listed[1]?.options.map((o) => o.name)).toContain('bits')
-    expect((await kvloom(['methods'])).stdout).toContain('StreamingLLM')
+    const all = (await kvloom(['methods'])).stdout
+    expect(all).toContain('StreamingLLM')
+    for (const { options } of listed) for (const { name } of options) expect(all).toContain(`│ ${name} `)
+    const one = await kvloom(['methods', 'ClusterKV'])
+    expect(one.stdout).toContain('tokensPerCluster')
+    expect(one.stdout).not.toContain('StreamingLLM')
+    const mine = await kvloom(['methods', '--config', 'my.config.ts', '--json'])
+    expect((JSON.parse(mine.stdout) as { name: string }[]).at(-1)?.name).toBe('my-scorer')
   })
   it('model inspect and list describe what is there', async () => {
     const { stdout } = await kvloom(['model', 'inspect', 'model', '--json'])

@@ -406,6 +406,28 @@ describe('report files', () => {
     expect(html).toContain('<svg')
     expect(html).not.toMatch(/<script|<link|@import|src=|url\(/)
   })
+  it('show the same tables of the model in the terminal and on the page', async () => {
+    const report = await compare(wish({ decodeTokens: 0 }))
+    const { footprint, footprintAtEnd } = report.compositions[0]!.result!
+    // The rotary tables of a model grow with the positions it has seen.
+    Object.assign(footprint, { ledger: { ...footprint.ledger, perModel: 64 * 1024 } })
+    Object.assign(footprintAtEnd, { ledger: { ...footprintAtEnd.ledger, perModel: 128 * 1024 } })
+    for (const shown of [renderTable(report), renderHtml(report)]) {
+      expect(shown).toContain('128 KiB')
+      expect(shown).not.toContain('64.0 KiB')
+    }
+  })
+  it('draw every plot for a page and for a phone, with the numbers of the table', async () => {
+    const html = renderHtml(await compare(wish({ decodeTokens: 0 })))
+    expect(html.match(/<div class="wide">/g)).toHaveLength(3)
+    expect(html.match(/<div class="narrow">/g)).toHaveLength(3)
+    const [pareto = ''] = /<section aria-labelledby="pareto">[\s\S]*?<\/section>/.exec(html) ?? []
+    for (const [place, name] of ['f16', 'low-norm'].entries()) {
+      expect(pareto).toMatch(new RegExp(`<span class="number">${place + 1}</span></span>${name}</li>`))
+      expect(pareto).toMatch(new RegExp(`<text[^>]*fill="var\\(--series-${place}\\)"[^>]*>${place + 1}</text>`))
+    }
+    expect(html).toMatch(/@media \(max-width: 640px\).*\.wide \{ display: none; \} \.narrow \{ display: block; \}/)
+  })
   it('say where they cannot be written', async () => {
     await writeFile(join(folder, 'blocked'), '')
     await expect(compare(wish({ file: join(folder, 'blocked', 'report.json') }))).rejects.toThrow(

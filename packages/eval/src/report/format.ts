@@ -56,18 +56,14 @@ interface Quartiles {
   readonly upperQuartile: number
 }
 
-/** How times were taken, in one sentence. */
+/** How times were taken, in one sentence. @param beside what stands beside a median. */
 export const timingSentence = (
-  timing: {
-    contextTokens: number
-    warmUpRounds: number
-    rounds: number
-    groups: number
-  } | null,
+  timing: { contextTokens: number; warmUpRounds: number; rounds: number; groups: number } | null,
+  beside: string,
 ): string =>
   timing === null
     ? 'Times were not taken.'
-    : `Times are medians over rounds in which every row takes one step in turn: the context of ${timing.contextTokens} tokens in pieces (the first is a warm-up), then ${timing.rounds} decode steps behind ${timing.warmUpRounds} of warm-up${timing.groups > 1 ? `; the rows in ${timing.groups} groups, each with the uncompressed row` : ''}.`
+    : `Times are medians (${beside}) over rounds in which every row takes one step in turn: the context of ${timing.contextTokens} tokens in pieces (the first is a warm-up), then ${timing.rounds} decode steps behind ${timing.warmUpRounds} of warm-up${timing.groups > 1 ? `; the rows in ${timing.groups} groups, each with the uncompressed row` : ''}.`
 
 /** Why a row has no numbers. */
 export function whyNot(row: { readonly status: string; readonly error: { readonly message: string } | null }): string {

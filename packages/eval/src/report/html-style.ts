@@ -21,12 +21,12 @@ tbody tr:last-child > * { border-bottom: 0; }
 thead th { font-size: 12px; font-weight: 600; color: var(--ink-soft); vertical-align: bottom; }
 thead tr:first-child th[colspan] { text-align: center; border-bottom: 0; padding-bottom: 0; }
 th:first-child, td.left { text-align: left; }
-tbody th { font-weight: 600; white-space: normal; min-width: 190px; overflow-wrap: anywhere; position: sticky; left: 0; background: var(--card); }
+tbody th { padding-left: 49px; text-indent: -40px; font-weight: 600; white-space: normal; min-width: 190px; overflow-wrap: anywhere; position: sticky; left: 0; background: var(--card); }
 tbody tr:hover > * { background: color-mix(in srgb, var(--accent) 7%, var(--card)); }
 tr.baseline > * { color: var(--ink-soft); }
 .failed { color: var(--warn); white-space: normal; }
 small { color: var(--ink-soft); font-size: 12px; }
-.swatch { display: inline-flex; align-items: center; gap: 4px; margin-right: 8px; vertical-align: -1px; } .swatch .number { min-width: 1.1em; font-size: 12px; font-weight: 600; color: var(--ink-soft); font-variant-numeric: tabular-nums; }
+.swatch { display: inline-flex; align-items: center; gap: 4px; min-width: 34px; padding-right: 6px; text-indent: 0; vertical-align: -1px; } .swatch .number { min-width: 1.1em; font-size: 12px; font-weight: 600; color: var(--ink-soft); font-variant-numeric: tabular-nums; }
 .mark { display: block; flex: none; }
 figure { margin: 12px 0 0; padding: 16px 18px 10px; background: var(--card); border: 1px solid var(--line); border-radius: 10px; --page: var(--card); }
 figure .wide > svg, figure .narrow > svg { display: block; width: 100%; height: auto; max-width: 1100px; margin: 0 auto; color: var(--ink); }
@@ -38,6 +38,6 @@ details { margin: 8px 0; border: 1px solid var(--line); border-radius: 8px; back
 summary { cursor: pointer; font-weight: 600; } summary:focus-visible, .scroll:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 pre { overflow-x: auto; font: 12px/1.5 ui-monospace, Menlo, Consolas, monospace; margin: 8px 0; }
 dl.words dt { font-weight: 600; margin-top: 8px; } dl.words dd { margin: 0 0 0 0; max-width: 90ch; color: var(--ink-soft); }
-@media (max-width: 640px) { main { padding: 20px 12px 48px; } .wide { display: none; } .narrow { display: block; } figure { padding: 12px 8px 8px; } .legend { flex-direction: column; gap: 2px; padding: 0 6px; } tbody th { min-width: 132px; max-width: 132px; font-size: 13px; } th, td { padding: 6px 7px; } pre { font-size: 11px; } }
+@media (max-width: 640px) { main { padding: 20px 12px 48px; } .wide { display: none; } .narrow { display: block; } figure { padding: 12px 8px 8px; } .legend { flex-direction: column; gap: 2px; padding: 0 6px; } tbody th { min-width: 128px; max-width: 128px; padding-left: 8px; text-indent: 0; font-size: 13px; font-weight: 500; } tbody th .swatch { display: flex; } th, td { padding: 6px 7px; } pre { font-size: 11px; } }
 @media print { main { max-width: none; padding: 0; } .scroll { overflow: visible; border: 0; } figure, details { break-inside: avoid; } }
 `

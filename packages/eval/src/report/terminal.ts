@@ -12,7 +12,7 @@ interface Column {
   readonly cell: (result: Result) => string
 }
 
-/** @param color ANSI colours, for terminals that show them. Lines are at most about 130 columns wide for usual names. */
+/** @param color ANSI colours, for terminals that show them. Lines are about 130 columns wide, and as many more as names are longer than 20 letters. */
 export function renderTable(report: Report, options: { readonly color?: boolean } = {}): string {
   const rows = [report.baseline, ...report.compositions]
   const columns = columnsOf(rows)
@@ -37,7 +37,9 @@ export function renderTable(report: Report, options: { readonly color?: boolean 
     table.toString(),
     units.join(' · '),
     format.protocolSentence(report.protocol),
-    ...(columns.some(({ head }) => head === 'decode') ? [format.timingSentence(report.protocol.timing)] : []),
+    ...(columns.some(({ head }) => head === 'decode')
+      ? [format.timingSentence(report.protocol.timing, '± half the distance of the quartiles')]
+      : []),
     ...notes,
   ].join('\n')
 }
@@ -49,12 +51,12 @@ function columnsOf(rows: readonly CompositionReport[]): readonly Column[] {
       ? [
           {
             head: which,
-            unit: `${unit}, median ± half the quartiles' distance`,
+            unit,
             cell: ({ times }) => (times[which] ? format.medianAndSpread(times[which]) : '–'),
           },
           {
             head: '×',
-            unit: null,
+            unit: which === 'decode' ? "the time over the uncompressed row's in the same rounds, median" : null,
             cell: ({ times }) => times.ratios[which]?.median.toFixed(2) ?? '–',
           },
         ]
@@ -80,7 +82,7 @@ function columnsOf(rows: readonly CompositionReport[]): readonly Column[] {
     { head: '99 % KLD', unit: null, cell: ({ quality }) => format.number(quality.kld99) },
     { head: 'top-1', unit: null, cell: ({ quality }) => format.percent(quality.top1) },
     ...times('prefill', 'ms a token'),
-    ...times('decode', 'ms a step; ×: of the uncompressed row in the same rounds'),
+    ...times('decode', 'ms a step'),
     ...(some(({ footprintAtEnd }) => footprintAtEnd.ledger.perModel > 0)
       ? [
           {
