@@ -133,10 +133,10 @@ describe('compose', () => {
     )
     const [a, b] = [onLayers([0], quantizer('a')()), onLayers([1], quantizer('b')({ block: 16 }))]
     expect(() => compose(a, b)).toThrow(
-      /window\(\{ keys: \{ recent: 0, block: 8, drain: 'blocks' \}, values: .* around b@layers\[1\]/,
+      /window\(\{ keys: \{ recent: 0, block: 16, drain: 'blocks' \}, values: .* around a@layers\[0\]/,
     )
-    const zone = { recent: 0, block: 8, drain: 'blocks' } as const
-    expect(compose(a, window({ keys: zone, values: zone }, b)).window?.keys).toEqual(zone)
+    const zone = { recent: 0, block: 16, drain: 'blocks' } as const
+    expect(compose(window({ keys: zone, values: zone }, a), b).window?.keys).toEqual(zone)
     const stores = (['f32', 'f16'] as const).map((store) => window({ store }, onLayers([0], quantizer(store)())))
     expect(() => compose(stores[0] as KVCompressor, onLayers([1], stores[1] as KVCompressor))).toThrow(
       /window\(\{ store: 'f32' \}, \.\.\.\) around f16/,

@@ -42,17 +42,24 @@ export function mergeWindows(parts: readonly KVCompressor[]): Windows | undefine
     const [a, ...rest] = given.filter((g) => g.window[part].recent !== Number.POSITIVE_INFINITY)
     const differs = (g: (typeof given)[number]) => JSON.stringify(g.window[part]) !== JSON.stringify(a?.window[part])
     const b = rest.find(differs)
-    if (a && b)
+    if (a && b) {
+      // The larger blocks fit both more often: a stage that seals row by row takes any, one of groups only multiples.
+      const [kept, changed] = blockOf(a.window) >= blockOf(b.window) ? [a, b] : [b, a]
       throw new IncompatibleStages(
         a.name,
         b.name,
         `they propose different windows for ${part}.`,
-        `Give both the same: window(${windowsText(a.window, b.window)}, ...) around ${b.name}.`,
+        `Give both the same: window(${windowsText(kept.window, changed.window)}, ...) around ${changed.name}.`,
       )
+    }
     return a?.window[part] ?? UNBOUNDED
   }
   return { sinks: Math.max(...given.map((g) => g.window.sinks)), keys: one('keys'), values: one('values') }
 }
+
+/** Rows that the larger of two finite windows seals at once. */
+const blockOf = ({ keys, values }: Windows): number =>
+  Math.max(...[keys, values].map(({ recent, block }) => (recent === Number.POSITIVE_INFINITY ? 0 : block)))
 
 /** The windows of `a`, and those of `b` where `a` has none, as `window()` takes them. */
 function windowsText(a: Windows, b: Windows): string {

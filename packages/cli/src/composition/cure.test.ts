@@ -55,12 +55,16 @@ describe('cures', () => {
     ])
   })
 
-  it('can be pasted: two windows', () => {
-    const message = refused('onLayers([0], kivi)+onLayers([1], higgs)')
+  it.each([
+    ['onLayers([0], kivi)+onLayers([1], higgs)', 'onLayers([1], higgs)', 'onLayers([0], kivi)'],
+    ['lorc(rank=24)+kivi', 'lorc(rank=24)', 'kivi'],
+    ['kivi+lorc(rank=24)', 'lorc(rank=24)', 'kivi'],
+  ])('can be pasted: the windows of %s', (text, changed, other) => {
+    const message = refused(text)
     const [cure = ''] = /window\(…[^)]*\)/.exec(message) ?? []
     expect(cure).toContain('keys={')
-    const pasted = cure.replace('…', 'onLayers([1], higgs)')
-    expect(buildComposition(`onLayers([0], kivi)+${pasted}`, methods).stages.map((s) => s.id)).toContain('higgs')
+    const mixed = buildComposition(`${cure.replace('…', changed)}+${other}`, methods)
+    expect(mixed.window?.keys).toEqual(buildComposition(other, methods).window?.keys)
   })
 
   it('name what is missing, not what nobody wrote', () => {

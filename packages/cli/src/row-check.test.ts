@@ -1,0 +1,54 @@
+/** The check before a comparison: what it lets through can be opened later, what it refuses would have failed. */
+import { checkModel } from '@kvloom/core'
+import { loadModel, type Model, resolveModel } from '@kvloom/engine'
+import { memory } from '@tensorflow/tfjs-core'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { shapeOf } from './calibration'
+import { buildComposition } from './composition/build'
+import { methods } from './registry'
+
+let model: Model
+beforeAll(async () => {
+  const { path } = await resolveModel('tiny')
+  model = await loadModel(path, { backend: 'wasm' })
+})
+afterAll(() => model.dispose())
+
+const check = (text: string): string => {
+  const before = memory().numTensors
+  const compressor = buildComposition(text, methods)
+  try {
+    checkModel(shapeOf(model, compressor), compressor)
+    return ''
+  } catch (error) {
+    return (error as Error).message
+  } finally {
+    expect(memory().numTensors, `tensors of ${text}`).toBe(before)
+  }
+}
+
+describe('on the tiny model', () => {
+  // ada-kv alone has no scores to share out by.
+  const alone = methods.map((m) => m.card.name).filter((name) => name !== 'ada-kv')
+  it.each(alone)('%s can run, fitted or not', (name) => {
+    expect(check(name)).toBe('')
+  })
+  it.each([
+    'kv-latent+kivi(group=16)',
+    'window(lorc(rank=24), keys={recent=0, block=128, drain=blocks}, values={recent=128, block=1, drain=blocks})+kivi',
+    'exceptLayers([0], linear-predictor)+higgs',
+    'snapkv+ada-kv+kivi',
+    'kvsharer+kivi',
+  ])('%s can run', (text) => {
+    expect(check(text)).toBe('')
+  })
+  it.each([
+    ['kivi(group=24, residual=24)', /Choose a group that divides 32/],
+    ['kv-latent(valueDim=99)', /a value head has 32 channels, 99 are asked for/],
+    ['window(kivi, block=20)', /smaller than the 32 rows that kivi quantizes together/],
+    ['onLayers([0], kv-latent)', /new weights of every layer/],
+    ['coupled-quantization(channels=6)', /does not fit this model/],
+  ])('%s is refused before anything is fitted', (text, message) => {
+    expect(check(text)).toMatch(message)
+  })
+})
