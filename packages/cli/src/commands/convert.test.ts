@@ -14,7 +14,7 @@ let folder: string
 const flags = (composition: string, out: string) => ({
   model: join(folder, 'model'),
   backend: 'wasm',
-  composition,
+  compressor: composition,
   artifacts: [],
   out: join(folder, out),
 })
