@@ -149,5 +149,5 @@ const WORDS = `<dl class="words">
 <dt>KLD</dt><dd>KL(uncompressed || this) over the whole vocabulary, in nats: the mean and the 99 % quantile over positions.</dd>
 <dt>top-1</dt><dd>Share of positions with the same most likely token as the uncompressed run.</dd>
 <dt>passkey</dt><dd>A number hidden in a text, asked for after the text was compressed; a hit has every digit as the most likely token.</dd>
-<dt>time</dt><dd>Of a prefill piece per token, of a decode step of one token, nothing scored. All rows, the uncompressed one included, open fresh caches and take every step in turn, the order rotated from round to round; the first rounds warm up and do not count. Beside a median stand the quartiles; a factor is the median of the ratios to the uncompressed row's time in the same round.</dd>
+<dt>time</dt><dd>Of a prefill piece per token, of a decode step of one token, nothing scored. All rows, the uncompressed one included, open fresh caches and take every step in turn, the order rotated from round to round and every second time reversed; the first rounds warm up and do not count. Beside a median stand the quartiles; a factor is the median of the ratios to the uncompressed row's time in the same round.</dd>
 </dl>`

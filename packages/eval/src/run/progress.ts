@@ -37,6 +37,9 @@ export class ProgressMeter {
   private ended = 0
   private done = 0
   private timed = 0
+  /** Seconds spent on what is not counted in tokens, and since when it goes on. */
+  private busySeconds = 0
+  private busySince: number | null = null
 
   constructor(
     private readonly o: {
@@ -53,6 +56,7 @@ export class ProgressMeter {
 
   /** What goes on before the row's tokens run. Its time left is its own; the comparison's is not known meanwhile. */
   busy({ activity, detail = null, secondsLeft = null }: Activity): void {
+    this.busySince ??= this.elapsed
     this.send(secondsLeft, activity, detail)
   }
   /** @param index the row's number in the table. */
@@ -86,7 +90,9 @@ export class ProgressMeter {
   private reach(tokens: number): void {
     this.done = Math.max(this.done, Math.min(this.total, tokens + this.timed))
     const fraction = this.done / this.total
-    const left = (this.elapsed * (1 - fraction)) / fraction
+    if (this.busySince !== null) this.busySeconds += this.elapsed - this.busySince
+    this.busySince = null
+    const left = ((this.elapsed - this.busySeconds) * (1 - fraction)) / fraction
     this.send(fraction > ENOUGH ? left : null, null, null)
   }
 

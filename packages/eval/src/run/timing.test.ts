@@ -1,28 +1,25 @@
 import { describe, expect, it } from 'vitest'
 import { protocolE, protocolP, protocolW } from './plan'
-import { type RowSamples, summarizeTimes, timingPlan, timingTokens } from './timing'
+import { type RowSamples, roundOrder, summarizeTimes, timingPlan, timingTokens } from './timing'
 import { groupsOf, type TimingCandidate } from './timing-groups'
 
 describe('what is timed', () => {
-  it('is a context filled in six pieces, the end of the prompt among them, then decode steps', () => {
+  it('is a context filled in eleven pieces, the end of the prompt among them, then decode steps', () => {
     const plan = timingPlan(protocolE({ tokens: 960 }), 16)
     expect(plan?.contextTokens).toBe(640)
-    expect(plan?.pieces).toHaveLength(6)
-    expect(plan?.pieces.at(-1)).toEqual({ start: 535, end: 640, phase: 'promptEnd' })
+    expect(plan?.pieces).toHaveLength(11)
+    expect(plan?.pieces.at(-1)).toEqual({ start: 590, end: 640, phase: 'promptEnd' })
     expect(plan?.pieces.slice(0, -1).every((p) => p.phase === 'prompt')).toBe(true)
     expect(timingTokens(plan)).toBe(640 + 2 + 16)
   })
   it('is the whole text under P and W', () => {
-    expect(timingPlan(protocolP({ tokens: 600 }), 1)?.pieces.map((p) => p.phase)).toEqual(Array(6).fill('decode'))
-    const early = timingPlan(protocolW({ tokens: 600, promptTokens: 250 }), 1)
+    expect(timingPlan(protocolP({ tokens: 600 }), 1)?.pieces.map((p) => p.phase)).toEqual(Array(11).fill('decode'))
+    const early = timingPlan(protocolW({ tokens: 44, promptTokens: 10 }), 1)
     expect(early?.pieces.map((p) => [p.end, p.phase])).toEqual([
-      [100, 'prompt'],
-      [200, 'prompt'],
-      [250, 'promptEnd'],
-      [300, 'decode'],
-      [400, 'decode'],
-      [500, 'decode'],
-      [600, 'decode'],
+      [4, 'prompt'],
+      [8, 'prompt'],
+      [10, 'promptEnd'],
+      ...[12, 16, 20, 24, 28, 32, 36, 40, 44].map((end) => [end, 'decode']),
     ])
   })
   it('is no prefill where the protocol feeds single tokens, and nothing without steps', () => {
@@ -31,6 +28,18 @@ describe('what is timed', () => {
     expect(timingPlan(protocolE({ tokens: 2 }), 4)).toMatchObject({ contextTokens: 1, prefills: false })
     expect(timingPlan(protocolE({ tokens: 64 }), 0)).toBeNull()
     expect(timingTokens(null)).toBe(0)
+  })
+})
+
+describe('rounds', () => {
+  it('give every row every turn, and no row always the same one before it', () => {
+    const rounds = Array.from({ length: 10 }, (_, round) => roundOrder(5, round))
+    for (const order of rounds) expect([...order].sort()).toEqual([0, 1, 2, 3, 4])
+    for (let turn = 0; turn < 5; turn++) expect(new Set(rounds.map((order) => order[turn])).size).toBe(5)
+    for (let row = 0; row < 5; row++) {
+      const before = rounds.map((order) => order[order.indexOf(row) - 1]).filter((other) => other !== undefined)
+      expect(new Set(before).size).toBeGreaterThan(1)
+    }
   })
 })
 

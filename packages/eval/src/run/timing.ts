@@ -1,7 +1,8 @@
 /**
  * The times of a comparison: every row, the uncompressed one like the others, opens a fresh cache; all caches are filled piece by
- * piece and then decode token by token, row after row in every round, the order rotated from round to round. So what changes
- * on the machine meanwhile meets all rows alike, and ratios are of times that were taken side by side.
+ * piece and then decode token by token, row after row in every round. The order is rotated from round to round and every second
+ * time reversed, so that no row always follows the same one. What changes on the machine meanwhile meets all rows alike, and
+ * ratios are of times that were taken side by side.
  */
 import { type Artifact, type KVCache, type KVCompressor, openCache, type Phase, ready } from '@kvloom/core'
 import { WatchedCache } from '../metrics/attention-watch'
@@ -9,8 +10,8 @@ import { median, type Spread, spread } from '../metrics/statistics'
 import { limitStep, type Plan, type Step } from './plan'
 import type { ScoringModel } from './scoring-model'
 
-/** Rounds that a prompt is cut into; the first is a warm-up. */
-const FILL_ROUNDS = 6
+/** Rounds that a prompt is cut into; the first is a warm-up, ten give quartiles that mean something. */
+const FILL_ROUNDS = 11
 /** Decode rounds before the first one that counts. */
 export const WARM_UP_ROUNDS = 2
 
@@ -18,7 +19,7 @@ export const WARM_UP_ROUNDS = 2
 export interface TimingPlan {
   /** Tokens in the cache when decoding begins. */
   readonly contextTokens: number
-  /** How the cache is filled: pieces of about a sixth of the context. */
+  /** How the cache is filled: pieces of about an eleventh of the context. */
   readonly pieces: readonly Step[]
   /** Decode steps per row that count. */
   readonly rounds: number
@@ -83,8 +84,8 @@ export async function timeRows(rows: readonly TimedRow[], options: TimingOptions
   const timers = rows.map((row) => new RowTimer(row))
   let fed = 0
   const round = async (number: number, step: Step, counts: 'prefill' | 'decode' | null): Promise<void> => {
-    for (let turn = 0; turn < timers.length; turn++) {
-      const timer = timers[(turn + number) % timers.length]
+    for (const place of roundOrder(timers.length, number)) {
+      const timer = timers[place]
       // A timer turn lets signals, progress bars and aborts in: the backends compute synchronously.
       await new Promise((resolve) => setTimeout(resolve, 0))
       if (signal?.aborted) return
@@ -107,6 +108,12 @@ export async function timeRows(rows: readonly TimedRow[], options: TimingOptions
   } finally {
     for (const timer of timers) timer.dispose()
   }
+}
+
+/** In which order rows take their turn: rotated by one from round to round, and backwards in every second one. */
+export function roundOrder(rows: number, round: number): readonly number[] {
+  const order = Array.from({ length: rows }, (_, turn) => (turn + round) % rows)
+  return round % 2 === 0 ? order : order.reverse()
 }
 
 class RowTimer {
