@@ -88,7 +88,7 @@ export async function measure(options: MeasureOptions): Promise<Measures> {
     let longestStep = 0
     await runLimited(
       plan.steps,
-      () => cache.chunkLimit,
+      (tokens) => cache.canTake(tokens),
       async (step) => {
         await runStep(options, watched, step, scores)
         longestStep = Math.max(longestStep, step.end - step.start)

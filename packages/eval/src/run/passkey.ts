@@ -103,7 +103,7 @@ async function runTrial(
         logits: scored ? { visit } : 'none',
       })
     }
-    await runLimited(whole, () => Math.min(prefillChunk, cache.chunkLimit), run)
+    await runLimited(whole, (tokens) => cache.canTake(Math.min(prefillChunk, tokens)), run)
   } finally {
     cache.dispose()
   }

@@ -93,6 +93,16 @@ describe('steps longer than a cache takes', () => {
       { start: 4, end: 5, phase: 'promptEnd' },
     ])
   })
+  it('are run by one token where a cache takes none, so that it says why', async () => {
+    const run = runLimited(
+      [{ start: 0, end: 3, phase: 'decode' }],
+      () => 0,
+      async ({ start, end }) => {
+        throw new Error(`${end - start} more`)
+      },
+    )
+    await expect(run).rejects.toThrow('1 more')
+  })
   it('follow a limit that changes while they run', async () => {
     const limits = [8, 3, 3, 3]
     const steps: Step[] = [

@@ -166,15 +166,19 @@ export function limitStep(step: Step, chunkLimit: number): readonly [Step, Step 
   ]
 }
 
-/** Runs steps in pieces that a cache takes; its limit is asked before each piece, since it may depend on what is stored. */
+/**
+ * Runs steps in pieces that a cache takes.
+ * @param canTake asked before each piece how many of so many tokens the cache takes now (`KVCache.canTake`), since that depends on what
+ *   is stored; where it takes none, one token is run, and the cache says why it refuses it
+ */
 export async function runLimited(
   steps: readonly Step[],
-  chunkLimit: () => number,
+  canTake: (tokens: number) => number,
   run: (step: Step) => Promise<void>,
 ): Promise<void> {
   for (const step of steps)
     for (let rest: Step | null = step; rest; ) {
-      const [piece, left]: readonly [Step, Step | null] = limitStep(rest, chunkLimit())
+      const [piece, left]: readonly [Step, Step | null] = limitStep(rest, Math.max(1, canTake(rest.end - rest.start)))
       await run(piece)
       rest = left
     }

@@ -7,7 +7,7 @@
 import { type Artifact, type KVCache, type KVCompressor, openCache, type Phase, ready } from '@kvloom/core'
 import { WatchedCache } from '../metrics/attention-watch'
 import { median, type Spread, spread } from '../metrics/statistics'
-import { limitStep, type Plan, type Step } from './plan'
+import { type Plan, runLimited, type Step } from './plan'
 import type { ScoringModel } from './scoring-model'
 
 /** Rounds that a prompt is cut into; the first is a warm-up, ten give quartiles that mean something. */
@@ -144,19 +144,11 @@ class RowTimer {
       try {
         watched.resetTimes()
         const started = performance.now()
-        for (let rest: Step | null = step; rest; ) {
-          const [piece, left]: readonly [Step, Step | null] = limitStep(rest, Math.max(1, watched.chunkLimit))
-          // Beyond the text its first tokens come again: times do not depend on which they are.
-          const tokens = Int32Array.from(
-            { length: piece.end - piece.start },
-            (_, i) => ids[(piece.start + i) % ids.length] ?? 0,
-          )
-          // A decode step ends with the logits of the next token; a prompt's are not wanted.
-          const logits = counts === 'decode' || step.end - step.start === 1 ? 'last' : 'none'
-          const last = await this.row.model.forward(watched, tokens, piece.phase, { logits })
-          last?.dispose()
-          rest = left
-        }
+        await runLimited(
+          [step],
+          (tokens) => watched.canTake(tokens),
+          (piece) => this.feed(watched, ids, piece, step),
+        )
         milliseconds = performance.now() - started
       } catch (error) {
         this.fail(error)
@@ -166,6 +158,15 @@ class RowTimer {
     this.times[counts].push(milliseconds === undefined ? undefined : milliseconds / (step.end - step.start))
     this.total += milliseconds ?? 0
     this.inCache += milliseconds === undefined ? 0 : (watched?.cacheMs ?? 0)
+  }
+
+  private async feed(cache: WatchedCache, ids: Int32Array, { start, end, phase }: Step, whole: Step): Promise<void> {
+    // Beyond the text its first tokens come again: times do not depend on which they are.
+    const tokens = Int32Array.from({ length: end - start }, (_, i) => ids[(start + i) % ids.length] ?? 0)
+    // A decode step ends with the logits of the next token; a prompt's are not wanted.
+    const logits = whole.end - whole.start === 1 ? 'last' : 'none'
+    const last = await this.row.model.forward(cache, tokens, phase, { logits })
+    last?.dispose()
   }
 
   samples(): RowSamples {
