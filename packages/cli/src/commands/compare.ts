@@ -52,7 +52,7 @@ export interface CompareFlags {
   readonly seed: number
 }
 
-/** Sizes that keep a comparison of nine rows within minutes on two cores; the tiny model reads bytes, so it gets more tokens. */
+/** Sizes that keep a comparison of ten rows within minutes on two cores; the tiny model reads bytes, so it gets more tokens. */
 const SIZES = {
   tiny: { tokens: { P: 1024, E: 960, W: 1024 }, passkeyTrials: 5, passkeyTokens: 1000 },
   real: { tokens: { P: 768, E: 768, W: 768 }, passkeyTrials: 3, passkeyTokens: 300 },

@@ -29,7 +29,7 @@ export function renderTable(report: Report, options: { readonly color?: boolean 
   })
   for (const { name, result, ...row } of rows) {
     if (result) table.push([name, ...columns.map(({ cell }) => cell(result))])
-    else table.push([name, { content: format.whyNot(row).slice(0, 96), colSpan: columns.length, hAlign: 'left' }])
+    else table.push([name, { content: shortened(format.whyNot(row)), colSpan: columns.length, hAlign: 'left' }])
   }
   const units = columns.flatMap(({ head, unit }) => (unit === null ? [] : [`${head}: ${unit}`]))
   const notes = rows.flatMap(({ name, notes }) => notes.map((note) => `${name}: ${note}`))
@@ -43,6 +43,10 @@ export function renderTable(report: Report, options: { readonly color?: boolean 
     ...notes,
   ].join('\n')
 }
+
+/** Letters of an error that a line of the table shows; the report holds all of it. */
+const MOST = 96
+const shortened = (text: string): string => (text.length > MOST ? `${text.slice(0, MOST - 1)}…` : text)
 
 function columnsOf(rows: readonly CompositionReport[]): readonly Column[] {
   const some = (has: (result: Result) => unknown): boolean => rows.some(({ result }) => result && has(result))
