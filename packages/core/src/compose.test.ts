@@ -1,7 +1,7 @@
 import { neg, norm } from '@tensorflow/tfjs-core'
 import { describe, expect, it } from 'vitest'
 import { ready } from './calibrate'
-import { compose, foldSpace, onLayers, protectLayers, split, stagesOn, window } from './compose'
+import { compose, foldSpace, onLayers, ownRows, protectLayers, split, stagesOn, window } from './compose'
 import type { AnyStage, KVCompressor, Space, Stage } from './contract'
 import { defineQuantizer, defineScorer } from './define'
 import { IncompatibleStages, NotCalibrated, OptionError, WindowError } from './errors'
@@ -150,6 +150,26 @@ describe('compose', () => {
     [{ store: 'f64' }, /store is "f64"/],
   ])('window refuses %j', (change, message) => {
     expect(() => window(change as never, quantizer('q')())).toThrow(message)
+  })
+
+  it.each([
+    [() => compose(quantizer('q') as never), /compose: option compressor is "a function".*Call it/],
+    [() => compose([quantizer('q')()] as never), /compose: option compressor is "a list"; allowed: a compressor/],
+    [() => compose(undefined as never, quantizer('q')()), /compose: option compressor is undefined/],
+    [() => compose(quantizer('q')(), undefined as never), /compose: option compressor is undefined/],
+    [() => window(quantizer('q')() as never, {} as never), /window: option card is /],
+    [() => window({ sinks: 4 }, quantizer('q') as never), /window: option compressor is "a function"/],
+    [() => split({ keys: quantizer('q')() } as never), /split, values: option compressor is undefined/],
+    [() => split({ key: quantizer('q')() } as never), /split: option key is .*Did you mean "keys"/],
+    [() => onLayers(quantizer('q')() as never, [0] as never), /onLayers: option layers is /],
+    [() => onLayers([0], null as never), /onLayers: option compressor is null/],
+    [() => onLayers(0 as never, quantizer('q')()), /onLayers: option layers is 0; allowed: a list of layer numbers/],
+    [() => protectLayers([0], Number.NaN, quantizer('q')()), /protectLayers: option total is .*exceptLayers/],
+    [() => protectLayers([-1], 4, quantizer('q')()), /protectLayers: option layers is \[-1\]/],
+    [() => ownRows('both' as never, quantizer('q')()), /ownRows: option which is "both"; allowed: "exact", "stored"/],
+  ])('refuses what is no compressor or layer: %#', (make, message) => {
+    expect(make).toThrow(OptionError)
+    expect(make).toThrow(message)
   })
 
   it('is ready only with the artifacts of its fitted stages', () => {

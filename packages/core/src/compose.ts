@@ -1,5 +1,7 @@
 /** compose(): flatten, order by kind, fold the space through every stage. An illegal mix is refused here, in one sentence. */
-import type { AnyStage, Kind, KVCompressor, MethodCard, Part, RowStore, Space, Stage, Window } from './contract'
+
+import { checkChange, checkCompressor, checkLayers, type WindowChange } from './arguments'
+import type { AnyStage, Kind, KVCompressor, MethodCard, Part, Space, Stage, Window } from './contract'
 import { KINDS } from './contract'
 import { IncompatibleStages, OptionError, WindowError } from './errors'
 import { mergeWindows, NO_SEALING, ownRowsOf, singleStore } from './merge-zones'
@@ -17,6 +19,7 @@ const WHOLE: readonly Kind[] = ['model', 'score', 'budget', 'pick', 'resample', 
  * @throws IncompatibleStages naming both stages and the cure.
  */
 export function compose(...parts: readonly KVCompressor[]): KVCompressor {
+  for (const part of parts) checkCompressor('compose', part)
   const [first] = parts
   if (!first)
     throw new OptionError('compose', 'parts', [], 'at least one compressor', 'Use none() for an uncompressed cache.')
@@ -36,17 +39,10 @@ export function compose(...parts: readonly KVCompressor[]): KVCompressor {
 }
 
 /** Overrides the exact zones: `window({ sinks: 4, keys: { recent: 64 } }, kivi())`. */
-export function window(
-  change: {
-    readonly sinks?: number
-    readonly keys?: Partial<Window>
-    readonly values?: Partial<Window>
-    readonly store?: RowStore
-  },
-  compressor: KVCompressor,
-): KVCompressor {
-  const base = compressor.window ?? NO_SEALING
+export function window(change: WindowChange, compressor: KVCompressor): KVCompressor {
   checkChange(change)
+  checkCompressor('window', compressor)
+  const base = compressor.window ?? NO_SEALING
   return checked({
     ...compressor,
     window: {
@@ -58,30 +54,10 @@ export function window(
   })
 }
 
-/** @throws OptionError for a setting of another name or range; a misspelt one would change nothing. */
-function checkChange(change: Parameters<typeof window>[0]): void {
-  refuseUnknown('window', change, ['sinks', 'keys', 'values', 'store'])
-  const { sinks, store, ...parts } = change
-  if (sinks !== undefined && (!Number.isInteger(sinks) || sinks < 0))
-    throw new OptionError('window', 'sinks', sinks, 'a whole number from 0')
-  if (store !== undefined && store !== 'f16' && store !== 'f32')
-    throw new OptionError('window', 'store', store, '"f16", "f32"')
-  for (const part of ['keys', 'values'] as const) {
-    const own = parts[part]
-    if (own === undefined) continue
-    refuseUnknown(`window, ${part}`, own, ['recent', 'block', 'drain'])
-    const { recent, block, drain } = own
-    if (recent !== undefined && recent !== Number.POSITIVE_INFINITY && (!Number.isInteger(recent) || recent < 0))
-      throw new OptionError('window', `${part}.recent`, recent, 'a whole number from 0')
-    if (block !== undefined && (!Number.isInteger(block) || block < 1))
-      throw new OptionError('window', `${part}.block`, block, 'a whole number from 1')
-    if (drain !== undefined && drain !== 'blocks' && drain !== 'all')
-      throw new OptionError('window', `${part}.drain`, drain, '"blocks", "all"')
-  }
-}
-
 /** One compressor for keys, another for values. Stages that decide over both parts (eviction, models) are refused. */
 export function split(o: { readonly keys: KVCompressor; readonly values: KVCompressor }): KVCompressor {
+  refuseUnknown('split', o, ['keys', 'values'])
+  for (const part of ['keys', 'values'] as const) checkCompressor(`split, ${part}`, o[part])
   const restrict = (c: KVCompressor, part: Part): AnyStage[] =>
     c.stages
       .filter((s) => s.on?.part === undefined || s.on.part === part)
@@ -111,8 +87,8 @@ export function split(o: { readonly keys: KVCompressor; readonly values: KVCompr
 
 /** Restricts a compressor to some layers; the others stay uncompressed unless another part covers them. */
 export function onLayers(layers: readonly number[], compressor: KVCompressor): KVCompressor {
-  if (layers.some((l) => !Number.isInteger(l) || l < 0))
-    throw new OptionError('onLayers', 'layers', layers, 'layer numbers from 0')
+  checkLayers('onLayers', layers)
+  checkCompressor('onLayers', compressor)
   const keep = (s: AnyStage): readonly number[] =>
     s.on?.layers ? s.on.layers.filter((l) => layers.includes(l)) : layers
   return checked({
@@ -124,6 +100,15 @@ export function onLayers(layers: readonly number[], compressor: KVCompressor): K
 
 /** Leaves some layers (of a model with `total` layers) uncompressed. */
 export function protectLayers(layers: readonly number[], total: number, compressor: KVCompressor): KVCompressor {
+  checkLayers('protectLayers', layers)
+  if (!Number.isInteger(total) || total < 1)
+    throw new OptionError(
+      'protectLayers',
+      'total',
+      total,
+      'the number of layers of the model',
+      'Or use exceptLayers().',
+    )
   return onLayers(
     Array.from({ length: total }, (_, l) => l).filter((l) => !layers.includes(l)),
     compressor,
@@ -132,8 +117,8 @@ export function protectLayers(layers: readonly number[], total: number, compress
 
 /** Restricts a compressor to all layers but some, whatever number of layers the model has. */
 export function exceptLayers(layers: readonly number[], compressor: KVCompressor): KVCompressor {
-  if (layers.some((l) => !Number.isInteger(l) || l < 0))
-    throw new OptionError('exceptLayers', 'layers', layers, 'layer numbers from 0')
+  checkLayers('exceptLayers', layers)
+  checkCompressor('exceptLayers', compressor)
   return checked({
     ...compressor,
     card: { ...compressor.card, name: `${compressor.card.name}@except[${layers.join(',')}]` },
@@ -144,8 +129,11 @@ export function exceptLayers(layers: readonly number[], compressor: KVCompressor
 }
 
 /** What a step attends to in place of its own rows: the originals, or what is stored of them. */
-export const ownRows = (which: 'exact' | 'stored', compressor: KVCompressor): KVCompressor =>
-  checked({ ...compressor, ownRows: which })
+export function ownRows(which: 'exact' | 'stored', compressor: KVCompressor): KVCompressor {
+  if (which !== 'exact' && which !== 'stored') throw new OptionError('ownRows', 'which', which, '"exact", "stored"')
+  checkCompressor('ownRows', compressor)
+  return checked({ ...compressor, ownRows: which })
+}
 
 /** Whether a stage acts on a layer. */
 export const actsOn = (stage: AnyStage, layer: number): boolean =>

@@ -1,3 +1,4 @@
+export type { WindowChange } from './arguments'
 export { openCache } from './cache/cache'
 export { restoreCache } from './cache/restore'
 export type { CalibrateOptions } from './calibrate'

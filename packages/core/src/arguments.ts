@@ -1,0 +1,59 @@
+/** Checks of what the combinators are given, so that plain JavaScript gets an error that says what to do. */
+import type { RowStore, Window } from './contract'
+import { OptionError } from './errors'
+import { refuseUnknown } from './options'
+
+/** What `window()` changes of the exact zones. */
+export interface WindowChange {
+  readonly sinks?: number
+  readonly keys?: Partial<Window>
+  readonly values?: Partial<Window>
+  readonly store?: RowStore
+}
+
+/** @param where the combinator, and which of its compressors. @throws OptionError for anything but a compressor */
+export function checkCompressor(where: string, given: unknown): void {
+  if (typeof given === 'object' && given !== null && Array.isArray(Reflect.get(given, 'stages'))) return
+  const method = typeof given === 'function'
+  throw new OptionError(
+    where,
+    'compressor',
+    method
+      ? 'a function'
+      : Array.isArray(given)
+        ? 'a list'
+        : typeof given === 'object' && given
+          ? 'another object'
+          : given,
+    'a compressor, such as kivi({ bits: 2 })',
+    method ? 'Call it: a method gives a compressor.' : '',
+  )
+}
+
+/** @throws OptionError for anything but a list of layer numbers */
+export function checkLayers(where: string, given: readonly number[]): void {
+  if (!Array.isArray(given) || given.some((layer) => !Number.isInteger(layer) || layer < 0))
+    throw new OptionError(where, 'layers', given, 'a list of layer numbers from 0')
+}
+
+/** @throws OptionError for a setting of another name or range; a misspelt one would change nothing. */
+export function checkChange(change: WindowChange): void {
+  refuseUnknown('window', change, ['sinks', 'keys', 'values', 'store'])
+  const { sinks, store, ...parts } = change
+  if (sinks !== undefined && (!Number.isInteger(sinks) || sinks < 0))
+    throw new OptionError('window', 'sinks', sinks, 'a whole number from 0')
+  if (store !== undefined && store !== 'f16' && store !== 'f32')
+    throw new OptionError('window', 'store', store, '"f16", "f32"')
+  for (const part of ['keys', 'values'] as const) {
+    const own = parts[part]
+    if (own === undefined) continue
+    refuseUnknown(`window, ${part}`, own, ['recent', 'block', 'drain'])
+    const { recent, block, drain } = own
+    if (recent !== undefined && recent !== Number.POSITIVE_INFINITY && (!Number.isInteger(recent) || recent < 0))
+      throw new OptionError('window', `${part}.recent`, recent, 'a whole number from 0')
+    if (block !== undefined && (!Number.isInteger(block) || block < 1))
+      throw new OptionError('window', `${part}.block`, block, 'a whole number from 1')
+    if (drain !== undefined && drain !== 'blocks' && drain !== 'all')
+      throw new OptionError('window', `${part}.drain`, drain, '"blocks", "all"')
+  }
+}
