@@ -250,6 +250,9 @@ describe('compare', () => {
     expect(times.decode!.count).toBeGreaterThan(0)
     expect(times.decode!.count).toBeLessThan(40)
     expect(await readReport(join(folder, 'report.json'))).toEqual(report)
+    const { count } = report.baseline.result!.times.decode!
+    expect(renderTable(report)).toContain(`decode steps (${count} of 40)`)
+    expect(renderHtml(report)).toContain('Times are missing, or of fewer rounds')
   })
 
   it('a row that fails while it is timed keeps its quality', async () => {

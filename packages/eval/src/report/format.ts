@@ -57,13 +57,31 @@ interface Quartiles {
 }
 
 /** How times were taken, in one sentence. @param beside what stands beside a median. */
-export const timingSentence = (
-  timing: { contextTokens: number; warmUpRounds: number; rounds: number; groups: number } | null,
-  beside: string,
-): string =>
-  timing === null
-    ? 'Times were not taken.'
-    : `Times are medians (${beside}) over rounds in which every row takes one step in turn: the context of ${timing.contextTokens} tokens in pieces (the first is a warm-up), then ${timing.rounds} decode steps behind ${timing.warmUpRounds} of warm-up${timing.groups > 1 ? `; the rows in ${timing.groups} groups, each with the uncompressed row` : ''}.`
+export function timingSentence({ protocol: { timing }, baseline }: Timed, beside: string): string {
+  const counted = baseline.result?.times.decode?.count ?? 0
+  if (timing === null || !(baseline.result?.times.prefill || counted > 0)) return 'Times were not taken.'
+  const { contextTokens, warmUpRounds, rounds, groups } = timing
+  const wanted = rounds * Math.max(1, groups)
+  const steps = counted === wanted ? `${rounds} decode steps` : `decode steps (${counted} of ${wanted})`
+  return `Times are medians (${beside}) over rounds in which every row takes one step in turn: the context of ${contextTokens} tokens in pieces (the first is a warm-up), then ${steps} behind ${warmUpRounds} of warm-up${groups > 1 ? `; the rows in ${groups} groups, each with the uncompressed row` : ''}.`
+}
+
+/** What a sentence about times needs of a report. */
+interface Timed {
+  readonly protocol: {
+    readonly timing: {
+      readonly contextTokens: number
+      readonly warmUpRounds: number
+      readonly rounds: number
+      readonly groups: number
+    } | null
+  }
+  readonly baseline: {
+    readonly result: {
+      readonly times: { readonly prefill: object | null; readonly decode: { readonly count: number } | null }
+    } | null
+  }
+}
 
 /** Why a row has no numbers. */
 export function whyNot(row: { readonly status: string; readonly error: { readonly message: string } | null }): string {

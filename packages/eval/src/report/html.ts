@@ -25,7 +25,7 @@ ${banner(report)}
 ${facts(report)}
 </header>
 <section aria-labelledby="results"><h2 id="results">Results</h2>
-<p class="soft">Everything is compared with an uncompressed f32 cache on the same tokens. Percentages beside perplexity are differences from it, factors beside times are of its time in the same rounds. ${escapeHtml(format.timingSentence(report.protocol.timing, 'quartiles beside them'))}</p>
+<p class="soft">Everything is compared with an uncompressed f32 cache on the same tokens. Percentages beside perplexity are differences from it, factors beside times are of its time in the same rounds. ${escapeHtml(format.timingSentence(report, 'quartiles beside them'))}</p>
 ${resultTable(report)}
 ${notes(report)}
 </section>

@@ -38,7 +38,7 @@ export function renderTable(report: Report, options: { readonly color?: boolean 
     units.join(' · '),
     format.protocolSentence(report.protocol),
     ...(columns.some(({ head }) => head === 'decode')
-      ? [format.timingSentence(report.protocol.timing, '± half the distance of the quartiles')]
+      ? [format.timingSentence(report, '± half the distance of the quartiles')]
       : []),
     ...notes,
   ].join('\n')
