@@ -28,6 +28,7 @@ const tools = {
   'check:unused': [BUILT, bin('knip', 'knip')],
   'check:packages': [DECLARED, own('check-packages', 'run.mjs')],
   'check:platforms': [INSTALLED, own('platforms', 'check.mjs')],
+  'check:commands': [DECLARED, own('doc-examples', 'run.mjs')],
   'docs:tables': [BUILT, own('doc-tables', 'run.mjs')],
   'docs:reference': [BUILT, bin('typedoc', 'typedoc')],
   'docs:dev': [INSTALLED, (args) => runNpx([pinnedPnpm(), '--filter', '@kvloom/docs', 'run', 'docs:dev', ...args])],

