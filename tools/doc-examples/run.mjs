@@ -52,13 +52,13 @@ async function installed(clone, installs) {
   return problems.length === 0 ? consumer : null
 }
 
-async function check({ says, runs = says, shows, makes, needs, fails = false }, folder, more = {}) {
+async function check({ says, runs = says, shows, makes, needs, exits }, folder, more = {}) {
   if (needs) writeFileSync(join(folder, needs), shownFile(needs))
   const { exitCode, output, seconds } = await shell(runs, { cwd: folder, env: { ...env, ...more } })
   if (needs) rmSync(join(folder, needs))
   ran += 1
   const problem =
-    (exitCode === 0) === fails
+    exits !== 'either' && (exitCode === 0) === (exits === 'nonzero')
       ? `exit code ${exitCode}`
       : shows && !shows.test(output)
         ? `does not show ${shows}`

@@ -27,6 +27,7 @@ const phases = (vitestArgs) => [
   ['tables in the documentation', () => runNode(join(root, 'tools', 'doc-tables', 'run.mjs'), ['--check'])],
   ['declarations', declarations],
   ['packages as published', () => runNode(join(root, 'tools', 'check-packages', 'run.mjs'), [])],
+  ['commands of the documentation', () => documentedCommands(vitestArgs)],
   [
     'tests',
     () =>
@@ -39,6 +40,13 @@ const phases = (vitestArgs) => [
       ]),
   ],
 ]
+
+/** They take minutes, so not when somebody runs some of the tests. */
+async function documentedCommands(vitestArgs) {
+  if (vitestArgs.length === 0) return runNode(join(root, 'tools', 'doc-examples', 'run.mjs'), [])
+  process.stdout.write('left out, because only some tests are run; `npm run check:commands` runs them\n')
+  return 0
+}
 
 async function declarations() {
   try {
