@@ -61,8 +61,8 @@ export const commands = [
     shows: /long-values/,
   },
   {
-    says: 'npm run -s kvloom -- calibrate --composition "aqua-kv(bits=2)" --out aqua-2.safetensors --text my-text.txt',
-    runs: 'npm run -s kvloom -- calibrate --composition "aqua-kv(bits=2)" --out aqua-2.safetensors --text README.md --model tiny --sequences 2 --tokens 256',
+    says: 'npm run -s kvloom -- calibrate --compressor "aqua-kv(bits=2)" --out aqua-2.safetensors --text my-text.txt',
+    runs: 'npm run -s kvloom -- calibrate --compressor "aqua-kv(bits=2)" --out aqua-2.safetensors --text README.md --model tiny --sequences 2 --tokens 256',
     makes: 'aqua-2.safetensors',
   },
   {
@@ -70,8 +70,8 @@ export const commands = [
     runs: `npm run -s kvloom -- compare --compressor "aqua-kv(bits=2)" --artifacts aqua-2.safetensors --model tiny ${SHORT}`,
   },
   {
-    says: 'npm run -s kvloom -- convert --model smollm2-135m-instruct --composition "kv-latent(keyDim=48, valueDim=64)" --out narrow',
-    runs: 'npm run -s kvloom -- convert --model tiny --composition "kv-latent(keyDim=24, valueDim=32)" --out narrow',
+    says: 'npm run -s kvloom -- convert --model smollm2-135m-instruct --compressor "kv-latent(keyDim=48, valueDim=64)" --out narrow',
+    runs: 'npm run -s kvloom -- convert --model tiny --compressor "kv-latent(keyDim=24, valueDim=32)" --out narrow',
     makes: 'narrow/config.json',
   },
   {
@@ -141,18 +141,18 @@ export const commands = [
     installed: true,
   },
   {
-    says: 'kvloom calibrate --model tiny --composition "aqua-kv(bits=2)" --out aqua.safetensors',
-    runs: 'kvloom calibrate --model tiny --composition "aqua-kv(bits=2)" --out aqua.safetensors --sequences 2 --tokens 256',
+    says: 'kvloom calibrate --model tiny --compressor "aqua-kv(bits=2)" --out aqua.safetensors',
+    runs: 'kvloom calibrate --model tiny --compressor "aqua-kv(bits=2)" --out aqua.safetensors --sequences 2 --tokens 256',
     makes: 'aqua.safetensors',
     installed: true,
   },
   { says: 'kvloom calibrate', runs: 'kvloom calibrate --help', shows: /--resume/, installed: true },
   {
-    says: 'kvloom convert --model tiny --composition "kv-latent(keyDim=24, valueDim=32)" --out narrow',
+    says: 'kvloom convert --model tiny --compressor "kv-latent(keyDim=24, valueDim=32)" --out narrow',
     makes: 'narrow/config.json',
     installed: true,
   },
-  { says: 'kvloom convert', runs: 'kvloom convert --help', shows: /--composition/, installed: true },
+  { says: 'kvloom convert', runs: 'kvloom convert --help', shows: /--compressor/, installed: true },
   {
     says: 'kvloom generate',
     runs: 'kvloom generate --model tiny --prompt "Once upon a time" --max-new-tokens 4',
