@@ -49,11 +49,6 @@ export const commands = [
     runs: `npm start -- --model tiny --compressor "${MIX}" --out my-report ${SHORT}`,
     makes: 'my-report/report.json',
   },
-  { says: `npm start -- --compressor "${MIX}"`, runs: `npm start -- --compressor "${MIX}" --model tiny ${SHORT}` },
-  {
-    says: 'npm start -- --compressor "none" --compressor "kivi(bits=4)" --compressor "streaming-llm+kivi"',
-    runs: `npm start -- --compressor "none" --compressor "kivi(bits=4)" --compressor "streaming-llm+kivi" --model tiny ${SHORT}`,
-  },
   {
     says: 'npm start -- --model tiny --config kvloom.config.ts',
     runs: `npm start -- --model tiny --config kvloom.config.ts ${SHORT}`,
@@ -131,11 +126,6 @@ export const commands = [
     installed: true,
   },
   {
-    says: 'kvloom compare --compressor "block-formats(format=q4_0)"',
-    runs: `kvloom compare --compressor "block-formats(format=q4_0)" --model tiny ${SHORT}`,
-    installed: true,
-  },
-  {
     says: 'kvloom compare --protocol W',
     runs: 'kvloom compare --protocol W --model tiny --compressor "kv-latent(keyDim=24, valueDim=32)" --tokens 240 --passkey 0',
     installed: true,
@@ -175,10 +165,13 @@ export const commands = [
 
   {
     says: 'npm run new-method -- --kind eviction --name long-values',
-    runs: 'npm run new-method -- --kind eviction --name long-values && npm run docs:tables && npm run test:unit -- packages/eviction/long-values',
-    shows: /1 passed/,
+    runs: 'npm run new-method -- --kind eviction --name long-values && npm run docs:tables && npm run test:unit -- packages/eviction/long-values tools/doc-examples/commands.test.ts',
+    shows: /2 passed/,
     makes: 'packages/eviction/long-values/src/long-values.ts',
   },
+
+  // It takes the changesets away, so it comes last.
+  { says: 'npm run changeset -- version', shows: /All files have been updated/ },
 
   { says: 'npm run check:commands', not: 'it is this check' },
   { says: 'npm test', not: 'it is what runs this check' },
@@ -210,10 +203,35 @@ export const commands = [
 export const isInstall = (command) =>
   /^npm install (?:kvloom|@kvloom\/[a-z0-9-]+)(?: @kvloom\/[a-z0-9-]+)*$/.test(command)
 
+const COMPARISON = /^(?:npm start --|(?:npx )?kvloom compare|npm run -s kvloom -- compare)(?: --compressor "[^"]+")+$/
+
+/**
+ * The table, and comparisons that a document shows and that need no more than a short text: the README of a method has one.
+ *
+ * @param {Map<string, string[]>} found
+ * @returns {Entry[]} in the order in which they run
+ */
+export function entriesOf(found) {
+  const known = new Set(commands.map(({ says }) => says))
+  const comparisons = [...found.keys()].filter((command) => COMPARISON.test(command) && !known.has(command))
+  const generated = comparisons.map((says) => ({
+    says,
+    runs: `${says} --model tiny ${SHORT}`,
+    installed: !says.startsWith('npm '),
+  }))
+  const firstInstalled = commands.findIndex(({ installed }) => installed)
+  return [
+    ...commands.slice(0, firstInstalled),
+    ...generated.sort((a, b) => Number(a.installed) - Number(b.installed)),
+    ...commands.slice(firstInstalled),
+  ]
+}
+
 /** @returns {string[]} a sentence for every command that is in the documents but not here, or the other way round */
 export function unmatched(found) {
   const known = new Set(commands.map(({ says }) => says).filter(Boolean))
-  const unknown = [...found].filter(([command]) => !known.has(command) && !isInstall(command))
+  const runs = (command) => known.has(command) || isInstall(command) || COMPARISON.test(command)
+  const unknown = [...found].filter(([command]) => !runs(command))
   return [
     ...unknown.map(
       ([command, files]) =>

@@ -1,6 +1,6 @@
 /** Every command that the documentation names is in the table of how it is run. `npm run check:commands` runs them. */
 import { describe, expect, it } from 'vitest'
-import { commands, isInstall, unmatched } from './commands.mjs'
+import { commands, entriesOf, isInstall, unmatched } from './commands.mjs'
 import { commandsOfDocuments } from './found.mjs'
 import { parse } from './markdown.mjs'
 
@@ -51,6 +51,16 @@ describe('commands of the documentation', () => {
     const [problem, ...others] = unmatched(new Map([...commandsOfDocuments(), ['kvloom eval', ['a.md']]]))
     expect(problem).toBe('`kvloom eval` (a.md) is not in tools/doc-examples/commands.mjs; say there how it is run.')
     expect(others).toEqual([])
+  })
+
+  it('that only compare compositions need no entry: the README of a new method has one', () => {
+    const shown = read('`npm start -- --compressor "my-method"`, `kvloom compare --compressor "a+b" --compressor "c"`')
+    expect(unmatched(new Map([...commandsOfDocuments(), ...shown]))).toEqual([])
+    const generated = entriesOf(shown).filter(({ says }) => says && shown.has(says))
+    expect(generated.map(({ runs }) => runs)).toEqual([
+      expect.stringMatching(/^npm start -- --compressor "my-method" --model tiny --tokens \d+/),
+      expect.stringMatching(/^kvloom compare --compressor "a\+b" --compressor "c" --model tiny --tokens \d+/),
+    ])
   })
 
   it('that install packages are told from others', () => {

@@ -20,10 +20,10 @@ import { filesUnder, root } from '../setup/workspace.mjs'
 /** Not written by hand, or not about commands: built pages, changelogs, notes on files. */
 const SKIPPED = /(?:^|\/)(?:node_modules|dist|\.turbo|\.vitepress|fixtures|reference|kvloom-report)\/|CHANGELOG\.md$/
 
-/** @returns {Document[]} README.md, CONTRIBUTING.md, docs/ and the README of every package and tool */
+/** @returns {Document[]} README.md, CONTRIBUTING.md, .changeset/README.md, docs/ and the README of every package and tool */
 export function readDocuments() {
   const folders = ['docs', 'packages', 'apps', 'tools', 'examples'].flatMap((name) => filesUnder(join(root, name)))
-  return [join(root, 'README.md'), join(root, 'CONTRIBUTING.md'), ...folders]
+  return [join(root, 'README.md'), join(root, 'CONTRIBUTING.md'), join(root, '.changeset', 'README.md'), ...folders]
     .map((path) => relative(root, path).split(sep).join('/'))
     .filter((file) => file.endsWith('.md') && !SKIPPED.test(file))
     .map((file) => ({ file, ...parse(file, readFileSync(join(root, file), 'utf8').replaceAll('\r', '')) }))

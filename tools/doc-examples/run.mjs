@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { root } from '../setup/workspace.mjs'
 import { freshClone } from './clone.mjs'
-import { commands, isInstall, unmatched } from './commands.mjs'
+import { entriesOf, isInstall, unmatched } from './commands.mjs'
 import { commandsOfDocuments } from './found.mjs'
 import { installPacked } from './install.mjs'
 import { readDocuments } from './markdown.mjs'
@@ -23,7 +23,7 @@ const scratch = mkdtempSync(join(tmpdir(), 'kvloom-commands-'))
 let ran = 0
 try {
   const clone = await freshClone(scratch)
-  const wanted = commands.filter(({ says, runs, not }) => !not && isWanted(`${says} ${runs}`))
+  const wanted = entriesOf(found).filter(({ says, runs, not }) => !not && isWanted(`${says} ${runs}`))
   const installs = [...found.keys()].filter(isInstall)
   let consumer
   for (const entry of wanted) {
