@@ -118,7 +118,7 @@ describe('${method.name}', () => {
   it('gives every KV head and token a number', async () => {
     // [kvHeads = 1, tokens = 2, keyDim = 2]
     const keys = tensor3d([[[3, 4], [0, 1]]])
-    const scores = scorerOf(0.5).score({ keys }, {}) as Tensor
+    const scores = scorerOf(0.5).score({ keys }, {}, { phase: 'promptEnd', tokensSeen: 2 }) as Tensor
     expect(scores.shape).toEqual([1, 2])
     expect([...(await scores.data())]).toEqual([5, 1])
   })
