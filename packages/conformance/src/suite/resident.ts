@@ -1,5 +1,5 @@
 /** Whether a cache holds little more than its rows need: pages that are hardly used, and rows that were dropped and stay. */
-import type { KVCache, SegmentView } from '@kvloom/core'
+import { type KVCache, type Part, type SegmentView, stagesOn } from '@kvloom/core'
 import { type Tensor, util } from '@tensorflow/tfjs-core'
 import { type Held, heldIn } from './held'
 
@@ -21,6 +21,8 @@ export interface Resident {
 export function residentOf(segments: readonly SegmentView[]): Resident {
   const pages = new Map<SegmentView['tensors'][string] | undefined, { bytes: number; zone: string }>()
   let needed = 0
+  // Rows in host memory part the pages before them from those behind.
+  const parts = segments.some(({ tensors }) => Object.keys(tensors).length === 0) ? 2 : 1
   for (const { zone, tensors, rows, capacity } of segments) {
     const bytes = bytesOf(tensors)
     pages.set(Object.values(tensors)[0], { bytes, zone })
@@ -31,25 +33,33 @@ export function residentOf(segments: readonly SegmentView[]): Resident {
   return {
     held: [...pages.values()].reduce((sum, { bytes }) => sum + bytes, 0),
     needed,
-    page: [...largest.values()].reduce((sum, bytes) => sum + bytes, 0),
+    page: parts * [...largest.values()].reduce((sum, bytes) => sum + bytes, 0),
   }
 }
 
-/** Sentences on parts that take more than their rows need. Reads nothing back. */
-export function slackIn(cache: KVCache): string[] {
+/**
+ * Sentences on parts that take more than their rows need. Reads nothing back.
+ * @param prompts ended so far: rows sealed under another prompt's fit lie in pages of their own
+ */
+export function slackIn(cache: KVCache, prompts: number): string[] {
   const problems: string[] = []
   for (let layer = 0; layer < cache.model.layers; layer++)
     for (const [l, lane] of cache.segments(layer).entries())
       for (const part of ['keys', 'values'] as const) {
-        const { held, needed, page } = residentOf(lane[part])
+        const { held, needed, page: open } = residentOf(lane[part])
+        const page = open * (fitsPrompts(cache, layer, part) ? Math.max(1, prompts) : 1)
         if (held > RESIDENT_SHARE * needed + page)
           problems.push(
             `after ${cache.tokensSeen} tokens the ${part} of layer ${layer}, lane ${l} take ${held} bytes; ` +
-              `their rows need ${Math.round(needed)}, a page of each zone ${page}`,
+              `their rows need ${Math.round(needed)}, pages being filled ${page}`,
           )
       }
   return problems
 }
+
+/** Whether a transform learns its map from every prompt. */
+const fitsPrompts = (cache: KVCache, layer: number, part: Part): boolean =>
+  stagesOn(cache.compressor, 'transform', layer, part).some((stage) => stage.when === 'promptEnd')
 
 /** Of dropped rows that no block needs, so many may wait to be copied away together: a share of the live ones, or one. */
 const WAITING_SHARE = 0.15

@@ -64,7 +64,7 @@ export function* turnSteps(cache: KVCache, { prompt, chunk, decode }: Turn): Gen
 
 /**
  * Sentences on what is wrong with a cache over these turns: attention at the ends of prompts, promised rows, rows of every head, sealed rows,
- * bytes. `restored` takes the cache apart after the first turn and checks that a fork and a saved one go on as it does.
+ * bytes; then that a fork and a restored copy, made after the first turn, go on as it does.
  */
 export async function runTurns({ open, restore, watch }: Bench, turns: readonly Turn[]): Promise<string[]> {
   const base = memory().numBytes
@@ -73,13 +73,15 @@ export async function runTurns({ open, restore, watch }: Bench, turns: readonly 
   const problems: string[] = []
   const answers: NdArray[][] = []
   const resting = turns.map((t) => `${t.prompt} in chunks of ${t.chunk}`).join(', then ')
+  let prompts = 0
   try {
     for (const turn of turns)
       for (const step of turnSteps(cache, turn)) {
         const ends = step.phase === 'promptEnd'
         if (ends) problems.push(...(await feedChecked(cache, step, watch)))
         else answers.push(await feed(cache, step))
-        problems.push(...slackIn(cache))
+        if (ends) prompts++
+        problems.push(...slackIn(cache, prompts))
         const grown = memory().numBytes - base
         if (cache.bytes().total !== grown)
           problems.push(
@@ -152,7 +154,7 @@ export async function runLong({ open }: Pick<Bench, 'open'>, prompt: number, ste
   try {
     for (const step of turnSteps(cache, { prompt, chunk: ALL, decode: steps })) {
       await feed(cache, step)
-      problems.push(...slackIn(cache))
+      problems.push(...slackIn(cache, 1))
       const grown = memory().numBytes - base
       if (cache.bytes().total !== grown)
         problems.push(
