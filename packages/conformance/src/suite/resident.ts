@@ -1,9 +1,9 @@
 /** Whether a cache holds little more than its rows need: pages that are hardly used, and rows that were dropped and stay. */
-import { type KVCache, type Part, type SegmentView, stagesOn } from '@kvloom/core'
+import { foldSpace, type KVCache, type Part, type SegmentView, stagesOn } from '@kvloom/core'
 import { type Tensor, util } from '@tensorflow/tfjs-core'
 import { type Held, heldIn } from './held'
 
-/** Bytes of pages over what their rows need, besides one page a zone of a part and lane, which is being filled or emptied. */
+/** Bytes of pages over what their rows need, besides the page of every zone of a part and lane that is being filled or emptied. */
 export const RESIDENT_SHARE = 1.15
 
 const bytesOf = (tensors: SegmentView['tensors']): number =>
@@ -13,12 +13,15 @@ const bytesOf = (tensors: SegmentView['tensors']): number =>
 export interface Resident {
   readonly held: number
   readonly needed: number
-  /** One page of every zone. */
+  /** What may be idle: a page of every zone, two of a window that slides. */
   readonly page: number
 }
 
-/** Sums over segments; a page that several of them show is held once. */
-export function residentOf(segments: readonly SegmentView[]): Resident {
+/**
+ * Sums over segments; a page that several of them show is held once.
+ * @param drops whether rows are dropped at any time, also sealed ones
+ */
+export function residentOf(segments: readonly SegmentView[], drops = false): Resident {
   const pages = new Map<SegmentView['tensors'][string] | undefined, { bytes: number; zone: string }>()
   let needed = 0
   // Rows in host memory part the pages before them from those behind.
@@ -30,6 +33,11 @@ export function residentOf(segments: readonly SegmentView[]): Resident {
   }
   const largest = new Map<string, number>()
   for (const { bytes, zone } of pages.values()) largest.set(zone, Math.max(largest.get(zone) ?? 0, bytes))
+  // Rows leave the window in front, to be sealed, and come in behind: a page is emptied while another is filled.
+  const [window, sealed] = [largest.get('window'), largest.get('sealed')]
+  if (window && sealed) largest.set('window', 2 * window)
+  // The same holds for sealed pages out of which rows are dropped one by one.
+  if (sealed && drops) largest.set('sealed', 2 * sealed)
   return {
     held: [...pages.values()].reduce((sum, { bytes }) => sum + bytes, 0),
     needed,
@@ -43,10 +51,11 @@ export function residentOf(segments: readonly SegmentView[]): Resident {
  */
 export function slackIn(cache: KVCache, prompts: number): string[] {
   const problems: string[] = []
+  const drops = foldSpace(cache.compressor.stages, 'keys').drops === 'always'
   for (let layer = 0; layer < cache.model.layers; layer++)
     for (const [l, lane] of cache.segments(layer).entries())
       for (const part of ['keys', 'values'] as const) {
-        const { held, needed, page: open } = residentOf(lane[part])
+        const { held, needed, page: open } = residentOf(lane[part], drops)
         const page = open * (fitsPrompts(cache, layer, part) ? Math.max(1, prompts) : 1)
         if (held > RESIDENT_SHARE * needed + page)
           problems.push(
