@@ -1,12 +1,11 @@
-import { affineDecode, affineEncode, registerKernels } from '@kvloom/kernels'
+import { registerKernels } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import '@tensorflow/tfjs-backend-cpu'
 import '@tensorflow/tfjs-backend-wasm'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { ready } from '../calibrate'
 import { compose, window } from '../compose'
-import type { KVCache, KVCompressor, ModelShape, Phase } from '../contract'
-import { definePick, defineQuantizer, defineScorer } from '../define'
+import type { KVCompressor } from '../contract'
 import {
   CacheStateError,
   ContextOverflow,
@@ -15,144 +14,21 @@ import {
   SerializedCacheError,
   WindowError,
 } from '../errors'
-import { fraction, integer } from '../options'
+import {
+  blocks,
+  dense,
+  feed,
+  heavy,
+  inputs,
+  lastAttention,
+  model,
+  norms,
+  random,
+  recentOnly,
+  rows,
+} from '../testing/cache-toys'
 import { openCache } from './cache'
 import { restoreCache } from './restore'
-
-const model: ModelShape = {
-  name: 'synthetic',
-  layers: 2,
-  queryHeads: 4,
-  kvHeads: 2,
-  keyDim: 32,
-  valueDim: 32,
-  contextLength: 4096,
-  rope: { dim: 32, frequencies: Float64Array.from({ length: 16 }, (_, j) => 10000 ** (-j / 16)), attentionFactor: 1 },
-  attentionScale: 1 / Math.sqrt(32),
-  fingerprint: 'synthetic',
-}
-const dense: KVCompressor = {
-  card: { name: 'dense', title: 'dense', summary: '', chunkInvariant: true },
-  stages: [],
-  store: 'f32',
-}
-
-/** A quantizer of both shapes: keys in blocks along tokens, values row by row. */
-const blocks = defineQuantizer({
-  name: 'blocks',
-  options: {
-    block: integer({ default: 32, min: 32, doc: '' }),
-    bits: integer({ default: 4, min: 1, max: 8, doc: '' }),
-  },
-  store: () => 'f32',
-  window: ({ block }) => ({
-    sinks: 0,
-    keys: { recent: 0, block, drain: 'blocks' },
-    values: { recent: block, block: 1, drain: 'blocks' },
-  }),
-  quantizer: ({ bits }, site) => {
-    const layout = {
-      kind: 'affine',
-      bits,
-      group: 32,
-      along: site.part === 'keys' ? 'tokens' : 'channels',
-      metadata: 'f16',
-    } as const
-    return {
-      layout,
-      rowsPerGroup: site.part === 'keys' ? 32 : 1,
-      theoreticalBitsPerValue: bits + 1,
-      encode: (rows) => ({ ...affineEncode(rows as tf.Tensor3D, layout) }),
-      decode: (block, rows) =>
-        affineDecode({ words: block['words'] as tf.Tensor, metadata: block['metadata'] as tf.Tensor }, layout, {
-          heads: site.heads,
-          rows,
-          dim: site.dim,
-        }),
-    }
-  },
-})
-const norms = defineScorer({
-  name: 'norms',
-  needs: { keys: { of: 'keys' } },
-  score: ({ keys }) => tf.neg(tf.norm(keys, 2, -1)),
-})
-const lastAttention = defineScorer({
-  name: 'last',
-  when: 'step',
-  options: { cache: integer({ default: 40, min: 1, doc: '' }) },
-  needs: { attention: { of: 'attention', queries: 1, reduce: 'sum' } },
-  count: (tokens, { cache }) => Math.min(tokens, cache),
-  score: ({ attention }) => tf.mean(attention, 0, true),
-})
-/** Sums the attention a token ever received, a state per token. */
-const heavy = defineScorer({
-  name: 'heavy',
-  when: 'step',
-  options: { cache: integer({ default: 40, min: 1, doc: '' }) },
-  needs: { attention: { of: 'attention', queries: 'all', reduce: 'sum' } },
-  columns: ['mass'],
-  count: (tokens, { cache }) => Math.min(tokens, cache),
-  score: ({ attention }, _, { columns }) => {
-    const [heads = 0, rows = 0] = columns['mass']?.shape ?? []
-    const mass = tf.add(columns['mass'] as tf.Tensor, tf.sum(tf.reshape(attention, [heads, -1, rows]), 1))
-    return { scores: mass, columns: { mass } }
-  },
-})
-const recentOnly = definePick({
-  name: 'recent',
-  when: 'room',
-  options: {
-    sinks: integer({ default: 4, min: 0, doc: '' }),
-    recent: integer({ default: 28, min: 1, doc: '' }),
-    keep: fraction({ default: 1, doc: '' }),
-  },
-  window: ({ sinks }) => ({
-    sinks,
-    keys: { recent: Infinity, block: 1, drain: 'blocks' },
-    values: { recent: Infinity, block: 1, drain: 'blocks' },
-  }),
-  pick: ({ sinks, recent }) => ({
-    needs: {},
-    by: 'positions',
-    positions: 'slot',
-    chunkLimit: recent,
-    count: (tokens, incoming) => Math.min(tokens, Math.max(sinks, sinks + recent - incoming)),
-    keep: (tokens, count) => [
-      { start: 0, end: sinks },
-      { start: tokens - (count - sinks), end: tokens },
-    ],
-  }),
-})
-
-const random = (shape: [number, number, number], seed: number): tf.Tensor3D =>
-  tf.randomNormal(shape, 0, 1, 'float32', seed)
-const inputs = (n: number, seed: number, layer: number) => ({
-  queries: random([model.queryHeads, n, 32], seed * 100 + layer * 10 + 1),
-  keys: random([model.kvHeads, n, 32], seed * 100 + layer * 10 + 2),
-  values: random([model.kvHeads, n, 32], seed * 100 + layer * 10 + 3),
-})
-
-/** Feeds chunks; returns the last output of layer 0. */
-async function feed(
-  cache: KVCache,
-  chunks: readonly number[],
-  phase: (i: number) => Phase = () => 'decode',
-  seed = 1,
-): Promise<Float32Array> {
-  let last: Float32Array = new Float32Array()
-  for (const [i, n] of chunks.entries()) {
-    cache.begin(new Int32Array(n), phase(i))
-    for (let l = 0; l < model.layers; l++) {
-      const now = inputs(n, seed + i, l)
-      const out = await cache.attend(l, now)
-      if (l === 0) last = (await out.data()) as Float32Array
-      tf.dispose([now.queries, now.keys, now.values, out])
-    }
-    await cache.commit()
-  }
-  return last
-}
 
 describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
   beforeAll(async () => {
@@ -193,9 +69,9 @@ describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
     ['norms', norms()],
     ['norms+blocks', compose(norms(), blocks())],
     ['last', lastAttention()],
-    ['last+blocks', compose(lastAttention(), blocks())],
+    ['last+rows', compose(lastAttention(), rows())],
     ['heavy', heavy()],
-    ['heavy+blocks', compose(heavy(), blocks())],
+    ['heavy+rows', compose(heavy(), rows())],
     ['recent', recentOnly()],
     ['recent+blocks', compose(recentOnly({ recent: 60 }), blocks())],
   ]
@@ -302,6 +178,8 @@ it('refuses what cannot work, when composed or opened', () => {
   expect(() => compose(blocks(), blocks({ bits: 2 }))).toThrow(IncompatibleStages)
   expect(() => compose(norms(), lastAttention())).toThrow(/norms and last cannot be composed/)
   expect(() => openCache(model, ready(compose(norms(), recentOnly())))).toThrow(IncompatibleStages)
+  for (const scorer of [lastAttention(), heavy()])
+    expect(() => openCache(model, compose(scorer, blocks()))).toThrow(/drops rows one by one .* end of the prompt only/)
   expect(() => openCache(model, ready(window({ keys: { block: 16 } }, blocks())))).toThrow(WindowError)
   expect(() => openCache(model, ready(window({ keys: { block: 48 } }, blocks())))).toThrow(WindowError)
 })

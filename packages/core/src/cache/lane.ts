@@ -13,7 +13,7 @@ import type { Rotary } from './rotary'
 import type { Zone } from './stored-rows'
 
 /** The share of a lane's rows that may be dropped and still held before what stays is copied. */
-const DEAD_SHARE = 1 / 16
+const DEAD_SHARE = 1 / 24
 
 export interface LaneShape {
   /** KV heads of the model in this lane, ascending and adjacent. */

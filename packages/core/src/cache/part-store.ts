@@ -22,7 +22,7 @@ const DENSE_PAGE_ROWS = 64
 /** Sealed rows that gather one by one. */
 const SEALED_PAGE_ROWS = 32
 /** The share of a part's rows in use that may lie idle in its pages before they are copied into full ones. */
-const IDLE_SHARE = 1 / 16
+const IDLE_SHARE = 1 / 24
 
 export class PartStore extends StoredRows {
   private readonly windowPageRows: number
@@ -393,16 +393,19 @@ export class PartStore extends StoredRows {
   /** Copies rows into full pages where too much of the pages lies idle: the rows before and after them were dropped. */
   compact(): void {
     const inUse = [...this.views()].reduce((n, v) => n + (v.rows * v.page.bytes) / v.page.capacity, 0)
-    for (const zone of ZONES) {
-      const views = this.zones[zone].filter(isFree)
-      const held = new Map<Page, number>()
-      for (const v of views) held.set(v.page, (held.get(v.page) ?? 0) + v.rows)
-      let idle = 0
-      for (const [page, rows] of held) idle += ((page.capacity - rows) * page.bytes) / page.capacity
-      const tail = views[views.length - 1]
-      if (tail) idle -= ((tail.page.capacity - tail.page.used) * tail.page.bytes) / tail.page.capacity
-      if (idle > inUse * IDLE_SHARE) this.compactZone(zone)
-    }
+    const idle = ZONES.map((zone) => this.idleIn(zone))
+    if (idle.reduce((a, b) => a + b, 0) <= inUse * IDLE_SHARE) return
+    for (const [i, zone] of ZONES.entries()) if ((idle[i] ?? 0) > 0) this.compactZone(zone)
+  }
+
+  /** Bytes of a zone's pages, blocks apart, that hold no rows in use and never will; the last page's free end is not among them. */
+  private idleIn(zone: Zone): number {
+    const views = this.zones[zone].filter(isFree)
+    const inUse = new Map<Page, number>()
+    for (const v of views) inUse.set(v.page, (inUse.get(v.page) ?? 0) + v.rows)
+    const free = (page: Page, rows: number) => ((page.capacity - rows) * page.bytes) / page.capacity
+    const tail = views[views.length - 1]?.page
+    return [...inUse].reduce((sum, [page, rows]) => sum + free(page, rows), tail ? -free(tail, tail.used) : 0)
   }
 
   /** Copies each run of rows of one form; blocks stay as they are. */

@@ -1,0 +1,318 @@
+/** What a cache does when it is used out of turn: going back, two calls at once, bad numbers, files that lie. */
+
+import { registerKernels } from '@kvloom/kernels'
+import { sha256 } from '@noble/hashes/sha2.js'
+import * as tf from '@tensorflow/tfjs-core'
+import '@tensorflow/tfjs-backend-wasm'
+import fc from 'fast-check'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { ready } from '../calibrate'
+import { compose } from '../compose'
+import type { KVCache, KVCompressor } from '../contract'
+import { defineScorer } from '../define'
+import { CacheStateError, ContextOverflow, KvloomError, NonFiniteError, UnsupportedStage } from '../errors'
+import { blocks, dense, feed, inputs, lastAttention, model, norms, recentOnly, rows } from '../testing/cache-toys'
+import { openCache } from './cache'
+import { DIGEST_BYTES, MAGIC } from './file-format'
+import { restoreCache } from './restore'
+
+beforeAll(async () => {
+  await tf.setBackend('wasm')
+  await tf.ready()
+  await registerKernels('wasm')
+})
+
+const bytesOf = async (cache: KVCache): Promise<Buffer> => {
+  const parts: Uint8Array[] = []
+  for await (const bytes of cache.serialize()) parts.push(bytes)
+  return Buffer.concat(parts)
+}
+
+describe('rollback', () => {
+  it.each([
+    ['dense', dense],
+    ['blocks, within a window', blocks({ block: 64 })],
+  ] as const)('%s: is as if the tokens had never come', async (_, compressor) => {
+    const before = tf.memory().numBytes
+    const [cache, plain] = [openCache(model, compressor), openCache(model, compressor)]
+    for (const c of [cache, plain]) await feed(c, [20, 3], () => 'prompt', 1)
+    for (let round = 0; round < 5; round++) {
+      await feed(cache, [7], () => 'decode', 40 + round)
+      cache.rollback(7)
+    }
+    expect(cache.tokensSeen).toBe(23)
+    expect(await feed(cache, [2, 1], () => 'decode', 9)).toEqual(await feed(plain, [2, 1], () => 'decode', 9))
+    expect(cache.bytes().total).toBe(plain.bytes().total)
+    const [a, b] = [await cache.materialize(1), await plain.materialize(1)]
+    expect(await a.keys.data()).toEqual(await b.keys.data())
+    expect(a.positions).toEqual(b.positions)
+    tf.dispose([a.keys, a.values, b.keys, b.values])
+    for (const c of [cache, plain]) c.dispose()
+    expect(tf.memory().numBytes).toBe(before)
+  })
+
+  it('goes back to the last sealing, eviction or fork, and no further', async () => {
+    const cache = openCache(model, rows())
+    await feed(cache, [26, 1, 1], () => 'decode')
+    cache.rollback(2)
+    expect(() => cache.rollback(1)).toThrow(/0 of 26 can be.*fork\(\)/)
+    for (const bad of [-1, 0.5, Number.NaN]) expect(() => cache.rollback(bad)).toThrow(CacheStateError)
+    const evicting = openCache(model, lastAttention({ cache: 100 }))
+    await feed(evicting, [5], () => 'decode')
+    expect(() => evicting.rollback(1)).toThrow(/fork\(\)/)
+    const once = openCache(model, compose(norms({ keep: 0.5 }), blocks()))
+    await feed(once, [20], () => 'promptEnd')
+    expect(() => once.rollback(1)).toThrow(/fork\(\)/)
+    await feed(once, [3], () => 'decode')
+    once.rollback(3)
+    const restored = restoreCache(model, ready(rows()), await bytesOf(cache))
+    expect(() => restored.rollback(1)).toThrow(/0 of 26/)
+    for (const c of [cache, evicting, once, restored]) c.dispose()
+  })
+
+  it('works on a fork and on a restored cache', async () => {
+    const cache = openCache(model, dense)
+    await feed(cache, [70], () => 'decode')
+    const twin = cache.fork()
+    twin.rollback(10)
+    const restored = restoreCache(model, ready(dense), await bytesOf(twin))
+    expect(await feed(restored, [3], () => 'decode', 4)).toEqual(await feed(twin, [3], () => 'decode', 4))
+    expect(cache.tokensSeen).toBe(70)
+    for (const c of [cache, twin, restored]) c.dispose()
+  })
+})
+
+describe('how many tokens fit', () => {
+  const short = { ...model, contextLength: 50 }
+  it('is one rule: canTake, contextLeft and begin agree', async () => {
+    const plain = openCache(short, dense)
+    await feed(plain, [30])
+    expect([plain.contextLeft, plain.canTake(7), plain.canTake(100)]).toEqual([20, 7, 20])
+    expect(() => plain.begin(new Int32Array(21), 'decode')).toThrow(ContextOverflow)
+    await feed(plain, [20])
+    expect([plain.contextLeft, plain.canTake(1)]).toEqual([0, 0])
+    const stream = openCache(short, recentOnly({ recent: 28 }))
+    for (let i = 0; i < 9; i++) await feed(stream, [stream.canTake(1000)], () => 'decode', i)
+    expect([stream.contextLeft, stream.canTake(1000), stream.tokensSeen]).toEqual([Number.POSITIVE_INFINITY, 28, 252])
+    // Sinks and window together are larger than the context: what still fits is taken.
+    const wide = openCache({ ...model, contextLength: 20 }, recentOnly({ recent: 28 }))
+    expect(wide.canTake(1000)).toBe(20)
+    await feed(wide, [20])
+    expect(wide.canTake(1000)).toBe(0)
+    for (const c of [plain, stream, wide]) c.dispose()
+  })
+
+  it('begin takes ids and a known phase', () => {
+    const cache = openCache(model, dense)
+    expect(() => cache.begin([1, 2] as unknown as Int32Array, 'decode')).toThrow(/Int32Array/)
+    expect(() => cache.begin(new Int32Array(1), 'end' as 'decode')).toThrow(/prompt, promptEnd, decode/)
+    cache.dispose()
+  })
+})
+
+describe('calls out of turn', () => {
+  it('two at once: the second is refused, the row is there once', async () => {
+    const cache = openCache(model, dense)
+    cache.begin(new Int32Array(1), 'decode')
+    const now = inputs(1, 1, 0)
+    const first = cache.attend(0, now)
+    await expect(cache.attend(0, now)).rejects.toThrow(/in the middle of attend\(0\)/)
+    for (const call of [() => cache.fork(), () => cache.serialize(), () => cache.begin(new Int32Array(1), 'decode')])
+      expect(call).toThrow(CacheStateError)
+    tf.dispose([await first, ...Object.values(now)])
+    expect(cache.census(0).keys.exact).toBe(1)
+    cache.dispose()
+  })
+
+  it.each([0, 1])('dispose during a step, after %d layers and while one attends, gives all back', async (done) => {
+    const before = tf.memory().numTensors
+    const cache = openCache(model, compose(lastAttention(), rows()))
+    await feed(cache, [20])
+    cache.begin(new Int32Array(1), 'decode')
+    const given = [0, 1].map((layer) => inputs(1, 9, layer))
+    for (let layer = 0; layer < done; layer++) (await cache.attend(layer, given[layer] as (typeof given)[0])).dispose()
+    const running = cache.attend(done, given[done] as (typeof given)[0])
+    cache.dispose()
+    await expect(running).rejects.toThrow(/disposed/)
+    await expect(cache.materialize(0)).rejects.toThrow(/disposed/)
+    tf.dispose(given.flatMap((each) => Object.values(each)))
+    expect(tf.memory().numTensors).toBe(before)
+  })
+
+  it('a snapshot is of the moment it was asked for, whatever comes before it is read', async () => {
+    const before = tf.memory().numBytes
+    const cache = openCache(model, blocks())
+    await feed(cache, [50])
+    const then = cache.serialize()
+    const now = await bytesOf(cache)
+    await feed(cache, new Array<number>(40).fill(1), () => 'decode', 7)
+    const parts: Uint8Array[] = []
+    for await (const bytes of then) parts.push(bytes)
+    expect(Buffer.concat(parts)).toEqual(now)
+    // Left after the first piece, it holds nothing.
+    for await (const _ of cache.serialize()) break
+    cache.dispose()
+    expect(tf.memory().numBytes).toBe(before)
+  })
+})
+
+describe('numbers that cannot be stored', () => {
+  const filled = (of: 'queries' | 'keys' | 'values', x: number) => {
+    const now = inputs(1, 3, 0)
+    const bad = tf.fill(now[of].shape, x) as tf.Tensor3D
+    now[of].dispose()
+    return { ...now, [of]: bad }
+  }
+  it.each([
+    ['queries', Number.NaN],
+    ['queries', Number.POSITIVE_INFINITY],
+    ['keys', Number.NaN],
+    ['values', Number.NEGATIVE_INFINITY],
+    ['values', 65505],
+  ] as const)('%s of %d are refused, and the cache goes on', async (of, x) => {
+    const before = tf.memory().numBytes
+    const cache = openCache(model, { ...dense, store: 'f16' })
+    await feed(cache, [4])
+    cache.begin(new Int32Array(1), 'decode')
+    const now = filled(of, x)
+    await expect(cache.attend(0, now)).rejects.toThrow(NonFiniteError)
+    tf.dispose(Object.values(now))
+    await feed(cache, [2])
+    expect(cache.tokensSeen).toBe(6)
+    cache.dispose()
+    expect(tf.memory().numBytes).toBe(before)
+  })
+
+  it('keys are held against their limit as they are stored: turned, where RoPE turns them', async () => {
+    const cache = openCache(model, { ...dense, store: 'f16' })
+    await feed(cache, [3])
+    cache.begin(new Int32Array(1), 'decode')
+    const now = filled('keys', 60000)
+    // 60,000 (cos + sin) of the first pair at position 3 is 1.13 times as much in one of its channels.
+    await expect(cache.attend(0, now)).rejects.toThrow(/65504/)
+    const exact = openCache(model, dense)
+    await feed(exact, [3])
+    exact.begin(new Int32Array(1), 'decode')
+    const out = await exact.attend(0, now)
+    expect((await out.data()).every(Number.isFinite)).toBe(true)
+    tf.dispose([out, ...Object.values(now)])
+    for (const c of [cache, exact]) c.dispose()
+  })
+})
+
+describe('stages that are wrong', () => {
+  const scorer = (score: () => tf.Tensor, needs: object = { keys: { of: 'keys' } }): KVCompressor =>
+    defineScorer({ name: 'wrong', needs: needs as { keys: { of: 'keys' } }, score: () => score() })()
+  it('scores of another shape and observations that do not exist are named', async () => {
+    for (const [score, found] of [
+      [() => tf.zeros([3, 4]), '[3, 4]'],
+      [() => undefined as unknown as tf.Tensor, 'undefined'],
+    ] as const) {
+      const cache = openCache(model, scorer(score))
+      await expect(feed(cache, [20], () => 'promptEnd')).rejects.toThrow(`wrong`)
+      await expect(feed(cache, [20], () => 'promptEnd')).rejects.toThrow(found)
+      cache.dispose()
+    }
+    expect(() =>
+      openCache(
+        model,
+        scorer(() => tf.zeros([1]), { keys: { off: 'keys' } }),
+      ),
+    ).toThrow(UnsupportedStage)
+    expect(() =>
+      openCache(
+        model,
+        scorer(() => tf.zeros([1]), { keys: { of: 'key' } }),
+      ),
+    ).toThrow(/'attention' \| 'queries'/)
+  })
+
+  it('openCache takes a compressor as it is, and says what a fitted one lacks', () => {
+    openCache(model, blocks()).dispose()
+    const fitted = {
+      ...dense,
+      stages: blocks().stages.map((s) => ({
+        ...s,
+        fit: { scope: 'layer', run: async () => ({ json: null, tensors: {} }) },
+      })),
+    } as unknown as KVCompressor
+    expect(() => openCache(model, fitted)).toThrow(/needs calibration/)
+  })
+})
+
+describe('a file that lies', () => {
+  /** A right checksum over a changed header. */
+  const forged = (file: Buffer, change: (header: Record<string, unknown>) => unknown): Uint8Array => {
+    const at = MAGIC.length + 8
+    const length = file.readUInt32LE(MAGIC.length + 4)
+    const header: unknown = change(JSON.parse(file.subarray(at, at + length).toString()) as Record<string, unknown>)
+    const json = Buffer.from(typeof header === 'string' ? header : JSON.stringify(header))
+    const start = Buffer.from(file.subarray(0, at))
+    start.writeUInt32LE(json.length, MAGIC.length + 4)
+    const body = Buffer.concat([start, json, file.subarray(at + length, file.length - DIGEST_BYTES)])
+    return Buffer.concat([body, sha256(body)])
+  }
+  const at = (value: unknown, path: readonly (string | number)[]): unknown =>
+    path.reduce<unknown>((v, key) => (v as Record<string | number, unknown>)[key], value)
+  /** Every place of a JSON value. */
+  const places = (value: unknown, path: readonly (string | number)[] = []): (readonly (string | number)[])[] =>
+    typeof value === 'object' && value !== null
+      ? [
+          path,
+          ...Object.entries(value).flatMap(([key, v]) =>
+            places(v, [...path, Array.isArray(value) ? Number(key) : key]),
+          ),
+        ]
+      : [path]
+
+  it('is refused by name, and leaves nothing behind, whatever of its header is wrong', async () => {
+    const compressor = compose(recentOnly({ recent: 60 }), blocks())
+    const cache = openCache(model, compressor)
+    await feed(cache, [40, 40, 20, ...new Array<number>(9).fill(1)])
+    const file = await bytesOf(cache)
+    cache.dispose()
+    const before = tf.memory()
+    const [bytes, tensors] = [before.numBytes, before.numTensors]
+    const header: unknown = JSON.parse(
+      file.subarray(MAGIC.length + 8, MAGIC.length + 8 + file.readUInt32LE(MAGIC.length + 4)).toString(),
+    )
+    const all = places(header).filter((path) => path.length > 0)
+    const wrong = fc.oneof(
+      fc.constantFrom(null, -1, 0.5, 1e9, 2 ** 40, '', 'x', [], {}, true, [[[1]]], { __proto__: null }),
+      fc.integer(),
+      fc.jsonValue(),
+    )
+    let refused = 0
+    fc.assert(
+      fc.property(fc.constantFrom(...all), wrong, (path, value) => {
+        const changed = forged(file, (h) => {
+          const parent = at(h, path.slice(0, -1)) as Record<string | number, unknown>
+          parent[path.at(-1) as string | number] = value
+          return h
+        })
+        try {
+          restoreCache(model, ready(compressor), changed).dispose()
+        } catch (error) {
+          if (!(error instanceof KvloomError)) throw error
+          refused++
+        }
+        return tf.memory().numBytes === bytes && tf.memory().numTensors === tensors
+      }),
+      { seed: 8, numRuns: 400 },
+    )
+    expect(refused).toBeGreaterThan(200)
+    for (const text of ['', '{', 'null', '[]', '['.repeat(50_000) + ']'.repeat(50_000)])
+      expect(() =>
+        restoreCache(
+          model,
+          ready(compressor),
+          forged(file, () => text),
+        ),
+      ).toThrow(KvloomError)
+    const long = Buffer.from(file.subarray(0, file.length - DIGEST_BYTES))
+    long.writeUInt32LE(0xffffff, MAGIC.length + 4)
+    expect(() => restoreCache(model, ready(compressor), Buffer.concat([long, sha256(long)]))).toThrow(
+      /longer than the file/,
+    )
+  })
+})

@@ -1,0 +1,167 @@
+/** Toys of the cache's tests: a synthetic model, a quantizer of both forms, scorers and a pick, and a way to feed them. */
+import { affineDecode, affineEncode } from '@kvloom/kernels'
+import * as tf from '@tensorflow/tfjs-core'
+import type { KVCache, KVCompressor, ModelShape, Phase } from '../contract'
+import { definePick, defineQuantizer, defineScorer } from '../define'
+import { fraction, integer } from '../options'
+
+export const model: ModelShape = {
+  name: 'synthetic',
+  layers: 2,
+  queryHeads: 4,
+  kvHeads: 2,
+  keyDim: 32,
+  valueDim: 32,
+  contextLength: 4096,
+  rope: { dim: 32, frequencies: Float64Array.from({ length: 16 }, (_, j) => 10000 ** (-j / 16)), attentionFactor: 1 },
+  attentionScale: 1 / Math.sqrt(32),
+  fingerprint: 'synthetic',
+}
+export const dense: KVCompressor = {
+  card: { name: 'dense', title: 'dense', summary: '', chunkInvariant: true },
+  stages: [],
+  store: 'f32',
+}
+
+/** A quantizer of both shapes: keys in blocks along tokens, values row by row. */
+export const blocks = defineQuantizer({
+  name: 'blocks',
+  options: {
+    block: integer({ default: 32, min: 32, doc: '' }),
+    bits: integer({ default: 4, min: 1, max: 8, doc: '' }),
+  },
+  store: () => 'f32',
+  window: ({ block }) => ({
+    sinks: 0,
+    keys: { recent: 0, block, drain: 'blocks' },
+    values: { recent: block, block: 1, drain: 'blocks' },
+  }),
+  quantizer: ({ bits }, site) => {
+    const layout = {
+      kind: 'affine',
+      bits,
+      group: 32,
+      along: site.part === 'keys' ? 'tokens' : 'channels',
+      metadata: 'f16',
+    } as const
+    return {
+      layout,
+      rowsPerGroup: site.part === 'keys' ? 32 : 1,
+      theoreticalBitsPerValue: bits + 1,
+      encode: (rows) => ({ ...affineEncode(rows as tf.Tensor3D, layout) }),
+      decode: (block, rows) =>
+        affineDecode({ words: block['words'] as tf.Tensor, metadata: block['metadata'] as tf.Tensor }, layout, {
+          heads: site.heads,
+          rows,
+          dim: site.dim,
+        }),
+    }
+  },
+})
+/** A quantizer whose rows go one by one, keys and values alike, sealed 16 at a time. */
+export const rows = defineQuantizer({
+  name: 'rows',
+  options: { bits: integer({ default: 4, min: 1, max: 8, doc: '' }) },
+  store: () => 'f32',
+  window: () => ({
+    sinks: 2,
+    keys: { recent: 8, block: 16, drain: 'blocks' },
+    values: { recent: 8, block: 16, drain: 'blocks' },
+  }),
+  quantizer: ({ bits }, site) => {
+    const layout = { kind: 'affine', bits, group: 32, along: 'channels', metadata: 'f16' } as const
+    return {
+      layout,
+      rowsPerGroup: 1,
+      theoreticalBitsPerValue: bits + 1,
+      encode: (given) => ({ ...affineEncode(given as tf.Tensor3D, layout) }),
+      decode: (block, count) =>
+        affineDecode({ words: block['words'] as tf.Tensor, metadata: block['metadata'] as tf.Tensor }, layout, {
+          heads: site.heads,
+          rows: count,
+          dim: site.dim,
+        }),
+    }
+  },
+})
+export const norms = defineScorer({
+  name: 'norms',
+  needs: { keys: { of: 'keys' } },
+  score: ({ keys }) => tf.neg(tf.norm(keys, 2, -1)),
+})
+export const lastAttention = defineScorer({
+  name: 'last',
+  when: 'step',
+  options: { cache: integer({ default: 40, min: 1, doc: '' }) },
+  needs: { attention: { of: 'attention', queries: 1, reduce: 'sum' } },
+  count: (tokens, { cache }) => Math.min(tokens, cache),
+  score: ({ attention }) => tf.mean(attention, 0, true),
+})
+/** Sums the attention a token ever received, a state per token. */
+export const heavy = defineScorer({
+  name: 'heavy',
+  when: 'step',
+  options: { cache: integer({ default: 40, min: 1, doc: '' }) },
+  needs: { attention: { of: 'attention', queries: 'all', reduce: 'sum' } },
+  columns: ['mass'],
+  count: (tokens, { cache }) => Math.min(tokens, cache),
+  score: ({ attention }, _, { columns }) => {
+    const [heads = 0, rows = 0] = columns['mass']?.shape ?? []
+    const mass = tf.add(columns['mass'] as tf.Tensor, tf.sum(tf.reshape(attention, [heads, -1, rows]), 1))
+    return { scores: mass, columns: { mass } }
+  },
+})
+export const recentOnly = definePick({
+  name: 'recent',
+  when: 'room',
+  options: {
+    sinks: integer({ default: 4, min: 0, doc: '' }),
+    recent: integer({ default: 28, min: 1, doc: '' }),
+    keep: fraction({ default: 1, doc: '' }),
+  },
+  window: ({ sinks }) => ({
+    sinks,
+    keys: { recent: Infinity, block: 1, drain: 'blocks' },
+    values: { recent: Infinity, block: 1, drain: 'blocks' },
+  }),
+  pick: ({ sinks, recent }) => ({
+    needs: {},
+    by: 'positions',
+    positions: 'slot',
+    chunkLimit: recent,
+    count: (tokens, incoming) => Math.min(tokens, Math.max(sinks, sinks + recent - incoming)),
+    keep: (tokens, count) => [
+      { start: 0, end: sinks },
+      { start: tokens - (count - sinks), end: tokens },
+    ],
+  }),
+})
+
+export const random = (shape: [number, number, number], seed: number): tf.Tensor3D =>
+  tf.randomNormal(shape, 0, 1, 'float32', seed)
+export const inputs = (n: number, seed: number, layer: number) => ({
+  queries: random([model.queryHeads, n, 32], seed * 100 + layer * 10 + 1),
+  keys: random([model.kvHeads, n, 32], seed * 100 + layer * 10 + 2),
+  values: random([model.kvHeads, n, 32], seed * 100 + layer * 10 + 3),
+})
+
+/** Feeds chunks; returns the last output of layer 0. */
+export async function feed(
+  cache: KVCache,
+  chunks: readonly number[],
+  phase: (i: number) => Phase = () => 'decode',
+  seed = 1,
+): Promise<Float32Array> {
+  let last: Float32Array = new Float32Array()
+  for (const [i, n] of chunks.entries()) {
+    cache.begin(new Int32Array(n), phase(i))
+    for (let l = 0; l < model.layers; l++) {
+      const now = inputs(n, seed + i, l)
+      const out = await cache.attend(l, now)
+      if (l === 0) last = (await out.data()) as Float32Array
+      tf.dispose([now.queries, now.keys, now.values, out])
+    }
+    await cache.commit()
+  }
+  return last
+}
