@@ -3,6 +3,7 @@ import { ContextOverflow, type KVCache, OptionError } from '@kvloom/core'
 import type { Tensor } from '@tensorflow/tfjs-core'
 import type { WantedLogits } from './llama'
 import type { Model } from './model'
+import { checkedIds } from './token-ids'
 
 /** Tokens per step where nothing else is said: longer chunks gain little speed and hold more activations. */
 export const defaultChunk = 128
@@ -29,19 +30,20 @@ export interface PrefillOptions {
 
 /**
  * Runs a prompt (or a part of one) into the cache.
- * @param ids token ids, at least one
+ * @param given token ids, at least one
  * @returns logits of the last token `[1, vocab]`, the caller's, for 'last'; else null
  * @throws ContextOverflow before any work when the cache would hold more positions than the model's context; OptionError; what `forward` throws
  */
 export async function prefill(
   model: Model,
   cache: KVCache,
-  ids: Int32Array,
+  given: ArrayLike<number>,
   options: PrefillOptions = {},
 ): Promise<Tensor | null> {
   const { chunk = defaultChunk, endsPrompt = true, logits = 'last', onProgress, signal } = options
   if (!(Number.isInteger(chunk) && chunk >= 1))
     throw new OptionError('prefill', 'chunk', chunk, 'a whole number from 1')
+  const ids = checkedIds('prefill', given, model.config.vocabSize)
   if (ids.length === 0) throw new OptionError('prefill', 'ids', [], 'at least one token')
   if (ids.length > cache.contextLeft) throw overflow(cache, ids.length)
   for (let from = 0; ; ) {
