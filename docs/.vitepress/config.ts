@@ -39,6 +39,7 @@ export default defineConfig({
           { text: 'What composes with what', link: '/matrix' },
           { text: 'Reference numbers', link: '/reference-numbers' },
           { text: 'At the same bits', link: '/same-bits' },
+          { text: 'Resident bytes', link: '/resident-bytes' },
           { text: 'Roadmap', link: '/roadmap' },
         ],
       },

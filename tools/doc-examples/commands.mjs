@@ -94,6 +94,11 @@ export const commands = [
     exits: 'either',
   },
   {
+    says: 'npm run -s pnpm -- --filter @kvloom/bench resident',
+    runs: 'npm run -s pnpm -- --filter @kvloom/bench resident --only recent=64,kivi',
+    shows: /1 compositions, 0 outside/,
+  },
+  {
     says: 'npm run -s pnpm -- --filter @kvloom/bench same-bits',
     runs: 'npm run -s pnpm -- --filter @kvloom/bench same-bits --page',
   },
