@@ -117,7 +117,7 @@ export const commands = [
     not: 'takes minutes; the two commands beside it run the same program for one grid',
   },
 
-  { says: 'kvloom methods', installed: true, shows: /expected-attention/ },
+  { says: 'kvloom methods kivi', installed: true, shows: /residual/ },
   { says: 'kvloom compare', runs: `kvloom compare --model tiny ${SHORT}`, installed: true },
   { says: 'kvloom compare ARGS', not: SETS_UP },
   {

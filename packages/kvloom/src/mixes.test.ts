@@ -61,7 +61,7 @@ const mixes: Readonly<Record<string, { make: () => KVCompressor; layers: 2 | 4 }
     layers: 4,
   },
   'kvsharer + tova + kivi': {
-    make: () => compose(kvsharer({ map: [0, 1, 1, 3] }), tova({ cache: 40 }), smallKivi),
+    make: () => compose(kvsharer({ map: [0, 1, 1, 3] }), tova({ keep: 0.6 }), smallKivi),
     layers: 4,
   },
 }

@@ -59,7 +59,8 @@ const part = fc.constantFrom<Part>('keys', 'values')
 /** Two heads of 16 rows of 16 channels; group 8. */
 const rows16 = fc
   .array(fc.float({ min: -1000, max: 1000, noNaN: true }), { minLength: 512, maxLength: 512 })
-  .map((x) => Float32Array.from(x))
+  // Subnormal numbers are left out: a scale of a third of one is no f32, and the bound is one of normal arithmetic.
+  .map((x) => Float32Array.from(x, (v) => (Math.abs(v) < 2 ** -120 ? 0 : v)))
 const shape: [number, number, number] = [2, 16, 16]
 
 /** Elements of the group that holds element (head, row, channel). */
