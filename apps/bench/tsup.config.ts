@@ -1,7 +1,7 @@
 import { preset } from '../../tools/presets/tsup'
 
 export default preset({
-  entry: ['attention', 'decode-step', 'long-run', 'matrix', 'reference', 'resident', 'same-bits'].map(
+  entry: ['aqua-spread', 'attention', 'decode-step', 'long-run', 'matrix', 'reference', 'resident', 'same-bits'].map(
     (name) => `src/${name}.ts`,
   ),
   dts: false,

@@ -11,6 +11,7 @@ import {
   compare,
   type Footprint,
   type Plan,
+  type Progress,
   protocolE,
   protocolP,
   protocolW,
@@ -94,7 +95,7 @@ export class Measurements {
   }
 }
 
-const planOf = (wish: PlanWish): Plan => {
+export const planOf = (wish: PlanWish): Plan => {
   switch (wish.protocol) {
     case 'P':
       return protocolP(wish)
@@ -187,13 +188,16 @@ async function runGroup(
         artifacts: row.artifacts,
       })
     },
-    onProgress: ({ name, index, count, fraction, secondsLeft, activity, detail }) => {
-      const left = secondsLeft === null ? '' : `, ${Math.ceil(secondsLeft / 60)} min left`
-      const line = `${Math.floor(fraction * 100)} %  ${index}/${count - 1} ${name}${activity === null ? '' : `: ${activity}, ${detail}`}${left}`
-      process.stderr.write(`\r${line.slice(0, 150).padEnd(150)}`)
-    },
+    onProgress: showProgress,
     ...(signal ? { signal } : {}),
   })
+}
+
+/** One line on standard error that each report writes over. */
+export function showProgress({ name, index, count, fraction, secondsLeft, activity, detail }: Progress): void {
+  const left = secondsLeft === null ? '' : `, ${Math.ceil(secondsLeft / 60)} min left`
+  const line = `${Math.floor(fraction * 100)} %  ${index}/${count - 1} ${name}${activity === null ? '' : `: ${activity}, ${detail}`}${left}`
+  process.stderr.write(`\r${line.slice(0, 150).padEnd(150)}`)
 }
 
 function numbersOf({ quality, footprint }: ResultReport) {
@@ -220,7 +224,8 @@ const prepare = (
     ...(signal ? { signal } : {}),
   })
 
-async function idsOf(model: Model, { idsSha256, idsHashed }: Group, plan: Plan): Promise<Int32Array> {
+/** The ids of the reference text. @throws when they are not the reference's */
+export async function idsOf(model: Model, { idsSha256, idsHashed }: Group, plan: Plan): Promise<Int32Array> {
   const text = await readFile(here('fixtures/wikitext2-test-head.txt'), 'utf8')
   const ids = model.tokenizer.encodeFirst(text, plan.tokens, { bos: false })
   const hashed = ids.slice(0, idsHashed ?? plan.tokens)

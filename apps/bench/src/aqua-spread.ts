@@ -1,0 +1,148 @@
+// How far AQUA-KV's numbers scatter: the same 2,048 tokens scored with predictors that were fitted on several texts, and with
+// exact rows held as f16 and as f32. One number of this method says little, since a code that flips on the rounding of a row
+// changes every later layer of its token. Writes results/aqua-spread.json after each run; runs that are there are not repeated.
+//
+//   node dist/aqua-spread.js [--fits 5] [--bits 2] [--stores f16,f32] [--text FILE]
+//
+// The fits read the bundled calibration text, or FILE, from as many beginnings, 8 x 2,048 tokens each, as the reference does.
+import { readFile, writeFile } from 'node:fs/promises'
+import { basename } from 'node:path'
+import { parseArgs } from 'node:util'
+import { buildComposition, methods, prepareComposition } from '@kvloom/cli'
+import { loadModel, resolveModel } from '@kvloom/engine'
+import { CALIBRATION_TEXT_NAME, type Composition, calibrationText, compare } from '@kvloom/eval'
+import { machine } from './harness'
+import { type Group, here, idsOf, interruptSignal, planOf, showProgress } from './measurements'
+import { scatter, type TurnedText, turnedTexts } from './spread'
+
+interface Run {
+  readonly composition: string
+  readonly text: string
+  /** Character of the text at which the fit began to read. */
+  readonly offset: number
+  readonly store: string
+  readonly perplexity: number
+  readonly meanKld: number
+  readonly top1: number
+}
+
+const FILE = here('results/aqua-spread.json')
+
+const { values: flags } = parseArgs({
+  options: {
+    fits: { type: 'string', default: '5' },
+    bits: { type: 'string', default: '2' },
+    stores: { type: 'string', default: 'f16,f32' },
+    text: { type: 'string' },
+  },
+})
+const fits = Number(flags.fits)
+if (!Number.isInteger(fits) || fits < 1) throw new Error(`--fits ${flags.fits}: give a whole number from 1`)
+const textName = flags.text === undefined ? CALIBRATION_TEXT_NAME : basename(flags.text)
+const turned = turnedTexts(flags.text ? await readFile(flags.text, 'utf8') : await calibrationText(), fits)
+
+const { groups } = JSON.parse(await readFile(here('fixtures/reference.json'), 'utf8')) as {
+  groups: readonly (Group & { readonly id: string })[]
+}
+const group = groups.find(({ id }) => id === 'P')
+if (!group) throw new Error('fixtures/reference.json has no group P')
+const plan = planOf(group.plan)
+
+let runs = await runsBefore()
+const signal = interruptSignal()
+const stores = flags.stores.split(',')
+const wanted = turned.flatMap((text) => stores.map((store) => ({ store, ...text })))
+await measure(wanted.filter(({ store, offset }) => !runs.some((run) => run.store === store && isOf(run, offset))))
+print()
+
+function compositionOf(store: string): string {
+  // Reconstructions are kept because that is faster; they are bit for bit the ones that would be rebuilt.
+  return `none(store="${store}")+aqua-kv(bits=${flags.bits}, group=64, keepReconstruction=true)`
+}
+
+function isOf(run: Run, offset: number): boolean {
+  return run.composition === compositionOf(run.store) && run.text === textName && run.offset === offset
+}
+
+async function runsBefore(): Promise<readonly Run[]> {
+  try {
+    return (JSON.parse(await readFile(FILE, 'utf8')) as { runs: readonly Run[] }).runs
+  } catch {
+    return []
+  }
+}
+
+async function measure(missing: readonly (TurnedText & { readonly store: string })[]): Promise<void> {
+  if (missing.length === 0 || !group) return
+  const model = await loadModel((await resolveModel('smollm2-135m-instruct')).path, { backend: 'wasm' })
+  const rows = new Map<string, (typeof missing)[number]>()
+  const compositions: Composition[] = missing.map((row) => {
+    const name = `${row.store}, fitted from character ${row.offset}`
+    rows.set(name, row)
+    return { name, compressor: buildComposition(compositionOf(row.store), methods) }
+  })
+  try {
+    await compare({
+      model,
+      backend: model.backend,
+      ids: await idsOf(model, group, plan),
+      textName: 'WikiText-2 test',
+      plan,
+      compositions,
+      decodeTokens: 0,
+      signal,
+      prepare: ({ name, compressor }, busy) =>
+        prepareComposition({
+          model,
+          compressor,
+          data: { text: rows.get(name)?.text ?? '' },
+          onProgress: ({ label, detail, secondsLeft }) => busy({ activity: label, detail, secondsLeft }),
+          signal,
+        }),
+      onProgress: showProgress,
+      onRow: async ({ name, result, error }) => {
+        const row = rows.get(name)
+        if (!row) return
+        if (!result) return void process.stderr.write(`\n${name}: ${error?.message ?? 'interrupted'}\n`)
+        const { perplexity, meanKld, top1 } = result.quality
+        const { store, offset } = row
+        const run = { composition: compositionOf(store), text: textName, offset, store, perplexity, meanKld, top1 }
+        runs = [...runs, run]
+        process.stderr.write(`\n${name}: perplexity ${perplexity.toFixed(3)}, mean KLD ${meanKld.toFixed(4)}\n`)
+        await keep()
+      },
+    })
+  } finally {
+    model.dispose()
+  }
+}
+
+/** Runs of one composition on one text, each group with its scatter. */
+function summaries() {
+  const keys = new Set(runs.map(({ composition, text }) => JSON.stringify([composition, text])))
+  return [...keys].map((key) => {
+    const own = runs.filter(({ composition, text }) => JSON.stringify([composition, text]) === key)
+    return {
+      composition: own[0]?.composition ?? '',
+      text: own[0]?.text ?? '',
+      perplexity: scatter(own.map((run) => run.perplexity)),
+      meanKld: scatter(own.map((run) => run.meanKld)),
+      top1: scatter(own.map((run) => run.top1)),
+    }
+  })
+}
+
+async function keep(): Promise<void> {
+  const { cpu, node } = machine()
+  const report = { schemaVersion: 1, machine: { cpu, node }, plan: group?.plan, summaries: summaries(), runs }
+  await writeFile(FILE, `${JSON.stringify(report, null, 2)}\n`)
+}
+
+function print(): void {
+  for (const { composition, text, perplexity, meanKld, top1 } of summaries())
+    process.stdout.write(
+      `${composition} fitted on ${text}, ${perplexity.runs} runs\n` +
+        `  perplexity ${perplexity.mean.toFixed(3)} ± ${(perplexity.deviation ?? 0).toFixed(3)} (${perplexity.min.toFixed(3)} to ${perplexity.max.toFixed(3)})` +
+        `, mean KLD ${meanKld.mean.toFixed(4)} ± ${(meanKld.deviation ?? 0).toFixed(4)}, top-1 ${top1.mean.toFixed(3)}\n`,
+    )
+}
