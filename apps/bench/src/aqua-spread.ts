@@ -9,10 +9,12 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { parseArgs } from 'node:util'
 import { buildComposition, methods, prepareComposition } from '@kvloom/cli'
-import { loadModel, resolveModel } from '@kvloom/engine'
+import { ready } from '@kvloom/core'
+import { loadModel, type Model, resolveModel } from '@kvloom/engine'
 import { CALIBRATION_TEXT_NAME, type Composition, calibrationText, compare } from '@kvloom/eval'
 import { machine } from './harness'
 import { type Group, here, idsOf, interruptSignal, planOf, showProgress } from './measurements'
+import { rowErrors } from './row-error'
 import { scatter, type TurnedText, turnedTexts } from './spread'
 
 interface Run {
@@ -26,6 +28,17 @@ interface Run {
   readonly top1: number
 }
 
+/** How well one fit stores rows. */
+interface Fit {
+  readonly composition: string
+  readonly text: string
+  readonly offset: number
+  /** Squared error over squared length, mean over layers. */
+  readonly rowError: { readonly keys: number; readonly values: number }
+}
+
+/** Tokens of the prompt on which rows are compared, and sinks among them: as the reference did. */
+const [ROW_TOKENS, SINKS] = [512, 4]
 const FILE = here('results/aqua-spread.json')
 
 const { values: flags } = parseArgs({
@@ -48,11 +61,25 @@ const group = groups.find(({ id }) => id === 'P')
 if (!group) throw new Error('fixtures/reference.json has no group P')
 const plan = planOf(group.plan)
 
-let runs = await runsBefore()
+let { runs, fits: fitted } = await before()
 const signal = interruptSignal()
 const stores = flags.stores.split(',')
 const wanted = turned.flatMap((text) => stores.map((store) => ({ store, ...text })))
-await measure(wanted.filter(({ store, offset }) => !runs.some((run) => run.store === store && isOf(run, offset))))
+const missing = wanted.filter(({ store, offset }) => !runs.some((run) => run.store === store && isOf(run, offset)))
+const unread = turned.filter(
+  ({ offset }) =>
+    !fitted.some((fit) => fit.composition === compositionOf('f32') && fit.text === textName && fit.offset === offset),
+)
+if (missing.length > 0 || unread.length > 0) {
+  const model = await loadModel((await resolveModel('smollm2-135m-instruct')).path, { backend: 'wasm' })
+  const ids = await idsOf(model, group, plan)
+  try {
+    if (missing.length > 0) await measure(model, ids)
+    for (const text of unread) if (!signal.aborted) await readBack(model, ids, text)
+  } finally {
+    model.dispose()
+  }
+}
 print()
 
 function compositionOf(store: string): string {
@@ -64,57 +91,64 @@ function isOf(run: Run, offset: number): boolean {
   return run.composition === compositionOf(run.store) && run.text === textName && run.offset === offset
 }
 
-async function runsBefore(): Promise<readonly Run[]> {
+async function before(): Promise<{ runs: readonly Run[]; fits: readonly Fit[] }> {
   try {
-    return (JSON.parse(await readFile(FILE, 'utf8')) as { runs: readonly Run[] }).runs
+    const { runs = [], fits: known = [] } = JSON.parse(await readFile(FILE, 'utf8')) as {
+      runs?: readonly Run[]
+      fits?: readonly Fit[]
+    }
+    return { runs, fits: known }
   } catch {
-    return []
+    return { runs: [], fits: [] }
   }
 }
 
-async function measure(missing: readonly (TurnedText & { readonly store: string })[]): Promise<void> {
-  if (missing.length === 0 || !group) return
-  const model = await loadModel((await resolveModel('smollm2-135m-instruct')).path, { backend: 'wasm' })
+async function measure(model: Model, ids: Int32Array): Promise<void> {
   const rows = new Map<string, (typeof missing)[number]>()
   const compositions: Composition[] = missing.map((row) => {
     const name = `${row.store}, fitted from character ${row.offset}`
     rows.set(name, row)
     return { name, compressor: buildComposition(compositionOf(row.store), methods) }
   })
-  try {
-    await compare({
-      model,
-      backend: model.backend,
-      ids: await idsOf(model, group, plan),
-      textName: 'WikiText-2 test',
-      plan,
-      compositions,
-      decodeTokens: 0,
-      signal,
-      prepare: ({ name, compressor }, busy) =>
-        prepareComposition({
-          model,
-          compressor,
-          data: { text: rows.get(name)?.text ?? '' },
-          onProgress: ({ label, detail, secondsLeft }) => busy({ activity: label, detail, secondsLeft }),
-          signal,
-        }),
-      onProgress: showProgress,
-      onRow: async ({ name, result, error }) => {
-        const row = rows.get(name)
-        if (!row) return
-        if (!result) return void process.stderr.write(`\n${name}: ${error?.message ?? 'interrupted'}\n`)
-        const { perplexity, meanKld, top1 } = result.quality
-        const { store, offset } = row
-        const run = { composition: compositionOf(store), text: textName, offset, store, perplexity, meanKld, top1 }
-        runs = [...runs, run]
-        process.stderr.write(`\n${name}: perplexity ${perplexity.toFixed(3)}, mean KLD ${meanKld.toFixed(4)}\n`)
-        await keep()
-      },
-    })
-  } finally {
-    model.dispose()
-  }
+  await compare({
+    model,
+    backend: model.backend,
+    ids,
+    textName: 'WikiText-2 test',
+    plan,
+    compositions,
+    decodeTokens: 0,
+    signal,
+    prepare: ({ name, compressor }, busy) =>
+      prepareComposition({
+        model,
+        compressor,
+        data: { text: rows.get(name)?.text ?? '' },
+        onProgress: ({ label, detail, secondsLeft }) => busy({ activity: label, detail, secondsLeft }),
+        signal,
+      }),
+    onProgress: showProgress,
+    onRow: async ({ name, result, error }) => {
+      const row = rows.get(name)
+      if (!row) return
+      if (!result) return void process.stderr.write(`\n${name}: ${error?.message ?? 'interrupted'}\n`)
+      const { perplexity, meanKld, top1 } = result.quality
+      const { store, offset } = row
+      const run = { composition: compositionOf(store), text: textName, offset, store, perplexity, meanKld, top1 }
+      runs = [...runs, run]
+      process.stderr.write(`\n${name}: perplexity ${perplexity.toFixed(3)}, mean KLD ${meanKld.toFixed(4)}\n`)
+      await keep()
+    },
+  })
+}
+
+/** Compares rows as one fit stores them; exact rows are f32, so that nothing else tells them apart. */
+async function readBack(model: Model, ids: Int32Array, { offset, text }: TurnedText): Promise<void> {
+  const compressor = buildComposition(compositionOf('f32'), methods)
+  const { artifacts } = await prepareComposition({ model, compressor, data: { text }, signal })
+  const rowError = await rowErrors(model, ready(compressor, artifacts), ids.slice(0, ROW_TOKENS), SINKS)
+  fitted = [...fitted, { composition: compositionOf('f32'), text: textName, offset, rowError }]
+  await keep()
 }
 
 /** Runs of one composition on one text, each group with its scatter. */
@@ -134,7 +168,15 @@ function summaries() {
 
 async function keep(): Promise<void> {
   const { cpu, node } = machine()
-  const report = { schemaVersion: 1, machine: { cpu, node }, plan: group?.plan, summaries: summaries(), runs }
+  const report = {
+    schemaVersion: 1,
+    machine: { cpu, node },
+    plan: group?.plan,
+    summaries: summaries(),
+    runs,
+    rowTokens: ROW_TOKENS,
+    fits: fitted,
+  }
   await writeFile(FILE, `${JSON.stringify(report, null, 2)}\n`)
 }
 
@@ -144,5 +186,9 @@ function print(): void {
       `${composition} fitted on ${text}, ${perplexity.runs} runs\n` +
         `  perplexity ${perplexity.mean.toFixed(3)} ± ${(perplexity.deviation ?? 0).toFixed(3)} (${perplexity.min.toFixed(3)} to ${perplexity.max.toFixed(3)})` +
         `, mean KLD ${meanKld.mean.toFixed(4)} ± ${(meanKld.deviation ?? 0).toFixed(4)}, top-1 ${top1.mean.toFixed(3)}\n`,
+    )
+  for (const { composition, text, offset, rowError } of fitted)
+    process.stdout.write(
+      `${composition} fitted on ${text} from character ${offset}: squared error of rows, keys ${rowError.keys.toFixed(5)}, values ${rowError.values.toFixed(5)}\n`,
     )
 }
