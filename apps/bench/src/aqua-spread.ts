@@ -66,16 +66,14 @@ const signal = interruptSignal()
 const stores = flags.stores.split(',')
 const wanted = turned.flatMap((text) => stores.map((store) => ({ store, ...text })))
 const missing = wanted.filter(({ store, offset }) => !runs.some((run) => run.store === store && isOf(run, offset)))
-const unread = turned.filter(
-  ({ offset }) =>
-    !fitted.some((fit) => fit.composition === compositionOf('f32') && fit.text === textName && fit.offset === offset),
-)
-if (missing.length > 0 || unread.length > 0) {
+if (missing.length > 0 || turned.some(unread)) {
   const model = await loadModel((await resolveModel('smollm2-135m-instruct')).path, { backend: 'wasm' })
   const ids = await idsOf(model, group, plan)
   try {
+    // Fits whose rows nobody compared yet but that ran are there already; the others come with their runs.
+    for (const text of turned)
+      if (unread(text) && !missing.some((m) => m.offset === text.offset)) await readBack(model, ids, text)
     if (missing.length > 0) await measure(model, ids)
-    for (const text of unread) if (!signal.aborted) await readBack(model, ids, text)
   } finally {
     model.dispose()
   }
@@ -85,6 +83,12 @@ print()
 function compositionOf(store: string): string {
   // Reconstructions are kept because that is faster; they are bit for bit the ones that would be rebuilt.
   return `none(store="${store}")+aqua-kv(bits=${flags.bits}, group=64, keepReconstruction=true)`
+}
+
+/** Whether the rows that a fit stores were not compared yet. */
+function unread({ offset }: TurnedText): boolean {
+  const composition = compositionOf('f32')
+  return !fitted.some((fit) => fit.composition === composition && fit.text === textName && fit.offset === offset)
 }
 
 function isOf(run: Run, offset: number): boolean {
@@ -119,14 +123,19 @@ async function measure(model: Model, ids: Int32Array): Promise<void> {
     compositions,
     decodeTokens: 0,
     signal,
-    prepare: ({ name, compressor }, busy) =>
-      prepareComposition({
+    prepare: async ({ name, compressor }, busy) => {
+      const row = rows.get(name)
+      if (!row) throw new Error(`no row is called ${name}`)
+      const prepared = await prepareComposition({
         model,
         compressor,
-        data: { text: rows.get(name)?.text ?? '' },
+        data: { text: row.text },
         onProgress: ({ label, detail, secondsLeft }) => busy({ activity: label, detail, secondsLeft }),
         signal,
-      }),
+      })
+      if (unread(row)) await readBack(model, ids, row)
+      return prepared
+    },
     onProgress: showProgress,
     onRow: async ({ name, result, error }) => {
       const row = rows.get(name)
