@@ -19,13 +19,14 @@ const WINDOW_PAGES = 16
 const WINDOW_PAGE_ROWS = { least: 4, most: 16 } as const
 /** Exact rows that stay exact live in larger ones. */
 const DENSE_PAGE_ROWS = 64
-/** Sealed rows that gather one by one. */
-const SEALED_PAGE_ROWS = 32
+/** Sealed rows that gather one by one; fewer to a page where tokens are dropped at any time, since such caches stay small. */
+const SEALED_PAGE_ROWS = { usual: 32, dropping: 16 } as const
 /** The share of a part's rows in use that may lie idle in its pages before they are copied into full ones. */
 const IDLE_SHARE = 1 / 24
 
 export class PartStore extends StoredRows {
   private readonly windowPageRows: number
+  private readonly sealedPageRows: number
 
   constructor(
     heads: number,
@@ -39,8 +40,9 @@ export class PartStore extends StoredRows {
     account: Account,
   ) {
     super(heads, dim, store, codec, account)
+    this.sealedPageRows = dropsAlways ? SEALED_PAGE_ROWS.dropping : SEALED_PAGE_ROWS.usual
     const { least, most } = WINDOW_PAGE_ROWS
-    const share = window.recent > 0 ? Math.ceil(window.recent / WINDOW_PAGES) : most
+    const share = window.recent > 0 || dropsAlways ? Math.ceil(window.recent / WINDOW_PAGES) : most
     this.windowPageRows = this.seals ? Math.min(most, Math.max(least, share)) : DENSE_PAGE_ROWS
   }
 
@@ -198,10 +200,10 @@ export class PartStore extends StoredRows {
           tensors: Object.fromEntries(
             Object.entries(block).map(([name, t]) => [
               name,
-              emptyLike(t, SEALED_PAGE_ROWS / unitOf(name, codec.rowsPerUnit)),
+              emptyLike(t, this.sealedPageRows / unitOf(name, codec.rowsPerUnit)),
             ]),
           ),
-          capacity: SEALED_PAGE_ROWS,
+          capacity: this.sealedPageRows,
           layout: codec.layout,
           sealed: true,
           rowWise: true,
@@ -437,7 +439,8 @@ export class PartStore extends StoredRows {
     const [first] = views
     if (!first) return []
     const unit = this.unitOf(first.page)
-    const whole = zone === 'sealed' ? SEALED_PAGE_ROWS : zone === 'sink' ? Math.max(1, this.sinks) : this.windowPageRows
+    const whole =
+      zone === 'sealed' ? this.sealedPageRows : zone === 'sink' ? Math.max(1, this.sinks) : this.windowPageRows
     const n = index.shape[1]
     const capacityAt = (at: number) => (followed ? Math.min(whole, Math.ceil((n - at) / unit) * unit) : whole)
     const pages = gatherPages(views, index, capacityAt, unit)
