@@ -23,7 +23,7 @@ import { censusOf, ledgerOf } from './ledger'
 import { indexOrder, settleOrder } from './order'
 import { Account } from './page'
 import type { PartStore } from './part-store'
-import { planLayer, sourceLayers } from './plan'
+import { LARGEST_F32, planLayer, sourceLayers } from './plan'
 import { TablePool } from './pool'
 import { Reconstructor } from './reconstruct'
 import { Rotary } from './rotary'
@@ -499,9 +499,6 @@ function checkStep(tokens: Int32Array, phase: Phase): void {
     throw new CacheStateError(`begin() was given the phase "${String(phase)}"; there are: ${PHASES.join(', ')}.`)
 }
 const PHASES: readonly Phase[] = ['prompt', 'promptEnd', 'decode']
-
-/** Largest finite f32. */
-const LARGEST_F32 = 3.4028234663852886e38
 
 /** An iterable whose `close` is called once, when it ends, fails or is left early. */
 function snapshot<T>(chunks: AsyncGenerator<T>, close: () => void): AsyncIterable<T> {

@@ -320,7 +320,8 @@ function checkCodecs(
 }
 
 const LARGEST_F16 = 65504
-const LARGEST_F32 = 3.4028234663852886e38
+/** Largest finite f32. */
+export const LARGEST_F32 = 3.4028234663852886e38
 
 const largest = (c: KVCompressor, codec: Codec | null | undefined): number =>
   Math.min(c.store === 'f32' ? LARGEST_F32 : LARGEST_F16, codec?.parts.quantizer?.largest ?? LARGEST_F32)
