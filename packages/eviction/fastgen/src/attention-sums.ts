@@ -27,28 +27,31 @@ const TILE = 128
 /**
  * Causal attention of one KV head, averaged over its query heads and summed over queries, in tiles.
  *
- * @param queries `[group, tokens, keyDim]` after RoPE
+ * @param queries `[group, queries, keyDim]` after RoPE, of the newest tokens: tokens that came before the prompt have none
  * @param keys `[1, tokens, keyDim]` after RoPE
  * @param widths windows to sum within
  */
 export function attentionSums(queries: Tensor, keys: Tensor, scale: number, widths: readonly number[]): AttentionSums {
   const tokens = keys.shape[1] ?? 0
+  const count = Math.min(tokens, queries.shape[1] ?? 0)
   const all = new Float64Array(tokens)
   const within = new Map(widths.map((width) => [width, new Float64Array(tokens)]))
-  for (let from = 0; from < tokens; from += TILE) {
+  for (let from = tokens - count; from < tokens; from += TILE) {
     const end = Math.min(tokens, from + TILE)
-    const tile = tidy(() => sumsOfTile(queries, keys, scale, widths, from, end)) // [1 + widths, end]
+    const first = from - (tokens - (queries.shape[1] ?? 0))
+    const tile = tidy(() => sumsOfTile(queries, first, keys, scale, widths, from, end)) // [1 + widths, end]
     const sums = tile.dataSync<'float32'>()
     tile.dispose()
     for (const [i, total] of [all, ...within.values()].entries())
       for (let token = 0; token < end; token++) total[token] = (total[token] ?? 0) + (sums[i * end + token] ?? 0)
   }
-  return { all, within }
+  return { queries: count, all, within }
 }
 
-/** Attention that tokens 0 … end - 1 get from queries `from … end - 1`: all of it, then within each width. */
+/** Attention that tokens 0 … end - 1 get from those `from … end - 1`, whose queries begin at `first`: all of it, then within each width. */
 function sumsOfTile(
   queries: Tensor,
+  first: number,
   keys: Tensor,
   scale: number,
   widths: readonly number[],
@@ -67,7 +70,7 @@ function sumsOfTile(
   const hidden = byAge((age) => (age < 0 ? HIDDEN : 0))
   const seen = mul(transpose(reshape(slice(keys, [0, 0, 0], [1, end, dim]), [end, dim])), scale) as Tensor2D // [dim, end]
   const perHead = Array.from({ length: group }, (_, head) => {
-    const q = reshape(slice(queries, [head, from, 0], [1, rows, dim]), [rows, dim]) as Tensor2D
+    const q = reshape(slice(queries, [head, first, 0], [1, rows, dim]), [rows, dim]) as Tensor2D
     return softmax(add(matMul(q, seen), hidden))
   })
   const attention = div(addN(perHead), group)

@@ -239,6 +239,35 @@ describe('fastgen', () => {
         for (const head of heads) expect(head).toEqual(Array.from({ length: 50 + step }, (_, i) => i))
     })
 
+    it('profiles a prompt that comes after decoded tokens by the queries of the prompt', async () => {
+      const cache = openCache(model, ready(window({ store: 'f32' }, fastgen({ policies: 'hybrid', minRecovery: 0.001 }))))
+      let from = 0
+      for (const [n, phase] of [
+        [1, 'decode'],
+        [1, 'decode'],
+        [20, 'prompt'],
+        [28, 'promptEnd'],
+      ] as const) {
+        cache.begin(Int32Array.from({ length: n }, (_, i) => (from + i) % 10), phase)
+        const now = { queries: rowsAt(4, from, n, 1), keys: rowsAt(2, from, n, 2), values: rowsAt(2, from, n, 3) }
+        dispose([await cache.attend(0, now), ...Object.values(now)])
+        await cache.commit()
+        from += n
+      }
+      for (const head of await positionsOf(cache)) expect(head).toEqual([0, 1, 2, 3, 45, 46, 47, 48, 49])
+      cache.dispose()
+    })
+
+    it('sums the attention of the newest queries alone where earlier tokens have none', () => {
+      const [queries, keys] = [random(2, 150, 1), random(1, 150, 2)]
+      const newest = slice(queries, [0, 20, 0], [2, 130, 8])
+      const [whole, part] = [queries, newest].map((q) => attentionSums(q, keys, 0.3, []))
+      const head = attentionSums(slice(queries, [0, 0, 0], [2, 20, 8]), slice(keys, [0, 0, 0], [1, 20, 8]), 0.3, [])
+      for (let token = 0; token < 150; token++)
+        expect(part?.all[token]).toBeCloseTo((whole?.all[token] ?? 0) - (head.all[token] ?? 0), 4)
+      expect(part?.queries).toBe(130)
+    })
+
     it('gives back every byte', async () => {
       const before = memory().numBytes
       await run({ minRecovery: 0.6 }, [30], 10)

@@ -3,6 +3,8 @@ import type { Marks, Policy } from './policies'
 
 /** Attention of one KV head's prompt (mean over its query heads), summed over queries. */
 export interface AttentionSums {
+  /** How many queries were summed, those of the newest tokens. Default: one per token. */
+  readonly queries?: number
   /** `[tokens]`: attention that a token gets from all queries. */
   readonly all: Float64Array
   /** By width w, `[tokens]`: attention that a token gets from its own query and the w - 1 that follow. */
@@ -19,7 +21,8 @@ export const profiledWidths = (policies: readonly Policy[], tokens: number): rea
 ]
 
 /** Mean attention over the queries that could see a token, `[tokens]`. */
-export const meanAttention = ({ all }: AttentionSums): Float64Array => all.map((sum, i) => sum / (all.length - i))
+export const meanAttention = ({ all, queries = all.length }: AttentionSums): Float64Array =>
+  all.map((sum, i) => sum / Math.min(queries, all.length - i))
 
 /** What a policy keeps of a prompt. */
 export interface Kept {
@@ -55,7 +58,7 @@ export function recoveryOf(policy: Policy, sums: AttentionSums, marks: Marks, gl
   const near = sums.within.get(width)
   let mass = 0
   for (let i = 0; i < tokens; i++) mass += (always[i] ? sums.all[i] : near?.[i]) ?? 0
-  return mass / tokens
+  return mass / (sums.queries ?? tokens)
 }
 
 /**
