@@ -240,7 +240,10 @@ describe('fastgen', () => {
     })
 
     it('profiles a prompt that comes after decoded tokens by the queries of the prompt', async () => {
-      const cache = openCache(model, ready(window({ store: 'f32' }, fastgen({ policies: 'hybrid', minRecovery: 0.001 }))))
+      const cache = openCache(
+        model,
+        ready(window({ store: 'f32' }, fastgen({ policies: 'hybrid', minRecovery: 0.001 }))),
+      )
       let from = 0
       for (const [n, phase] of [
         [1, 'decode'],
@@ -248,7 +251,10 @@ describe('fastgen', () => {
         [20, 'prompt'],
         [28, 'promptEnd'],
       ] as const) {
-        cache.begin(Int32Array.from({ length: n }, (_, i) => (from + i) % 10), phase)
+        cache.begin(
+          Int32Array.from({ length: n }, (_, i) => (from + i) % 10),
+          phase,
+        )
         const now = { queries: rowsAt(4, from, n, 1), keys: rowsAt(2, from, n, 2), values: rowsAt(2, from, n, 3) }
         dispose([await cache.attend(0, now), ...Object.values(now)])
         await cache.commit()
