@@ -37,17 +37,23 @@ export function methodTable(methods) {
   return `${table(['method', 'family', 'what it does', 'paper', 'package'], rows)}\n`
 }
 
+/** One line per option: docs/methods.md, and the README of the method. */
+export function optionTable({ options }) {
+  const names = Object.keys(options)
+  const rows = names.map((name) => [
+    `\`${name}\``,
+    `\`${JSON.stringify(options[name].default)}\``,
+    options[name].allowed,
+    options[name].doc,
+  ])
+  return names.length === 0 ? 'No options.' : table(['option', 'default', 'allowed', 'effect'], rows)
+}
+
 /** One section per method with its options: docs/methods.md. */
 export function methodSections(methods) {
   return methods
-    .map(({ card, category, packageName, exportName, options, stages }) => {
-      const names = Object.keys(options)
-      const rows = names.map((name) => [
-        `\`${name}\``,
-        `\`${JSON.stringify(options[name].default)}\``,
-        options[name].allowed,
-        options[name].doc,
-      ])
+    .map((method) => {
+      const { card, category, packageName, exportName, stages } = method
       return [
         `## ${card.title} {#${card.name}}`,
         card.summary,
@@ -58,7 +64,7 @@ export function methodSections(methods) {
           `- Stages: ${stagesOf(stages)}`,
           ...(card.paper ? [`- Paper: ${paperOf(card)}`] : []),
         ].join('\n'),
-        names.length === 0 ? 'No options.' : table(['option', 'default', 'allowed', 'effect'], rows),
+        optionTable(method),
       ].join('\n\n')
     })
     .join('\n\n')

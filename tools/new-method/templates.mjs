@@ -75,7 +75,8 @@ On the command line: \`npm start -- --compressor "${name}"\`.
 
 ## Options
 
-See [docs/methods.md](../../../docs/methods.md#${name}).
+<!-- options: made by \`npm run docs:tables\`, do not edit -->
+<!-- options: end -->
 
 ## What is stored
 

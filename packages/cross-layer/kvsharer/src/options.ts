@@ -2,7 +2,7 @@ import { fraction, integer, layerList, oneOf } from '@kvloom/core'
 
 /** Options of `kvsharer()`. */
 export const kvsharerOptions = {
-  share: integer({ default: 4, min: 0, doc: 'Layers that lose their own cache; fewer if no more pass the threshold.' }),
+  share: integer({ default: 4, min: 0, doc: 'Layers that lose their own cache, fewer than the model has; fewer still if no more pass the threshold.' }),
   threshold: fraction({
     default: 0.5,
     doc: 'Mean cosine similarity of the last hidden states to the unshared model’s that a trial must exceed.',
@@ -14,6 +14,6 @@ export const kvsharerOptions = {
   seed: integer({ default: 0, min: 0, doc: 'Seed of the random order.' }),
   map: layerList({
     default: [],
-    doc: 'The layer that each layer reads, for every layer of the model; nothing is searched then. Empty: search.',
+    doc: 'The layer that each layer reads, for every layer of the model; nothing is searched then. A source must keep its own rows. Empty: search.',
   }),
 }

@@ -19,7 +19,7 @@ const start: OptionSpec<number | 'middle'> = {
 export const minicacheOptions = {
   t: share({
     default: 0.6,
-    doc: 'Where the shared direction lies between the layers: 0 at the lower one, 1 at the upper one.',
+    doc: 'Where the shared direction lies between the layers: 0 at the lower one, 1 at the upper one, which then comes back exactly.',
   }),
   retention: oneOf(['topRatioPerHead', 'cosineBand', 'minAngleBand'], {
     default: 'topRatioPerHead',
@@ -27,7 +27,7 @@ export const minicacheOptions = {
   }),
   gamma: share({
     default: 0.05,
-    doc: 'How many rows stay exact: their share (topRatioPerHead), or the part of the range of cosines or angles (bands).',
+    doc: 'How many rows stay exact: their share (topRatioPerHead), or the part of the range of cosines or angles (bands). 1 keeps all.',
   }),
   start,
   block: integer({

@@ -14,6 +14,6 @@ export const snapkvOptions = {
   kernel: integer({
     default: 5,
     min: 1,
-    doc: 'Width of the average pooling along tokens, an odd number; 1 is no pooling.',
+    doc: 'Width of the average pooling along tokens, an odd number; zeros beyond the ends count. 1 is no pooling.',
   }),
 }

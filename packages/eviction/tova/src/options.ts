@@ -5,10 +5,10 @@ export const tovaOptions = {
   cache: integer({
     default: 0,
     min: 0,
-    doc: 'The authors’ form: most tokens a layer holds after every append. 0: evict once, by `keep`.',
+    doc: 'The authors’ form: most tokens a layer holds after every append, the prompt included; nothing is protected, not even the newest token. 0: evict once, by `keep`.',
   }),
   keep: fraction({
     default: 0.5,
-    doc: 'Evicting once: fraction of the prompt that stays; the newest token always does. Not beside `cache`.',
+    doc: 'Evicting once, at the end of the prompt (kvpress): the fraction that stays; the newest token always does. Not beside `cache`.',
   }),
 }

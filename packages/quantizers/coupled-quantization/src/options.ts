@@ -14,7 +14,7 @@ export const coupledQuantizationOptions = {
   }),
   sensitivity: oneOf(['fisher', 'none'], {
     default: 'fisher',
-    doc: 'Weights of the k-means: squared gradients of the loss, or all equal.',
+    doc: 'Weights of the k-means: squared gradients of the loss, summed over a group’s channels, or all equal.',
   }),
   iterations: integer({ default: 10, min: 1, doc: 'Lloyd steps of the k-means; more gain little after its start.' }),
   restarts: integer({ default: 1, min: 1, doc: 'Starts of the k-means; each channel group keeps its best.' }),
@@ -22,7 +22,7 @@ export const coupledQuantizationOptions = {
   maxSamples: integer({
     default: 32768,
     min: 2,
-    doc: 'Most calibration tokens used; more are thinned out at random.',
+    doc: 'Most calibration tokens used (the paper’s 16 × 2048); more are thinned out at random.',
   }),
   sinks: integer({
     default: 0,

@@ -6,7 +6,7 @@ const powerOfTwo = (n: number): boolean => Number.isInteger(Math.log2(n))
 /** Channels of a Hadamard block: a power of two, or 0 for what fits. */
 const blockSize: OptionSpec<number> = {
   default: 0,
-  doc: 'Channels of a Hadamard block, which share a norm; a power of two. 0: the largest one up to 1024 that divides all KV channels of a token.',
+  doc: 'Channels of a Hadamard block, which share a norm; a power of two. 0: the largest one up to 1024 that divides all KV channels of a token (the authors’ 1024 on Llama 3).',
   allowed: 'a power of two from 2 to 4096, or 0 for "what fits"',
   valid: (v): v is number => typeof v === 'number' && (v === 0 || (v >= 2 && v <= 4096 && powerOfTwo(v))),
 }
@@ -23,7 +23,7 @@ export const higgsOptions = {
   bits: bitsPerValue,
   vector: oneOf([1, 2, 4, 6, 8], { default: 2, doc: 'Values coded together, the dimension of the grid.' }),
   group: blockSize,
-  metadata: oneOf(['f16', 'f32'], { default: 'f16', doc: 'How norms are stored.' }),
+  metadata: oneOf(['f16', 'f32'], { default: 'f16', doc: 'How norms are stored; codes are computed with the exact norm.' }),
   sinks: integer({ default: 4, min: 0, doc: 'First tokens that stay exact for ever.' }),
   recent: integer({ default: 0, min: 0, doc: 'Newest tokens that always stay exact.' }),
   block: integer({

@@ -17,12 +17,12 @@ export const kiviOptions = {
   group: integer({
     default: 32,
     min: 2,
-    doc: 'Numbers that share a scale and a minimum: tokens of a key channel, channels of a value. Divides the head dims.',
+    doc: 'Numbers that share a scale and a minimum: tokens of a key channel, channels of a value. Divides the head dim of values.',
   }),
   residual: integer({
     default: 128,
     min: 1,
-    doc: 'Exact rows: keys wait until so many can be sealed together, values keep so many newest. A multiple of group.',
+    doc: 'Keys wait, exact, until so many are sealed together; exactly so many newest values stay exact. A multiple of group.',
   }),
   metadata: oneOf(['f16', 'f32'], {
     default: 'f16',
