@@ -30,7 +30,7 @@ describe('the table of options', () => {
     expect(methods.length).toBeGreaterThan(20)
     for (const folder of methods) {
       const text = readFileSync(join(root, folder, 'README.md'), 'utf8').replaceAll('\r', '')
-      expect(text, folder).toMatch(/^<!-- options: made by .+ -->\n[^]+^<!-- options: end -->$/m)
+      expect(text, folder).toMatch(/^<!-- options: made by .+ -->\n[\s\S]+^<!-- options: end -->$/m)
       expect(text.trimEnd().split('\n').length, folder).toBeLessThanOrEqual(LONGEST_README)
     }
   })

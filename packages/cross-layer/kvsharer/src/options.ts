@@ -2,7 +2,11 @@ import { fraction, integer, layerList, oneOf } from '@kvloom/core'
 
 /** Options of `kvsharer()`. */
 export const kvsharerOptions = {
-  share: integer({ default: 4, min: 0, doc: 'Layers that lose their own cache, fewer than the model has; fewer still if no more pass the threshold.' }),
+  share: integer({
+    default: 4,
+    min: 0,
+    doc: 'Layers that lose their own cache, fewer than the model has; fewer still if no more pass the threshold.',
+  }),
   threshold: fraction({
     default: 0.5,
     doc: 'Mean cosine similarity of the last hidden states to the unshared model’s that a trial must exceed.',

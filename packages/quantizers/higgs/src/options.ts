@@ -23,7 +23,10 @@ export const higgsOptions = {
   bits: bitsPerValue,
   vector: oneOf([1, 2, 4, 6, 8], { default: 2, doc: 'Values coded together, the dimension of the grid.' }),
   group: blockSize,
-  metadata: oneOf(['f16', 'f32'], { default: 'f16', doc: 'How norms are stored; codes are computed with the exact norm.' }),
+  metadata: oneOf(['f16', 'f32'], {
+    default: 'f16',
+    doc: 'How norms are stored; codes are computed with the exact norm.',
+  }),
   sinks: integer({ default: 4, min: 0, doc: 'First tokens that stay exact for ever.' }),
   recent: integer({ default: 0, min: 0, doc: 'Newest tokens that always stay exact.' }),
   block: integer({

@@ -22,7 +22,12 @@ const { rank, keepReconstruction, damping, keysFrom, valuesFrom, weights } = lin
 
 /** Options of `aquaKv()`. */
 export const aquaKvOptions = {
-  bits: integer({ default: 2, min: 1, max: 8, doc: 'Bits of a code per value, of every layer but the first (higgs: 2, 3, 4; kivi: all; cq: 1, 2, 4, 8).' }),
+  bits: integer({
+    default: 2,
+    min: 1,
+    max: 8,
+    doc: 'Bits of a code per value, of every layer but the first (higgs: 2, 3, 4; kivi: all; cq: 1, 2, 4, 8).',
+  }),
   backbone: oneOf(['higgs', 'kivi', 'cq'], { default: 'higgs', doc: 'What quantizes the residuals.' }),
   group,
   first: oneOf([4, 3, 2, 'exact'], {
