@@ -18,6 +18,10 @@ const LEGAL = [
   ['conformance', 'core'],
   ['cli', 'eviction/first'],
   ['kvloom', 'quantizers/third'],
+  ['kvloom', 'methods'],
+  ['cli', 'methods'],
+  ['methods', 'core'],
+  ['methods', 'quantizers/third'],
   ['recipes/mix', 'quantizers/third'],
 ] as const
 
@@ -33,12 +37,17 @@ const ILLEGAL = [
   ['eviction/first', 'engine', 'method-knows-core-kernels-math'],
   ['eviction/first', 'conformance', 'method-knows-core-kernels-math'],
   ['recipes/mix', 'engine', 'recipe-knows-methods'],
+  ['methods', 'engine', 'list-of-methods-knows-methods'],
+  ['methods', 'cli', 'list-of-methods-knows-methods'],
+  ['engine', 'methods', 'engine-knows-only-'],
+  ['eviction/first', 'methods', 'method-knows-core-kernels-math'],
   ['kvloom', 'cli', 'kvloom-does-not-know-the-command-line'],
 ] as const
 
 beforeEach(() => {
   tree = realpathSync(mkdtempSync(join(tmpdir(), 'kvloom-boundaries-')))
-  for (const folder of ['kernels', 'math', 'core', 'engine', 'eval', 'conformance', 'cli', 'kvloom']) addPackage(folder)
+  for (const folder of ['kernels', 'math', 'core', 'engine', 'eval', 'conformance', 'cli', 'kvloom', 'methods'])
+    addPackage(folder)
   for (const folder of ['eviction/first', 'eviction/second', 'quantizers/third', 'recipes/mix']) addPackage(folder)
 })
 afterEach(() => rmSync(tree, { recursive: true, force: true }))

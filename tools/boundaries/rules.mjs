@@ -1,6 +1,7 @@
 // Who may import whom, as rules for dependency-cruiser. Paths are relative to the root of the workspace.
 //
-//   kernels, math <- core <- methods;  engine and eval know core, not the methods;  cli, apps, kvloom know all.
+//   kernels, math <- core <- methods;  engine and eval know core, not the methods;  packages/methods lists them;
+//   cli, apps, kvloom know all.
 
 const CATEGORIES = ['quantizers', 'predictors', 'eviction', 'recall', 'low-rank', 'sequence', 'cross-layer', 'recipes']
 const METHODS = `packages/(?:${CATEGORIES.join('|')})`
@@ -85,6 +86,13 @@ export const configuration = {
           NO_NPM,
         ],
       },
+    },
+    {
+      name: 'list-of-methods-knows-methods',
+      comment: 'The list of methods may import methods and core; not the engine or anything above.',
+      severity: 'error',
+      from: { path: '^packages/methods/' },
+      to: { path: OWN_CODE, pathNot: [`^${METHODS}/`, packagesNamed(['methods', 'core']), '^tools/presets/', NO_NPM] },
     },
     {
       name: 'nothing-below-knows-apps-or-tools',

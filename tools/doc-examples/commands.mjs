@@ -108,6 +108,7 @@ export const commands = [
     runs: 'npm run -s pnpm -- --filter @kvloom/bench same-bits --page',
   },
   { runs: 'npm run -s pnpm -- --filter @kvloom/bench decode-step tiny 64 2', shows: /median|kvloom, none/ },
+  { says: 'npm run method-lists', shows: /lists of methods are fresh/ },
   { says: 'npm run docs:tables', shows: /tables/ },
   { says: 'npm run docs:build', makes: 'docs/.vitepress/dist/index.html' },
   { says: 'npm run build' },

@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Script } from 'node:vm'
+import { camelOf } from '../method-lists/folders.mjs'
 import { KINDS } from './templates.mjs'
 
 const NAME = /^[a-z][a-z0-9]*(-[a-z0-9]+)*$/
@@ -14,8 +15,6 @@ export function describe(kind, name, title) {
   const pascal = words.map(capital).join('')
   return { kind, name, pascal, camel: camelOf(name), title: title ?? capital(words.join(' ')) }
 }
-
-const camelOf = (name) => name.replaceAll(/-([a-z0-9])/g, (_, first) => first.toUpperCase())
 
 /** @returns {string | undefined} what is wrong with a name in the workspace at `root` */
 export function problemOfName(name, root) {
@@ -58,7 +57,7 @@ function folderOfPackage(packageName, root) {
 
 /** The package that kvloom re-exports whole and that has this name in its index already. */
 function exporterOf(identifier, root) {
-  return ['core', 'engine', 'eval'].find((name) => {
+  return ['core', 'engine', 'eval', 'methods'].find((name) => {
     const index = join(root, 'packages', name, 'src', 'index.ts')
     if (!existsSync(index)) return false
     const lists = [...readFileSync(index, 'utf8').matchAll(/export (?:type )?\{([^}]*)\}/g)].flatMap((list) =>

@@ -24,10 +24,13 @@ let workspace: string
 beforeAll(() => {
   mkdirSync(join(root, '.turbo'), { recursive: true })
   workspace = mkdtempSync(join(root, '.turbo', 'new-method-'))
-  for (const name of ['cli', 'kvloom'])
-    write(`packages/${name}/package.json`, JSON.stringify({ name, dependencies: {} }, null, 2))
-  write('packages/cli/src/registry.ts', readFileSync(join(root, 'packages/cli/src/registry.ts'), 'utf8'))
-  write('packages/core/src/index.ts', readFileSync(join(root, 'packages/core/src/index.ts'), 'utf8'))
+  for (const file of [
+    'pnpm-workspace.yaml',
+    'packages/methods/package.json',
+    'packages/methods/src/generated/methods.ts',
+    'packages/core/src/index.ts',
+  ])
+    write(file, readFileSync(join(root, file), 'utf8'))
   cpSync(join(root, 'tsconfig.base.json'), join(workspace, 'tsconfig.base.json'))
   cpSync(join(root, 'tools', 'presets'), join(workspace, 'tools', 'presets'), { recursive: true })
   const biome = JSON.parse(readFileSync(join(root, 'biome.json'), 'utf8'))
@@ -53,14 +56,16 @@ describe('npm run new-method', () => {
     expect(manifest.scripts).toEqual(sibling.scripts)
   })
 
-  it('enters it in the command line and in kvloom', () => {
-    const cli = JSON.parse(readFileSync(join(workspace, 'packages/cli/package.json'), 'utf8'))
-    expect(cli.dependencies['@kvloom/my-eviction']).toBe('workspace:^')
-    const registry = readFileSync(join(workspace, 'packages/cli/src/registry.ts'), 'utf8')
-    expect(registry).toContain("import { myEviction } from '@kvloom/my-eviction'")
-    expect(registry).toMatch(/methods: readonly Method\[\] = \[[^\]]*myEviction/)
-    expect(readFileSync(join(workspace, 'packages/kvloom/src/index.ts'), 'utf8')).toContain(
-      "export { myEviction } from '@kvloom/my-eviction'",
+  it('enters it in the lists of methods, and nothing that is no folder stays there', () => {
+    const manifest = JSON.parse(readFileSync(join(workspace, 'packages/methods/package.json'), 'utf8'))
+    const names = KINDS.map((kind) => `@kvloom/my-${kind}`)
+    expect(Object.keys(manifest.dependencies)).toEqual(['@kvloom/core', ...names].sort())
+    const list = readFileSync(join(workspace, 'packages/methods/src/generated/methods.ts'), 'utf8')
+    expect(list).toContain("import { myEviction } from '@kvloom/my-eviction'")
+    expect(list).toMatch(/methods: readonly Method\[\] = \[[^\]]*\n {2}myEviction,\n/)
+    expect(list).not.toContain('@kvloom/kivi')
+    expect(readFileSync(join(workspace, 'packages/methods/src/generated/packages.ts'), 'utf8')).toContain(
+      "'@kvloom/my-eviction': () => import('@kvloom/my-eviction'),",
     )
   })
 
@@ -122,7 +127,7 @@ describe('npm run new-method', () => {
   })
 
   it.each([
-    ['a registry without a list', 'packages/cli/src/registry.ts', 'export {}\n', 'has no list of methods'],
+    ['a workspace without families', 'pnpm-workspace.yaml', 'packages: []\n', 'names no folders of methods'],
     ['a formatter that cannot run', 'biome.json', '{ "files": 1 }', 'formatting failed'],
   ])('writes nothing when it meets %s', (_, path, text, message) => {
     const good = readFileSync(join(workspace, path), 'utf8')

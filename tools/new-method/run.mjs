@@ -11,7 +11,7 @@ import { explain, runNode, runNpx, SetupError } from '../setup/child.mjs'
 import { prepare } from '../setup/prepare.mjs'
 import { root as ownRoot, pinnedPnpm, toolScript } from '../setup/workspace.mjs'
 import { Change } from './change.mjs'
-import { enter } from './enter.mjs'
+import { addChangeset, makeLists } from './enter.mjs'
 import { describe, problemOfName, problemOfTitle } from './name.mjs'
 import { filesOf, KINDS } from './templates.mjs'
 
@@ -29,14 +29,14 @@ async function main() {
   const folder = join(root, 'packages', kind, name)
   const change = new Change()
   for (const [path, text] of Object.entries(filesOf(method))) change.write(join(folder, path), text)
-  enter(change, root, method)
+  addChangeset(change, root, method)
 
   if (root === ownRoot) await prepare({ build: false })
   change.keep(join(root, 'pnpm-lock.yaml'))
   await change.apply(async () => {
-    const written = [folder, join('packages', 'kvloom', 'src'), join('packages', 'cli', 'src', 'registry.ts')]
+    makeLists(change, root)
     await step('formatting', (capture) =>
-      runNode(toolScript('@biomejs/biome', 'biome'), ['check', '--write', ...written], {
+      runNode(toolScript('@biomejs/biome', 'biome'), ['check', '--write', folder], {
         cwd: root,
         capture,
         quiet: true,
@@ -48,7 +48,7 @@ async function main() {
     )
   })
   process.stdout.write(
-    `packages/${kind}/${name} is made, and entered in @kvloom/cli and kvloom.\n` +
+    `packages/${kind}/${name} is made, and entered in the lists of @kvloom/methods.\n` +
       `Next: write the algorithm in src/${name}.ts, its tests, its README; then \`npm run docs:tables\`.\n`,
   )
 }

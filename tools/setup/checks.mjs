@@ -24,6 +24,7 @@ const phases = (vitestArgs) => [
   ['directions of dependencies', () => runNode(join(root, 'tools', 'boundaries', 'check.mjs'), [])],
   ['unused files, exports, dependencies', () => runNode(toolScript('knip', 'knip'), ['--no-progress'])],
   ['lock file for every platform', () => runNode(join(root, 'tools', 'platforms', 'check.mjs'), [])],
+  ['lists of methods', () => runNode(join(root, 'tools', 'method-lists', 'run.mjs'), ['--check'])],
   ['tables in the documentation', () => runNode(join(root, 'tools', 'doc-tables', 'run.mjs'), ['--check'])],
   ['declarations', declarations],
   ['packages as published', () => runNode(join(root, 'tools', 'check-packages', 'run.mjs'), [])],

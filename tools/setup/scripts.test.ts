@@ -1,6 +1,6 @@
 /** The npm scripts: each sets up what it needs, so that it works in a clone where nothing was set up yet. */
 import { spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
@@ -17,7 +17,7 @@ const manifestOf = (folder: string) => JSON.parse(readFileSync(join(folder, 'pac
 
 describe('package.json of the workspace', () => {
   it.each(Object.entries(manifestOf(root).scripts ?? {}))('%s goes through the set-up', (_, script) => {
-    expect(script).toMatch(/^node tools\/(?:setup\/run\.mjs [a-z:]+|new-method\/run\.mjs)$/)
+    expect(script).toMatch(/^node tools\/(?:setup\/run\.mjs [a-z:-]+|new-method\/run\.mjs)$/)
   })
 
   it('names no target that there is not', () => {
@@ -83,12 +83,11 @@ describe('a clone where nothing is set up and npm cannot be reached', () => {
 
   it('new-method says so and writes nothing', () => {
     withBareClone((clone, run) => {
-      for (const name of ['cli', 'kvloom']) {
-        mkdirSync(join(clone, 'packages', name, 'src'), { recursive: true })
-        writeFileSync(join(clone, 'packages', name, 'package.json'), JSON.stringify({ name }))
-      }
-      const registry = join('packages', 'cli', 'src', 'registry.ts')
-      cpSync(join(root, registry), join(clone, registry))
+      mkdirSync(join(clone, 'packages'))
+      cpSync(join(root, 'packages', 'methods'), join(clone, 'packages', 'methods'), {
+        recursive: true,
+        filter: (path) => !path.endsWith('node_modules'),
+      })
       const files = () =>
         readdirSync(clone, { recursive: true, encoding: 'utf8' }).filter((path) => path.startsWith('packages'))
       const before = files()

@@ -29,6 +29,7 @@ const tools = {
   'check:packages': [DECLARED, own('check-packages', 'run.mjs')],
   'check:platforms': [INSTALLED, own('platforms', 'check.mjs')],
   'check:commands': [DECLARED, own('doc-examples', 'run.mjs')],
+  'method-lists': [INSTALLED, own('method-lists', 'run.mjs')],
   'docs:tables': [BUILT, own('doc-tables', 'run.mjs')],
   'docs:reference': [BUILT, bin('typedoc', 'typedoc')],
   'docs:dev': [INSTALLED, (args) => runNpx([pinnedPnpm(), '--filter', '@kvloom/docs', 'run', 'docs:dev', ...args])],

@@ -1,10 +1,10 @@
 /** What a configuration may import without installing it: the very modules that run here. */
-import { methods } from './registry'
+import { methodPackages } from '@kvloom/methods'
 
 type Module = Readonly<Record<string, unknown>>
 
 /**
- * Modules by the name that an import gives: kvloom's libraries, every method of the registry, `kvloom`, and tfjs-core. A second copy
+ * Modules by the name that an import gives: kvloom's libraries, the package of every method, `kvloom`, and tfjs-core. A second copy
  * of any of them would make compressors and tensors that the first does not know.
  *
  * @param own what the command line itself offers, as `@kvloom/cli`
@@ -14,15 +14,15 @@ export async function configModules(own: Module): Promise<Record<string, Module>
     '@kvloom/core': await import('@kvloom/core'),
     '@kvloom/engine': await import('@kvloom/engine'),
     '@kvloom/eval': await import('@kvloom/eval'),
+    '@kvloom/methods': await import('@kvloom/methods'),
   }
   const kernels = await import('@kvloom/kernels')
-  const packages = await methodModules()
   return {
     ...libraries,
-    ...packages,
+    ...(await methodModules()),
     // The package kvloom depends on this one, for its command; so it is put together here as its index does.
-    kvloom: Object.assign({}, ...Object.values(libraries), { kernels }, ...Object.values(packages).map(factoriesOf)),
-    '@kvloom/cli': { ...own, methods },
+    kvloom: Object.assign({}, ...Object.values(libraries), { kernels }),
+    '@kvloom/cli': { ...own, methods: libraries['@kvloom/methods'].methods },
     '@kvloom/conformance': await import('@kvloom/conformance'),
     '@kvloom/kernels': kernels,
     '@kvloom/math': await import('@kvloom/math'),
@@ -30,14 +30,7 @@ export async function configModules(own: Module): Promise<Record<string, Module>
   }
 }
 
-/** The package of a method has its name. */
-async function methodModules(): Promise<Record<string, Module>> {
-  const names = methods.map(({ card }) => `@kvloom/${card.name}`)
-  return Object.fromEntries(
-    await Promise.all(names.map(async (name) => [name, (await import(name)) as Module] as const)),
+const methodModules = async (): Promise<Record<string, Module>> =>
+  Object.fromEntries(
+    await Promise.all(Object.entries(methodPackages).map(async ([name, load]) => [name, await load()] as const)),
   )
-}
-
-/** A method under the name that its package exports it by. */
-const factoriesOf = (module: Module): Module =>
-  Object.fromEntries(Object.entries(module).filter(([, value]) => methods.some((method) => method === value)))

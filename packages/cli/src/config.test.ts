@@ -1,11 +1,11 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { methods } from '@kvloom/methods'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { chooseCompositions } from './commands/compositions'
 import { loadConfig } from './config'
 import { configModules } from './config-modules'
-import { methods } from './registry'
 
 let folder: string
 beforeAll(async () => {

@@ -2,8 +2,8 @@
 import { access, readFile } from 'node:fs/promises'
 import { extname, resolve } from 'node:path'
 import type { KVCompressor } from '@kvloom/core'
+import type { Method } from '@kvloom/methods'
 import { UsageError } from './errors'
-import type { Method } from './registry'
 
 export interface KvloomConfig {
   /** Rows of the comparison: compositions as text or as compressors, in a list or by name. */

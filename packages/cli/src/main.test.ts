@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { reportSchema } from '@kvloom/eval'
+import { methods } from '@kvloom/methods'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { methods } from './registry'
 import { writeRandomModel } from './testing/random-model'
 
 const MAIN = fileURLToPath(new URL('../dist/main.js', import.meta.url))

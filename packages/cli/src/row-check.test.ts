@@ -1,11 +1,11 @@
 /** The check before a comparison: what it lets through can be opened later, what it refuses would have failed. */
 import { checkModel } from '@kvloom/core'
 import { loadModel, type Model, resolveModel } from '@kvloom/engine'
+import { methods } from '@kvloom/methods'
 import { memory } from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { shapeOf } from './calibration'
 import { buildComposition } from './composition/build'
-import { methods } from './registry'
 
 let model: Model
 beforeAll(async () => {

@@ -1,15 +1,9 @@
 /** Every eviction method beside KIVI passes the conformance suite; those that drop rows one by one at every step do beside q8_0. */
-import { blockFormats } from '@kvloom/block-formats'
 
 import { SHAPES, testCompressor } from '@kvloom/conformance'
 import { compose, IncompatibleStages, type KVCompressor, type ModelShape, openCache, window } from '@kvloom/core'
-import { kivi } from '@kvloom/kivi'
-import { l2Norm } from '@kvloom/l2-norm'
-import { none } from '@kvloom/none'
-import { snapkv } from '@kvloom/snapkv'
-import { streamingLlm } from '@kvloom/streaming-llm'
-import { tova } from '@kvloom/tova'
 import { describe, expect, it } from 'vitest'
+import { blockFormats, kivi, l2Norm, none, snapkv, streamingLlm, tova } from './index'
 
 const quantizer = () => kivi({ bits: 2, group: 16, residual: 32 })
 

@@ -2,14 +2,9 @@
 
 import { compose, type KVCache, type KVCompressor, openCache, ready } from '@kvloom/core'
 import { loadModel, type Model, prefill, resolveModel } from '@kvloom/engine'
-import { kivi } from '@kvloom/kivi'
-import { l2Norm } from '@kvloom/l2-norm'
-import { none } from '@kvloom/none'
-import { snapkv } from '@kvloom/snapkv'
-import { streamingLlm } from '@kvloom/streaming-llm'
-import { tova } from '@kvloom/tova'
 import { memory } from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { kivi, l2Norm, none, snapkv, streamingLlm, tova } from './index'
 
 const PROMPT = 150
 const DECODED = 300

@@ -2,11 +2,11 @@
 import { relative } from 'node:path'
 import { compose, type KVCompressor, KvloomError } from '@kvloom/core'
 import type { Composition } from '@kvloom/eval'
+import { type Method, methods as ownMethods } from '@kvloom/methods'
 import { buildComposition } from '../composition/build'
 import { messageInGrammar } from '../composition/cure'
 import { findConfig, type LoadedConfig, loadConfig, type WantedComposition } from '../config'
 import { CompositionError, UsageError } from '../errors'
-import { type Method, methods as ownMethods } from '../registry'
 
 /** What `kvloom compare` runs when nothing is named: exact, quantized, evicted, both. */
 export const DEFAULT_COMPOSITIONS = [

@@ -1,9 +1,10 @@
 /** `kvloom methods`: what can be composed, with every option. */
+
+import type { Method } from '@kvloom/methods'
 import Table from 'cli-table3'
 import { plainName } from '../composition/build'
 import { nearest } from '../composition/nearest'
 import { EXIT, UsageError } from '../errors'
-import type { Method } from '../registry'
 import { knownMethods } from './compositions'
 
 /** A method as data, for `--json` and for tables made elsewhere. */

@@ -10,8 +10,8 @@ import {
   split,
   window,
 } from '@kvloom/core'
+import type { Method } from '@kvloom/methods'
 import { CompositionError } from '../errors'
-import type { Method } from '../registry'
 import { nearest } from './nearest'
 import { type Argument, type Call, parseComposition, type Sum, type Value } from './parse'
 

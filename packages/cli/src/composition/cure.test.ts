@@ -1,6 +1,6 @@
 import { KvloomError, ModelMismatch } from '@kvloom/core'
+import { methods } from '@kvloom/methods'
 import { describe, expect, it } from 'vitest'
-import { methods } from '../registry'
 import { buildComposition } from './build'
 import { inGrammar, messageInGrammar } from './cure'
 

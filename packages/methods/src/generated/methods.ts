@@ -1,10 +1,8 @@
-/** The methods that compositions can name. A method package is added to the command line here, and only here. */
-
+// Made from the folders of the methods by `npm run method-lists`. Do not edit.
 import { adaKv } from '@kvloom/ada-kv'
 import { aquaKv } from '@kvloom/aqua-kv'
 import { blockFormats } from '@kvloom/block-formats'
 import { clusterkv } from '@kvloom/clusterkv'
-import type { KVCompressor, MethodCard, OptionSchema } from '@kvloom/core'
 import { coupledQuantization } from '@kvloom/coupled-quantization'
 import { expectedAttention } from '@kvloom/expected-attention'
 import { fastgen } from '@kvloom/fastgen'
@@ -22,35 +20,53 @@ import { snapkv } from '@kvloom/snapkv'
 import { streamingLlm } from '@kvloom/streaming-llm'
 import { think } from '@kvloom/think'
 import { tova } from '@kvloom/tova'
+import type { Method } from '../method'
 
-/** What the command line needs of a method factory, whatever its options are called. Every `MethodFactory` is one. */
-export interface Method {
-  (options?: never): KVCompressor
-  readonly card: MethodCard
-  readonly options: OptionSchema
-}
-
-/** In the order of docs and tables: exact first, then quantizers, then eviction. */
-export const methods: readonly Method[] = [
-  none,
-  kivi,
-  streamingLlm,
-  l2Norm,
-  snapkv,
-  tova,
-  higgs,
-  coupledQuantization,
-  linearPredictor,
-  lorc,
-  think,
-  kvLatent,
-  minicache,
-  kvsharer,
-  freqkv,
-  clusterkv,
-  fastgen,
+export {
   adaKv,
-  expectedAttention,
   aquaKv,
   blockFormats,
+  clusterkv,
+  coupledQuantization,
+  expectedAttention,
+  fastgen,
+  freqkv,
+  higgs,
+  kivi,
+  kvLatent,
+  kvsharer,
+  l2Norm,
+  linearPredictor,
+  lorc,
+  minicache,
+  none,
+  snapkv,
+  streamingLlm,
+  think,
+  tova,
+}
+
+/** Every method: families in the order of the workspace, in each by name. */
+export const methods: readonly Method[] = [
+  blockFormats,
+  coupledQuantization,
+  higgs,
+  kivi,
+  none,
+  linearPredictor,
+  adaKv,
+  expectedAttention,
+  fastgen,
+  l2Norm,
+  snapkv,
+  streamingLlm,
+  tova,
+  clusterkv,
+  kvLatent,
+  lorc,
+  think,
+  freqkv,
+  kvsharer,
+  minicache,
+  aquaKv,
 ]
