@@ -56,6 +56,22 @@ export const commands = [
     shows: /long-values/,
   },
   {
+    says: 'npm start -- --model tiny --config rows.config.ts',
+    runs: `npm start -- --model tiny --config rows.config.ts ${SHORT}`,
+    needs: 'rows.config.ts',
+    shows: /two bits, first layer exact/,
+  },
+  {
+    says: 'npm run -s kvloom -- methods low-norm --config methods.config.ts',
+    needs: 'methods.config.ts',
+    shows: /First tokens, which always stay/,
+  },
+  {
+    says: 'npm run -s kvloom -- generate --config methods.config.ts --model tiny --compressor "low-norm(keep=0.8)+kivi" --prompt "Call me"',
+    runs: 'npm run -s kvloom -- generate --config methods.config.ts --model tiny --compressor "low-norm(keep=0.8)+kivi" --prompt "Call me" --max-new-tokens 4',
+    needs: 'methods.config.ts',
+  },
+  {
     says: 'npm run -s kvloom -- calibrate --compressor "aqua-kv(bits=2)" --out aqua-2.safetensors --text my-text.txt',
     runs: 'npm run -s kvloom -- calibrate --compressor "aqua-kv(bits=2)" --out aqua-2.safetensors --text README.md --model tiny --sequences 2 --tokens 256',
     makes: 'aqua-2.safetensors',

@@ -1,21 +1,23 @@
-/** Every TypeScript block of the documentation compiles as it stands, and runs. */
+/**
+ * Every TypeScript block of the documentation compiles as it stands, and runs. A block that is called `continued` goes on with the
+ * program before it, and a `text` block that is called `output` is what the program prints.
+ */
 import { execFile } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
+import { format } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { packageFolders, root } from '../setup/workspace.mjs'
-import { type Block, readDocuments } from './markdown.mjs'
+import { readDocuments } from './markdown.mjs'
+import { type Program, programsOf } from './programs.mjs'
 
-const TYPESCRIPT = ['ts', 'typescript', 'mts', 'tsx']
-const blocks = readDocuments()
-  .flatMap((document) => document.blocks)
-  .filter(({ language }) => TYPESCRIPT.includes(language))
-const where = ({ file, line }: Block) => `${file}:${line}`
-const isTest = ({ name }: Block) => name.endsWith('.test.ts')
+const blocks = readDocuments().flatMap((document) => programsOf(document.blocks))
+const where = ({ file, line }: Program) => `${file}:${line}`
+const isTest = ({ name }: Program) => name.endsWith('.test.ts')
 
 let folder: string
 /** The file of a block; each is alone in a folder, for two may be called `kvloom.config.ts`. */
-const pathOf = (block: Block) => join(folder, where(block).replaceAll(/[/:]/g, '+'), block.name || 'snippet.ts')
+const pathOf = (block: Program) => join(folder, where(block).replaceAll(/[/:]/g, '+'), block.name || 'snippet.ts')
 
 // A folder where every package can be imported by its name, as after `npm install`. It lies in the workspace, so that npm's
 // packages are found by walking up.
@@ -71,8 +73,11 @@ it('compiles all of them', async () => {
 
 describe('runs', () => {
   const before = process.cwd()
+  const printed: string[] = []
   beforeAll(() => {
-    vi.spyOn(console, 'log').mockImplementation(() => undefined)
+    vi.spyOn(console, 'log').mockImplementation((...what) => {
+      printed.push(format(...what))
+    })
     vi.spyOn(process.stdout, 'write').mockImplementation(() => true)
     process.chdir(folder)
   })
@@ -83,8 +88,11 @@ describe('runs', () => {
 
   const programs = blocks.filter((block) => !isTest(block))
   it.each(programs.map((block) => [where(block), block] as const))('%s', async (_, block) => {
+    printed.length = 0
     const module = (await import(/* @vite-ignore */ pathOf(block))) as { default?: unknown }
-    if (block.name === 'kvloom.config.ts') expect(module.default).toBeTypeOf('object')
+
+    if (block.output !== null) expect(`${printed.join('\n')}\n`).toBe(block.output)
+    if (block.name.endsWith('.config.ts')) expect(module.default).toBeTypeOf('object')
   })
 
   const tests = blocks.filter(isTest)
