@@ -39,6 +39,7 @@ export default defineConfig({
           { text: 'Configuration', link: '/guide/configuration' },
           { text: 'Look into a cache', link: '/guide/look-into-a-cache' },
           { text: 'Words of the house', link: '/guide/words' },
+          { text: 'Errors', link: '/guide/errors' },
           { text: 'What composes with what', link: '/matrix' },
           { text: 'Reference numbers', link: '/reference-numbers' },
           { text: 'At the same bits', link: '/same-bits' },

@@ -9,6 +9,8 @@ const check = join(dirname(fileURLToPath(import.meta.url)), 'check.mjs')
 let tree: string
 
 const LEGAL = [
+  ['kernels', 'errors'],
+  ['math', 'errors'],
   ['core', 'kernels'],
   ['eviction/first', 'core'],
   ['eviction/first', 'math'],
@@ -26,9 +28,10 @@ const LEGAL = [
 ] as const
 
 const ILLEGAL = [
-  ['kernels', 'core', 'kernels-knows-only-itself'],
-  ['core', 'engine', 'core-knows-only-kernels-math'],
-  ['core', 'eviction/first', 'core-knows-only-kernels-math'],
+  ['errors', 'kernels', 'errors-knows-only-itself'],
+  ['kernels', 'core', 'kernels-knows-only-errors'],
+  ['core', 'engine', 'core-knows-only-errors-kernels-math'],
+  ['core', 'eviction/first', 'core-knows-only-errors-kernels-math'],
   ['engine', 'eviction/first', 'engine-knows-only-'],
   ['eval', 'quantizers/third', 'eval-knows-only-'],
   ['conformance', 'engine', 'conformance-knows-only-'],
@@ -46,8 +49,8 @@ const ILLEGAL = [
 
 beforeEach(() => {
   tree = realpathSync(mkdtempSync(join(tmpdir(), 'kvloom-boundaries-')))
-  for (const folder of ['kernels', 'math', 'core', 'engine', 'eval', 'conformance', 'cli', 'kvloom', 'methods'])
-    addPackage(folder)
+  const libraries = ['errors', 'kernels', 'math', 'core', 'engine', 'eval', 'conformance', 'cli', 'kvloom', 'methods']
+  for (const folder of libraries) addPackage(folder)
   for (const folder of ['eviction/first', 'eviction/second', 'quantizers/third', 'recipes/mix']) addPackage(folder)
 })
 afterEach(() => rmSync(tree, { recursive: true, force: true }))
@@ -71,7 +74,7 @@ describe('the rule for the direction of dependencies', () => {
 
   it('also sees imports of types only', () => {
     write('packages/core/src/types.ts', "export type { name } from '@kvloom/engine'\n")
-    expect(run().output).toContain('core-knows-only-kernels-math')
+    expect(run().output).toContain('core-knows-only-errors-kernels-math')
   })
 
   it('refuses a path into the folder of another package, and an import that leads nowhere', () => {

@@ -1,6 +1,6 @@
 // Who may import whom, as rules for dependency-cruiser. Paths are relative to the root of the workspace.
 //
-//   kernels, math <- core <- methods;  engine and eval know core, not the methods;  packages/methods lists them;
+//   errors <- kernels, math <- core <- methods;  engine and eval know core, not the methods;  packages/methods lists them;
 //   cli, apps, kvloom know all.
 
 const CATEGORIES = ['quantizers', 'predictors', 'eviction', 'recall', 'low-rank', 'sequence', 'cross-layer', 'recipes']
@@ -8,12 +8,13 @@ const METHODS = `packages/(?:${CATEGORIES.join('|')})`
 
 /** What each package may import besides itself, npm packages and Node. */
 const ALLOWED = {
-  kernels: [],
-  math: [],
+  errors: [],
+  kernels: ['errors'],
+  math: ['errors'],
   'tiny-model': [],
-  core: ['kernels', 'math'],
-  engine: ['core', 'kernels', 'math', 'tiny-model'],
-  eval: ['core', 'engine', 'kernels', 'math'],
+  core: ['errors', 'kernels', 'math'],
+  engine: ['core', 'errors', 'kernels', 'math', 'tiny-model'],
+  eval: ['core', 'engine', 'errors', 'kernels', 'math'],
   conformance: ['core', 'kernels', 'math'],
 }
 

@@ -129,7 +129,9 @@ async function open(compressor: KVCompressor) {
     }
   } catch (error) {
     prepared?.dispose()
-    if (error instanceof KvloomError) throw new Refusal(error.message, { cause: error })
+    // What kernels and maths refuse is a defect above them, not a refusal of the composition.
+    if (error instanceof KvloomError && !/^(?:KERNEL_|MATH$)/.test(error.code))
+      throw new Refusal(error.message, { cause: error })
     throw error
   }
 }

@@ -35,7 +35,7 @@ export function exitCodeOf(error: unknown): number {
   if (error instanceof Interrupted) return EXIT.interrupted
   if (error instanceof Error && error.name === 'AbortError') return EXIT.interrupted
   const code = error instanceof Error && 'code' in error ? error.code : undefined
-  return code === 'cancelled' || code === 'INTERRUPTED' ? EXIT.interrupted : EXIT.failure
+  return code === 'CANCELLED' || code === 'INTERRUPTED' ? EXIT.interrupted : EXIT.failure
 }
 
 /** One line for people; with `verbose` the stack and its causes below it. */

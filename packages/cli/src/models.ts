@@ -27,7 +27,7 @@ export interface ModelWish {
 }
 
 /** Codes that mean "not to be had from here", as opposed to "this machine is in the way". */
-const ELSEWHERE = new Set<string>(['not-found', 'unreachable', 'hub-refused', 'pip-failed'])
+const ELSEWHERE = new Set<string>(['NOT_FOUND', 'UNREACHABLE', 'HUB_REFUSED', 'PIP_FAILED'])
 
 /** Finds or fetches the model that was asked for; the default falls back to the tiny one, with a notice. */
 export async function findModel(wish: ModelWish, signal?: AbortSignal): Promise<ResolvedModel> {

@@ -1,12 +1,7 @@
-/** Base of every error kvloom's core throws on purpose. `code` is stable; the message says what was given, what is allowed and what to do. */
-export class KvloomError extends Error {
-  readonly code: string
-  constructor(code: string, message: string, options?: ErrorOptions) {
-    super(message, options)
-    this.name = new.target.name
-    this.code = code
-  }
-}
+/** Typed errors of the core. Messages say what was given, what is allowed and what to do. */
+import { KvloomError } from '@kvloom/errors'
+
+export { KvloomError } from '@kvloom/errors'
 
 /** An option out of its range or of the wrong type. */
 export class OptionError extends KvloomError {

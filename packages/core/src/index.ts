@@ -107,6 +107,6 @@ export {
   WindowError,
 } from './errors'
 export type { OptionSchema, OptionSpec, OptionsOf } from './options'
-export { fraction, integer, layerList, oneOf, parseOptions } from './options'
+export { fraction, integer, layerList, oneOf, parseOptions, refuseUnknown } from './options'
 export { floorOf, liftProtected } from './protect'
 export { siteOf, upload } from './site'

@@ -1,6 +1,6 @@
 /** Options as data: one declaration validates, documents and parses them (docs tables, command line). */
+import { nearestName } from '@kvloom/errors'
 import { OptionError } from './errors'
-import { nearest } from './nearest'
 
 export interface OptionSpec<T> {
   readonly default: T
@@ -62,7 +62,7 @@ export function refuseUnknown(method: string, given: object, known: readonly str
   const strange = inherited !== null && Object.getPrototypeOf(inherited) !== null
   const wrong = strange ? '__proto__' : Reflect.ownKeys(given).find((name) => !known.includes(name as string))
   if (wrong === undefined) return
-  const near = nearest(String(wrong), known)
+  const near = nearestName(String(wrong), known)
   throw new OptionError(
     method,
     String(wrong),

@@ -49,10 +49,10 @@ it('refuses what it cannot write, and leaves the old file', async () => {
   const refused = (given: readonly Artifact[], code: string, place = file) =>
     expect(saveArtifacts(place, given)).rejects.toMatchObject({ name: 'ArtifactFileError', code })
   const [first] = artifacts as readonly [Artifact, Artifact]
-  await refused([first, first], 'bad-artifact')
-  await refused([{ ...first, stage: 'a/b' }], 'bad-artifact')
-  await refused([{ ...first, tensors: { x: { shape: [3], values: new Float32Array(2) } } }], 'bad-artifact')
-  await refused(artifacts, 'cannot-write', path.join(folder, 'no', 'such', 'folder'))
+  await refused([first, first], 'BAD_ARTIFACT')
+  await refused([{ ...first, stage: 'a/b' }], 'BAD_ARTIFACT')
+  await refused([{ ...first, tensors: { x: { shape: [3], values: new Float32Array(2) } } }], 'BAD_ARTIFACT')
+  await refused(artifacts, 'CANNOT_WRITE', path.join(folder, 'no', 'such', 'folder'))
   expect(await loadArtifacts(file)).toEqual(artifacts)
 })
 
@@ -73,16 +73,16 @@ it('refuses files that are damaged, of another version, or something else', asyn
       (error: { code?: string }) => error.code,
     )
     // A changed bit of padding changes nothing; version 0 and the like are another version; all else is damage.
-    expect(['damaged', 'other-version', JSON.stringify(artifacts, numbers)], `byte ${at}`).toContain(outcome)
-    if (at >= 8 + Number(whole.readBigUInt64LE())) expect(outcome).toBe('damaged')
+    expect(['DAMAGED', 'OTHER_VERSION', JSON.stringify(artifacts, numbers)], `byte ${at}`).toContain(outcome)
+    if (at >= 8 + Number(whole.readBigUInt64LE())) expect(outcome).toBe('DAMAGED')
   }
-  await refused(whole.subarray(0, whole.length - 1), 'damaged')
-  await refused(new Uint8Array(), 'damaged')
-  await refused(encodeSafetensors({ x: { shape: [1], data: Float32Array.of(1) } }), 'damaged')
-  await refused(encodeSafetensors({}, { 'kvloom-artifacts': '{}' }), 'damaged')
-  await refused(encodeSafetensors({}, { 'kvloom-artifacts': 'no JSON' }), 'damaged')
-  await refused(encodeSafetensors({}, { 'kvloom-artifacts': '{"version":2}' }), 'other-version')
-  await expect(loadArtifacts(path.join(folder, 'missing'))).rejects.toMatchObject({ code: 'cannot-read' })
+  await refused(whole.subarray(0, whole.length - 1), 'DAMAGED')
+  await refused(new Uint8Array(), 'DAMAGED')
+  await refused(encodeSafetensors({ x: { shape: [1], data: Float32Array.of(1) } }), 'DAMAGED')
+  await refused(encodeSafetensors({}, { 'kvloom-artifacts': '{}' }), 'DAMAGED')
+  await refused(encodeSafetensors({}, { 'kvloom-artifacts': 'no JSON' }), 'DAMAGED')
+  await refused(encodeSafetensors({}, { 'kvloom-artifacts': '{"version":2}' }), 'OTHER_VERSION')
+  await expect(loadArtifacts(path.join(folder, 'missing'))).rejects.toMatchObject({ code: 'CANNOT_READ' })
 })
 
 const numbers = (_: string, value: unknown): unknown =>

@@ -24,20 +24,20 @@ interface Contents {
 
 /**
  * Writes artifacts to one file; an older file stays as it was until the new one is whole.
- * @throws ArtifactFileError('bad-artifact') for two artifacts of one stage or tensors that do not fit their shape, ('cannot-write')
+ * @throws ArtifactFileError('BAD_ARTIFACT') for two artifacts of one stage or tensors that do not fit their shape, ('CANNOT_WRITE')
  */
 export async function saveArtifacts(file: string, artifacts: readonly Artifact[]): Promise<void> {
   const stages = artifacts.map(({ stage }) => stage)
   const twin = stages.find((stage, i) => stages.indexOf(stage) !== i)
-  if (twin !== undefined) refuse('bad-artifact', `two artifacts of stage ${twin}`, 'one for each stage')
+  if (twin !== undefined) refuse('BAD_ARTIFACT', `two artifacts of stage ${twin}`, 'one for each stage')
   const slashed = stages.find((stage) => stage.includes('/'))
-  if (slashed !== undefined) refuse('bad-artifact', `an artifact of stage ${slashed}`, 'stage names without "/"')
+  if (slashed !== undefined) refuse('BAD_ARTIFACT', `an artifact of stage ${slashed}`, 'stage names without "/"')
   const tensors: Record<string, TensorToWrite> = {}
   for (const { stage, tensors: own } of artifacts)
     for (const [name, { shape, values }] of Object.entries(own)) {
       if (shape.reduce((product, size) => product * size, 1) !== values.length)
         refuse(
-          'bad-artifact',
+          'BAD_ARTIFACT',
           `${stage}, ${name} of shape [${shape.join(', ')}] with ${values.length} values`,
           'one value for each place',
         )
@@ -58,7 +58,7 @@ export async function saveArtifacts(file: string, artifacts: readonly Artifact[]
     await writeWhole(file, [encodeSafetensors(tensors, { 'kvloom-artifacts': text, sha256 })])
   } catch (cause) {
     refuse(
-      'cannot-write',
+      'CANNOT_WRITE',
       `${file}, which cannot be written (${reasonOf(cause)})`,
       'a place with room',
       'Choose another place or free some space.',
@@ -69,7 +69,7 @@ export async function saveArtifacts(file: string, artifacts: readonly Artifact[]
 
 /**
  * Reads what `saveArtifacts` wrote. Whether they fit a compressor and a model is for `ready()` and `openCache()` to say.
- * @throws ArtifactFileError('cannot-read'), ('damaged'), ('other-version')
+ * @throws ArtifactFileError('CANNOT_READ'), ('DAMAGED'), ('OTHER_VERSION')
  */
 export async function loadArtifacts(file: string): Promise<Artifact[]> {
   const { tensors, metadata } = await readAll(file)
@@ -102,7 +102,7 @@ async function readAll(file: string): Promise<{ tensors: Tensors; metadata: Read
     bytes = await fs.readFile(file)
   } catch (cause) {
     return refuse(
-      'cannot-read',
+      'CANNOT_READ',
       `${file}, which cannot be read (${reasonOf(cause)})`,
       'a file of artifacts',
       'Check the path, or run kvloom calibrate.',
@@ -135,7 +135,7 @@ function parse(file: string, text: string): Contents {
   const contents = given as Partial<Contents> | null
   if (typeof contents?.version === 'number' && contents.version !== version)
     return refuse(
-      'other-version',
+      'OTHER_VERSION',
       `${file}, artifacts of version ${contents.version}`,
       `version ${version}`,
       'Calibrate again: kvloom calibrate.',
@@ -174,7 +174,7 @@ const reasonOf = (cause: unknown): string =>
 
 function damaged(file: string, why: string, cause?: unknown): never {
   return refuse(
-    'damaged',
+    'DAMAGED',
     `${file}: ${why}`,
     'an artifact file as kvloom wrote it',
     'Copy it again, or calibrate again: kvloom calibrate.',

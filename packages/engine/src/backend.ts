@@ -10,7 +10,7 @@ export const engineBackends = ['cpu', 'wasm'] as const
 export type EngineBackend = (typeof engineBackends)[number] & KernelBackend
 
 /** The tfjs backend is unknown or did not start. */
-export class BackendError extends EngineError<'unknown-backend' | 'backend-failed'> {
+export class BackendError extends EngineError<'UNKNOWN_BACKEND' | 'BACKEND_FAILED'> {
   override readonly name = 'BackendError'
 }
 
@@ -22,7 +22,7 @@ export class BackendError extends EngineError<'unknown-backend' | 'backend-faile
  */
 export async function useBackend(backend: EngineBackend): Promise<void> {
   if (!engineBackends.includes(backend)) {
-    throw new BackendError('unknown-backend', {
+    throw new BackendError('UNKNOWN_BACKEND', {
       given: `backend "${String(backend)}"`,
       allowed: engineBackends.join(', '),
       cure: 'Choose one of these.',
@@ -45,7 +45,7 @@ function useOneThread(wasm: { setThreadsCount(count: number): void }): void {
 }
 
 function failed(backend: string, cause?: unknown): BackendError {
-  return new BackendError('backend-failed', {
+  return new BackendError('BACKEND_FAILED', {
     given: `the tfjs backend "${backend}", which did not start${cause instanceof Error ? ` (${cause.message})` : ''}`,
     allowed: 'an environment that can run it',
     cure:

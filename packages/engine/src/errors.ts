@@ -1,5 +1,7 @@
 // Typed errors of the engine. Every one says what was given, what is allowed and what to do; callers branch on `code`.
 
+import { KvloomError } from '@kvloom/errors'
+
 /** What every engine error states. */
 export interface EngineErrorParts {
   /** What was given, in words with numbers and names. */
@@ -13,18 +15,17 @@ export interface EngineErrorParts {
 }
 
 /** Base of all errors of this package. */
-export class EngineError<Code extends string = string> extends Error {
+export class EngineError<Code extends string = string> extends KvloomError {
   override readonly name: string = 'EngineError'
+  /** Stable word to branch on. */
+  declare readonly code: Code
   readonly given: string
   readonly allowed: string
   readonly cure: string
 
-  constructor(
-    /** Stable word to branch on. */
-    readonly code: Code,
-    parts: EngineErrorParts,
-  ) {
+  constructor(code: Code, parts: EngineErrorParts) {
     super(
+      code,
       `${parts.given}; allowed: ${parts.allowed}. ${parts.cure}`,
       parts.cause === undefined ? undefined : { cause: parts.cause },
     )
@@ -36,23 +37,23 @@ export class EngineError<Code extends string = string> extends Error {
 
 /** What can be wrong with a model or tensor file. */
 export type ModelFileErrorCode =
-  | 'file-missing'
-  | 'file-exists'
-  | 'cannot-write'
-  | 'file-truncated'
-  | 'file-changed'
-  | 'wrong-magic'
-  | 'unsupported-version'
-  | 'absurd-count'
-  | 'bad-header'
-  | 'bad-metadata'
-  | 'bad-offset'
-  | 'bad-shape'
-  | 'duplicate-tensor'
-  | 'unknown-tensor-type'
-  | 'unsupported-tensor-type'
-  | 'tensor-missing'
-  | 'tensor-unexpected'
+  | 'FILE_MISSING'
+  | 'FILE_EXISTS'
+  | 'CANNOT_WRITE'
+  | 'FILE_TRUNCATED'
+  | 'FILE_CHANGED'
+  | 'WRONG_MAGIC'
+  | 'UNSUPPORTED_VERSION'
+  | 'ABSURD_COUNT'
+  | 'BAD_HEADER'
+  | 'BAD_METADATA'
+  | 'BAD_OFFSET'
+  | 'BAD_SHAPE'
+  | 'DUPLICATE_TENSOR'
+  | 'UNKNOWN_TENSOR_TYPE'
+  | 'UNSUPPORTED_TENSOR_TYPE'
+  | 'TENSOR_MISSING'
+  | 'TENSOR_UNEXPECTED'
 
 /** A GGUF, safetensors or config file is damaged, incomplete, or holds something this engine does not read. */
 export class ModelFileError extends EngineError<ModelFileErrorCode> {
@@ -70,13 +71,13 @@ export function refuseFile(
 }
 
 /** The model is of a family this engine has no forward pass for. */
-export class UnsupportedArchitectureError extends EngineError<'unsupported-architecture'> {
+export class UnsupportedArchitectureError extends EngineError<'UNSUPPORTED_ARCHITECTURE'> {
   override readonly name = 'UnsupportedArchitectureError'
   constructor(
     readonly architecture: string,
     readonly supported: readonly string[],
   ) {
-    super('unsupported-architecture', {
+    super('UNSUPPORTED_ARCHITECTURE', {
       given: `a model of architecture "${architecture}"`,
       allowed: supported.join(', '),
       cure: 'Use a model of one of these families.',
@@ -86,12 +87,12 @@ export class UnsupportedArchitectureError extends EngineError<'unsupported-archi
 
 /** What can be wrong with a tokenizer or its input. */
 export type TokenizerErrorCode =
-  | 'unsupported-tokenizer'
-  | 'bad-tokenizer'
-  | 'unknown-id'
-  | 'bad-input'
-  | 'no-chat-template'
-  | 'bad-chat-template'
+  | 'UNSUPPORTED_TOKENIZER'
+  | 'BAD_TOKENIZER'
+  | 'UNKNOWN_ID'
+  | 'BAD_INPUT'
+  | 'NO_CHAT_TEMPLATE'
+  | 'BAD_CHAT_TEMPLATE'
 
 /** The tokenizer description is not understood, or it was asked for something it cannot do. */
 export class TokenizerError extends EngineError<TokenizerErrorCode> {
@@ -99,7 +100,7 @@ export class TokenizerError extends EngineError<TokenizerErrorCode> {
 }
 
 /** What can be wrong with an artifact file. */
-export type ArtifactFileErrorCode = 'cannot-read' | 'cannot-write' | 'damaged' | 'other-version' | 'bad-artifact'
+export type ArtifactFileErrorCode = 'CANNOT_READ' | 'CANNOT_WRITE' | 'DAMAGED' | 'OTHER_VERSION' | 'BAD_ARTIFACT'
 
 /** An artifact file that is missing, damaged, of another version, or cannot be written. */
 export class ArtifactFileError extends EngineError<ArtifactFileErrorCode> {
@@ -108,17 +109,17 @@ export class ArtifactFileError extends EngineError<ArtifactFileErrorCode> {
 
 /** Why a model name could not be turned into a file. */
 export type ResolveErrorCode =
-  | 'not-found'
-  | 'unreachable'
-  | 'interrupted'
-  | 'hub-refused'
-  | 'hash-mismatch'
-  | 'size-mismatch'
-  | 'no-space'
-  | 'no-permission'
-  | 'pip-failed'
-  | 'ambiguous'
-  | 'cancelled'
+  | 'NOT_FOUND'
+  | 'UNREACHABLE'
+  | 'UNFINISHED'
+  | 'HUB_REFUSED'
+  | 'HASH_MISMATCH'
+  | 'SIZE_MISMATCH'
+  | 'NO_SPACE'
+  | 'NO_PERMISSION'
+  | 'PIP_FAILED'
+  | 'AMBIGUOUS'
+  | 'CANCELLED'
 
 /** A model could not be found, downloaded or stored. */
 export class ResolveError extends EngineError<ResolveErrorCode> {

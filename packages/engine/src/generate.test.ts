@@ -1,4 +1,5 @@
 import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { openCache, ready } from '@kvloom/core'
 import * as tf from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -136,18 +137,18 @@ describe('generate', () => {
 
   const asIds = (value: unknown) => value as Int32Array
   it.each([
-    ['a text', 'hello', 'not-ids', /the text "hello".*tokenizer\.encode/],
-    ['nothing', undefined, 'not-ids', /undefined/],
-    ['a number', 5, 'not-ids', /5/],
-    ['an object', { length: 1, 0: 5 }, 'not-ids', /an object/],
-    ['NaN', [5, NaN], 'bad-id', /NaN at index 1.*0 to 130/],
-    ['a fraction', [1.5], 'bad-id', /1\.5 at index 0/],
-    ['a negative id', Int32Array.of(5, 9, -1), 'bad-id', /-1 at index 2/],
-    ['an id beyond the vocabulary', [5, 131], 'bad-id', /131 at index 1/],
-    ['a text among ids', [5, '9'], 'bad-id', /the text "9" at index 1/],
-    ['nothing among ids', [5, undefined], 'bad-id', /undefined at index 1/],
-    ['a hole', Object.assign([], { 2: 5 }), 'bad-id', /undefined at index 0/],
-    ['bigints', BigInt64Array.of(5n), 'bad-id', /bigint.* at index 0/],
+    ['a text', 'hello', 'NOT_IDS', /the text "hello".*tokenizer\.encode/],
+    ['nothing', undefined, 'NOT_IDS', /undefined/],
+    ['a number', 5, 'NOT_IDS', /5/],
+    ['an object', { length: 1, 0: 5 }, 'NOT_IDS', /an object/],
+    ['NaN', [5, NaN], 'BAD_ID', /NaN at index 1.*0 to 130/],
+    ['a fraction', [1.5], 'BAD_ID', /1\.5 at index 0/],
+    ['a negative id', Int32Array.of(5, 9, -1), 'BAD_ID', /-1 at index 2/],
+    ['an id beyond the vocabulary', [5, 131], 'BAD_ID', /131 at index 1/],
+    ['a text among ids', [5, '9'], 'BAD_ID', /the text "9" at index 1/],
+    ['nothing among ids', [5, undefined], 'BAD_ID', /undefined at index 1/],
+    ['a hole', Object.assign([], { 2: 5 }), 'BAD_ID', /undefined at index 0/],
+    ['bigints', BigInt64Array.of(5n), 'BAD_ID', /bigint.* at index 0/],
   ] as [string, unknown, string, RegExp][])(
     'refuses %s as prompt, at once and in forward',
     async (_, given, code, message) => {
@@ -183,7 +184,7 @@ describe('generate', () => {
 
   it('needs the tokenizer only for text', () => {
     expect(() => model.tokenizer).toThrow(/tokenizer.json/)
-    return expect(generateAll(model, { compressor: exact }, prompt, {})).rejects.toMatchObject({ code: 'file-missing' })
+    return expect(generateAll(model, { compressor: exact }, prompt, {})).rejects.toMatchObject({ code: 'FILE_MISSING' })
   })
 
   it('holds an incomplete character back, and gives it as U+FFFD at the end', async () => {
@@ -234,27 +235,52 @@ describe('loadModel', () => {
     expect(tf.memory().numTensors).toBe(before)
   })
 
-  it('takes a short name, and says what else to call for other names', async () => {
+  it('takes a name, and says what is wrong with another', async () => {
     const tiny = await loadModel('tiny', { backend: 'cpu' })
     expect(tiny.config.vocabSize).toBe(260)
     tiny.dispose()
     for (const [name, cure] of [
       ['nowhere', /"nowhere", where no file or folder is.*"tiny", "smollm2-135m-instruct".*resolveModel\(\)/],
-      ['owner/repo', /await resolveModel\("owner\/repo"\)/],
+      ['models/absent.gguf', /"models\/absent.gguf", where no file or folder is.*owner\/repo/],
       ['', /""/],
       ['a\0b', /where no file/],
       [7 as never, /of type number/],
       [null as never, /of type object/],
       [undefined as never, /of type undefined/],
     ] as const) {
-      const refused = expect.objectContaining({ code: 'file-missing', message: expect.stringMatching(cure) })
+      const refused = expect.objectContaining({ code: 'FILE_MISSING', message: expect.stringMatching(cure) })
       await expect(loadModel(name), String(name)).rejects.toEqual(refused)
     }
   })
 
+  it('says where the model came from', async () => {
+    const tiny = await loadModel('tiny', { backend: 'cpu' })
+    expect(tiny.origin).toMatchObject({ name: 'tiny', source: 'tiny', path: expect.stringContaining('tiny-model') })
+    tiny.dispose()
+    const own = await loadModel(made.folder, { backend: 'cpu' })
+    expect(own.origin).toEqual({ name: made.folder, source: 'path', path: made.folder })
+    own.dispose()
+  })
+
+  it('looks for a name of the Hub in the cache, and offline nowhere else', async () => {
+    const cacheDir = join(made.folder, 'no-models')
+    await expect(loadModel('owner/mini', { cacheDir, offline: true })).rejects.toMatchObject({
+      code: 'NOT_FOUND',
+      message: expect.stringContaining(cacheDir),
+    })
+  })
+
+  it('refuses an option it does not know, with the nearest', async () => {
+    await expect(loadModel('tiny', { bakend: 'cpu' } as never)).rejects.toMatchObject({
+      code: 'OPTION',
+      message: expect.stringContaining('Did you mean "backend"?'),
+    })
+    await expect(loadModel('tiny', 'cpu' as never)).rejects.toMatchObject({ code: 'OPTION' })
+  })
+
   it('refuses a backend it does not know', async () => {
     // @ts-expect-error not a backend
-    await expect(loadModel(made.folder, { backend: 'abacus' })).rejects.toMatchObject({ code: 'unknown-backend' })
+    await expect(loadModel(made.folder, { backend: 'abacus' })).rejects.toMatchObject({ code: 'UNKNOWN_BACKEND' })
   })
 
   it('tells weights apart by their fingerprint, and the same weights not', async () => {

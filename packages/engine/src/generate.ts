@@ -11,7 +11,7 @@ import {
 import type { Tensor } from '@tensorflow/tfjs-core'
 import type { Model } from './model'
 import { type PrefillOptions, prefill } from './prefill'
-import { seededRandom } from './random'
+import { uniformRandom } from './random'
 import { checkSampling, type SamplingOptions, sample } from './sampling'
 import { checkedIds } from './token-ids'
 
@@ -63,7 +63,7 @@ export type GenerateInto = KVCache | { readonly compressor: KVCompressor | Ready
  * @param promptIds token ids of the vocabulary, at least one
  * @returns yields each new token, returns the summary; leaving the loop early frees what is generate's own. The texts are what the new
  *   tokens add to the text of the prompt
- * @throws OptionError, ForwardError('not-ids'), ('bad-id') at once; ContextOverflow before any work; the signal's reason; what `forward` throws
+ * @throws OptionError, ForwardError('NOT_IDS'), ('BAD_ID') at once; ContextOverflow before any work; the signal's reason; what `forward` throws
  */
 export function generate(
   model: Model,
@@ -94,7 +94,7 @@ async function* run(
   },
 ): AsyncGenerator<GeneratedToken, Generation, void> {
   const { maxNewTokens, seed, stopIds, signal, onToken } = options
-  const random = seededRandom(seed)
+  const random = uniformRandom(seed)
   const stops = new Set(stopIds)
   const own = 'compressor' in into && !('attend' in into) ? openOwn(model, into.compressor) : null
   const cache = own ?? (into as KVCache)

@@ -1,12 +1,14 @@
 // A loaded model: configuration, tokenizer, weights on a tfjs backend, and the step that a cache and a loop need.
-import type { KVCache, ModelShape, ModelWeights, Phase } from '@kvloom/core'
+import { type KVCache, type ModelShape, type ModelWeights, type Phase, refuseUnknown } from '@kvloom/core'
 import { getBackend, setBackend, type Tensor, tensor } from '@tensorflow/tfjs-core'
 import { type EngineBackend, useBackend } from './backend'
 import { EngineError } from './errors'
 import { dequantize } from './files/dequantize'
 import { llamaForward, type WantedLogits } from './llama'
+import { locateModel, type ModelOrigin } from './models/locate'
 import type { ModelConfig } from './models/model-config'
 import { type ModelFiles, type ModelLocation, openModelFiles } from './models/model-files'
+import type { ResolveProgress } from './models/store'
 import { shapeOf } from './shape'
 import { checkedIds, ForwardError } from './token-ids'
 import { createTokenizer, type Tokenizer } from './tokenizer/tokenizer'
@@ -19,6 +21,8 @@ export interface Model {
   readonly shape: ModelShape
   /** What it was loaded from. */
   readonly files: ModelFiles
+  /** What was asked for and where it was found; null for sources, opened files, and models that stages changed. */
+  readonly origin: ModelOrigin | null
   /** The weights as the forward pass holds them, on `backend`; the model's. */
   readonly packed: LlamaWeights
   /** The backend its weights lie on. */
@@ -53,6 +57,14 @@ export interface Model {
 export interface LoadModelOptions {
   /** tfjs backend to run on; becomes the current one. Default 'wasm'. */
   readonly backend?: EngineBackend
+  /** Folder of the model cache, for a name. Default `~/.cache/kvloom/models`. */
+  readonly cacheDir?: string
+  /** Use only what is on this machine. Default false. */
+  readonly offline?: boolean
+  /** Token for private and gated models of the Hub. Default none. */
+  readonly accessToken?: string
+  /** Called while a model is fetched; often. */
+  readonly onFetch?: (progress: ResolveProgress) => void
   /** Called after each weight. */
   readonly onProgress?: (progress: LoadProgress) => void
   /** Aborts between two weights with the signal's reason; nothing stays in memory. */
@@ -61,17 +73,36 @@ export interface LoadModelOptions {
 
 /**
  * Loads a model onto a tfjs backend, weights packed as in the file.
- * @param location a .gguf file or a folder with config.json and safetensors, by path (Node) or as sources, or opened files; or a short
- *   name (`tiny`, those of `knownModels`), which is resolved as `resolveModel` does it and may be fetched
- * @throws BackendError, ModelFileError, ResolveError for a short name that cannot be had, UnsupportedArchitectureError, or the signal's reason
+ * @param location a .gguf file or a folder with config.json and safetensors, by path (Node) or as sources, or opened files; or a name
+ *   (`tiny`, those of `knownModels`, `owner/repo[/file.gguf]` on the Hub), which is resolved as `resolveModel` does it and may be fetched
+ * @throws OptionError, BackendError, ModelFileError, ResolveError for a name that cannot be had, UnsupportedArchitectureError, or the
+ *   signal's reason
  */
 export async function loadModel(location: ModelLocation | ModelFiles, options: LoadModelOptions = {}): Promise<Model> {
+  refuseUnknown('loadModel', options, OPTIONS)
   options.signal?.throwIfAborted()
+  const origin = typeof location === 'string' ? await originOf(location, options) : null
   const files =
     typeof location === 'object' && location !== null && 'config' in location
       ? location
-      : await openModelFiles(location)
-  return loadModelFiles(files, options, (digest) => (files.saved?.digest === digest ? files.saved.fingerprint : digest))
+      : await openModelFiles(origin?.path ?? location)
+  const fingerprintOf = (digest: string): string => (files.saved?.digest === digest ? files.saved.fingerprint : digest)
+  return loadModelFiles(files, options, fingerprintOf, origin)
+}
+
+const OPTIONS = ['backend', 'cacheDir', 'offline', 'accessToken', 'onFetch', 'onProgress', 'signal']
+
+function originOf(
+  location: string,
+  { cacheDir, offline, accessToken, onFetch, signal }: LoadModelOptions,
+): Promise<ModelOrigin> {
+  return locateModel(location, {
+    ...(cacheDir === undefined ? {} : { cacheDir }),
+    ...(offline === undefined ? {} : { offline }),
+    ...(accessToken === undefined ? {} : { accessToken }),
+    ...(onFetch ? { onProgress: onFetch } : {}),
+    ...(signal ? { signal } : {}),
+  })
 }
 
 /** Loads opened files; `fingerprintOf` names the model whose configuration and weights have this digest. */
@@ -79,11 +110,12 @@ export async function loadModelFiles(
   files: ModelFiles,
   { backend = 'wasm', onProgress, signal }: LoadModelOptions,
   fingerprintOf: (digest: string) => string,
+  origin: ModelOrigin | null = null,
 ): Promise<Model> {
   await useBackend(backend)
   const { weights, held, digest, dispose } = await loadWeights(files, { onProgress, signal })
   const shape = shapeOf(files.config, fingerprintOf(digest))
-  return new LlamaModel(files, shape, backend, weights, held, await tokenizerOf(files), dispose)
+  return new LlamaModel(files, origin, shape, backend, weights, held, await tokenizerOf(files), dispose)
 }
 
 class LlamaModel implements Model {
@@ -95,6 +127,7 @@ class LlamaModel implements Model {
 
   constructor(
     readonly files: ModelFiles,
+    readonly origin: ModelOrigin | null,
     readonly shape: ModelShape,
     readonly backend: EngineBackend,
     readonly packed: LlamaWeights,
@@ -133,20 +166,20 @@ class LlamaModel implements Model {
 
   private check(cache: KVCache, given: Int32Array | readonly number[]): Int32Array {
     if (this.disposed)
-      throw new ForwardError('disposed', {
+      throw new ForwardError('DISPOSED', {
         given: 'a model that was disposed',
         allowed: 'a loaded model',
         cure: 'Load it again.',
       })
     if (cache.model.fingerprint !== this.shape.fingerprint)
-      throw new ForwardError('other-model', {
+      throw new ForwardError('OTHER_MODEL', {
         given: `a cache of ${cache.model.name} (${cache.model.fingerprint})`,
         allowed: `a cache of ${this.shape.name} (${this.shape.fingerprint})`,
         cure: "Open the cache with this model's `shape`.",
       })
     const ids = checkedIds('forward', given, this.config.vocabSize)
     if (ids.length === 0)
-      throw new ForwardError('no-tokens', {
+      throw new ForwardError('NO_TOKENS', {
         given: 'a step of no tokens',
         allowed: 'at least one token',
         cure: 'Begin a prompt with the start token if there is nothing else.',

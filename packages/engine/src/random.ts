@@ -2,10 +2,10 @@
 // https://prng.di.unimi.it/xoshiro128starstar.c), its state filled from the seed by splitmix32.
 
 /** Uniform numbers in [0, 1), 53 bits each. */
-export type Random = () => number
+export type UniformRandom = () => number
 
 /** The generator of a seed; any integer, of which the lowest 32 bits count. */
-export function seededRandom(seed: number): Random {
+export function uniformRandom(seed: number): UniformRandom {
   const state = new Uint32Array(4)
   let filler = seed >>> 0
   for (let i = 0; i < 4; i++) {

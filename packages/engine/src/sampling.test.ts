@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { nextWord, seededRandom } from './random'
+import { nextWord, uniformRandom } from './random'
 import { argmax, candidates, LogitsError, sample } from './sampling'
 
 const log = (...probabilities: number[]): Float32Array => Float32Array.from(probabilities, Math.log)
@@ -88,7 +88,7 @@ describe('candidates', () => {
 describe('sample', () => {
   it('draws with the probabilities of the candidates', () => {
     const logits = log(0.1, 0.4, 0.05, 0.3, 0.15)
-    const random = seededRandom(7)
+    const random = uniformRandom(7)
     const counts = [0, 0, 0, 0, 0]
     const draws = 20_000
     for (let i = 0; i < draws; i++) counts[sample(logits, { temperature: 1, topK: 4 }, random)]!++
@@ -103,7 +103,9 @@ describe('sample', () => {
   it('means the same token by a number when two equal logits swap ranks', () => {
     const [a, b] = [Float32Array.of(1, 1.0000001, 0), Float32Array.of(1.0000001, 1, 0)]
     for (let seed = 0; seed < 200; seed++)
-      expect(sample(a, { temperature: 1 }, seededRandom(seed))).toBe(sample(b, { temperature: 1 }, seededRandom(seed)))
+      expect(sample(a, { temperature: 1 }, uniformRandom(seed))).toBe(
+        sample(b, { temperature: 1 }, uniformRandom(seed)),
+      )
   })
   it('greedy needs no random number', () => {
     const never = () => {
@@ -113,7 +115,7 @@ describe('sample', () => {
   })
 })
 
-describe('seededRandom', () => {
+describe('uniformRandom', () => {
   it('steps as xoshiro128** of its authors', () => {
     // First numbers from the state 1, 2, 3, 4: the test vector of the rand_xoshiro crate, made with the authors' C code.
     const state = Uint32Array.of(1, 2, 3, 4)
@@ -122,7 +124,7 @@ describe('seededRandom', () => {
     ])
   })
   it('gives the same numbers for a seed, others for another, all in [0, 1)', () => {
-    const draw = (seed: number) => Array.from({ length: 50 }, seededRandom(seed))
+    const draw = (seed: number) => Array.from({ length: 50 }, uniformRandom(seed))
     expect(draw(3)).toEqual(draw(3))
     expect(draw(3)).not.toEqual(draw(4))
     expect(draw(-1)).toEqual(draw(2 ** 32 - 1))

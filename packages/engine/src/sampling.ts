@@ -3,7 +3,7 @@
 // backend do not change which token a random number means.
 import { OptionError } from '@kvloom/core'
 import { EngineError } from './errors'
-import type { Random } from './random'
+import type { UniformRandom } from './random'
 
 /** How the next token is drawn. */
 export interface SamplingOptions {
@@ -16,7 +16,7 @@ export interface SamplingOptions {
 }
 
 /** Logits with NaN or +infinity, or with nothing else than -infinity. */
-export class LogitsError extends EngineError<'bad-logits'> {
+export class LogitsError extends EngineError<'BAD_LOGITS'> {
   override readonly name = 'LogitsError'
 }
 
@@ -78,7 +78,7 @@ export function candidates(logits: Float32Array, options: SamplingOptions = {}):
 }
 
 /** Draws a token id. Greedy uses no random number, anything else exactly one. */
-export function sample(logits: Float32Array, options: SamplingOptions, random: Random): number {
+export function sample(logits: Float32Array, options: SamplingOptions, random: UniformRandom): number {
   if (!options.temperature) return argmax(logits)
   const { ids, probabilities } = candidates(logits, options)
   let left = random()
@@ -149,7 +149,7 @@ function normalise(weights: Float64Array): void {
 }
 
 function badLogits(given: string): LogitsError {
-  return new LogitsError('bad-logits', {
+  return new LogitsError('BAD_LOGITS', {
     given,
     allowed: 'finite logits (some may be -infinity)',
     cure: 'The weights or the cache hold values that overflow; check the model file and the compressor.',

@@ -98,9 +98,9 @@ describe('saving', () => {
         () => 'fine',
         (error: { code?: string; message: string }) => error.code ?? error.message,
       )
-    expect(await codes(made.folder)).toBe('file-exists')
-    expect(await codes(path.join(made.folder, 'config.json'))).toBe('cannot-write')
-    expect(await codes(path.join(made.folder, 'config.json', 'x'))).toBe('cannot-write')
+    expect(await codes(made.folder)).toBe('FILE_EXISTS')
+    expect(await codes(path.join(made.folder, 'config.json'))).toBe('CANNOT_WRITE')
+    expect(await codes(path.join(made.folder, 'config.json', 'x'))).toBe('CANNOT_WRITE')
     const place = path.join(folder, 'whole', 'model')
     expect(await codes(place, AbortSignal.abort(new Error('enough')))).toBe('enough')
     expect(await fs.readdir(path.dirname(place))).toEqual([])
@@ -130,18 +130,18 @@ describe('saving', () => {
     expect(await load({ rms_norm_eps: 1e-6 })).not.toBe(model.shape.fingerprint)
     const refused = (changed: unknown, code: string) =>
       expect(load({ kvloom: changed })).rejects.toMatchObject({ name: 'ModelFileError', code })
-    await refused(undefined, 'bad-metadata')
-    await refused([], 'bad-metadata')
-    await refused({ ...block, version: 2 }, 'unsupported-version')
-    await refused({ ...block, sparse: true }, 'bad-metadata')
-    await refused({ ...block, value_dim: 9.5 }, 'bad-metadata')
-    await refused({ ...block, value_dim: 9 }, 'bad-shape')
-    await refused({ ...block, attention_scale: 0 }, 'bad-metadata')
-    await refused({ ...block, transformed_by: 'changer' }, 'bad-metadata')
-    await refused({ ...block, rope: { dim: 12, frequencies: [1, 2], attention_factor: 1 } }, 'bad-metadata')
+    await refused(undefined, 'BAD_METADATA')
+    await refused([], 'BAD_METADATA')
+    await refused({ ...block, version: 2 }, 'UNSUPPORTED_VERSION')
+    await refused({ ...block, sparse: true }, 'BAD_METADATA')
+    await refused({ ...block, value_dim: 9.5 }, 'BAD_METADATA')
+    await refused({ ...block, value_dim: 9 }, 'BAD_SHAPE')
+    await refused({ ...block, attention_scale: 0 }, 'BAD_METADATA')
+    await refused({ ...block, transformed_by: 'changer' }, 'BAD_METADATA')
+    await refused({ ...block, rope: { dim: 12, frequencies: [1, 2], attention_factor: 1 } }, 'BAD_METADATA')
     await refused(
       { ...block, rope: { dim: 12, frequencies: [1, 2, 3, 4, 5, null], attention_factor: 1 } },
-      'bad-metadata',
+      'BAD_METADATA',
     )
     base.dispose()
     model.dispose()

@@ -25,14 +25,14 @@ export interface SaveModelOptions {
  * same model: same fingerprint, and the same logits bit for bit where its weights are held as f32 or f16 (packed weights become
  * f32 of the same values). A model that Hugging Face's config cannot describe gets model_type `kvloom-...`, which other tools refuse.
  * @param folder made if absent; the folder appears whole or not at all
- * @throws ModelFileError('file-exists') when the folder holds something already, ('cannot-write'); TokenizerError when its tokenizer is not understood
+ * @throws ModelFileError('FILE_EXISTS') when the folder holds something already, ('CANNOT_WRITE'); TokenizerError when its tokenizer is not understood
  */
 export async function saveModel(model: Model, folder: string, options: SaveModelOptions = {}): Promise<void> {
   const inside = await fs
     .readdir(folder)
     .catch((error: unknown) => (codeOf(error) === 'ENOENT' ? [] : refuse(folder, error)))
   if (inside.length > 0)
-    throw new ModelFileError('file-exists', {
+    throw new ModelFileError('FILE_EXISTS', {
       given: `${folder}, which holds ${inside[0]}${inside.length > 1 ? ` and ${inside.length - 1} more` : ''}`,
       allowed: 'a new folder or an empty one',
       cure: 'Choose another place or empty it.',
@@ -62,7 +62,7 @@ export async function saveModel(model: Model, folder: string, options: SaveModel
 const codeOf = (error: unknown): unknown => (error instanceof Error && 'code' in error ? error.code : undefined)
 
 const refuse = (folder: string, cause: unknown): never => {
-  throw new ModelFileError('cannot-write', {
+  throw new ModelFileError('CANNOT_WRITE', {
     given: `${folder}, which cannot be written (${String(codeOf(cause))})`,
     allowed: 'a new folder or an empty one, on a disk with room for the weights',
     cure: 'Choose another place or free some space.',
@@ -111,7 +111,7 @@ async function tokenizerOf({ files }: Model): Promise<TokenizerJson | null> {
     const found = await files.tokenizer()
     return found.kind === 'gguf' && !found.metadata.has('tokenizer.ggml.model') ? null : tokenizerJson(found)
   } catch (error) {
-    if (error instanceof ModelFileError && error.code === 'file-missing') return null
+    if (error instanceof ModelFileError && error.code === 'FILE_MISSING') return null
     throw error
   }
 }

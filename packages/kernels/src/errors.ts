@@ -1,5 +1,7 @@
 // Typed errors of the kernels: what was given, what is allowed, what to do. Nothing here falls back silently.
 
+import { KvloomError } from '@kvloom/errors'
+
 /** The three pieces every input error states. */
 export interface InputErrorParts {
   /** Kernel or function that refuses. */
@@ -13,7 +15,7 @@ export interface InputErrorParts {
 }
 
 /** A kernel was called with tensors, sizes or options it does not accept. */
-export class KernelInputError extends Error {
+export class KernelInputError extends KvloomError {
   override readonly name = 'KernelInputError'
   readonly where: string
   readonly given: string
@@ -21,7 +23,7 @@ export class KernelInputError extends Error {
   readonly cure: string
 
   constructor(parts: InputErrorParts) {
-    super(`${parts.where}: given ${parts.given}; allowed: ${parts.allowed}. ${parts.cure}`)
+    super('KERNEL_INPUT', `${parts.where}: given ${parts.given}; allowed: ${parts.allowed}. ${parts.cure}`)
     this.where = parts.where
     this.given = parts.given
     this.allowed = parts.allowed
@@ -30,6 +32,9 @@ export class KernelInputError extends Error {
 }
 
 /** The tfjs backend is missing, not registered, of an untested build, or out of memory. */
-export class KernelBackendError extends Error {
+export class KernelBackendError extends KvloomError {
   override readonly name = 'KernelBackendError'
+  constructor(message: string, options?: ErrorOptions) {
+    super('KERNEL_BACKEND', message, options)
+  }
 }

@@ -1,14 +1,14 @@
+import { KvloomError } from '@kvloom/errors'
+
 /** What every function of this package throws on purpose: which function, what was given, what is allowed, what to do. */
-export class MathError extends Error {
-  readonly code = 'MATH'
+export class MathError extends KvloomError {
   constructor(
     readonly where: string,
     readonly given: string,
     readonly allowed: string,
     readonly cure: string,
   ) {
-    super(`${where}: given ${given}; allowed: ${allowed}. ${cure}`)
-    this.name = 'MathError'
+    super('MATH', `${where}: given ${given}; allowed: ${allowed}. ${cure}`)
   }
 }
 

@@ -1,4 +1,5 @@
 /** Reads a cache back: see file-format.ts. Nothing of the file is believed before it was checked; what was made is freed on failure. */
+import { KernelInputError } from '@kvloom/kernels'
 import { sha256 } from '@noble/hashes/sha2.js'
 import type * as tf from '@tensorflow/tfjs-core'
 import { checkArtifacts } from '../calibrate'
@@ -61,7 +62,7 @@ export function restoreCache(model: ModelShape, ready: Ready, file: Uint8Array):
     for (const layer of layers) layer.dispose()
     pool.release()
     body.dispose()
-    if (error instanceof KvloomError) throw error
+    if (error instanceof KvloomError && !(error instanceof KernelInputError)) throw error
     throw new SerializedCacheError(`its contents do not fit this cache (${messageOf(error)}).`)
   }
 }

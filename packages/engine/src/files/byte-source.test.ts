@@ -20,18 +20,18 @@ describe('byte sources', () => {
     expect(source.size).toBe(100)
     expect([...(await source.read(98, 2))]).toEqual([98, 99])
     expect((await source.read(100, 0)).length).toBe(0)
-    expect(await errorCode(() => source.read(99, 2))).toBe('file-truncated')
-    expect(await errorCode(() => source.read(-1, 2))).toBe('file-truncated')
+    expect(await errorCode(() => source.read(99, 2))).toBe('FILE_TRUNCATED')
+    expect(await errorCode(() => source.read(-1, 2))).toBe('FILE_TRUNCATED')
   })
 
   it('refuses what is no file, and a file that changes', async () => {
-    expect(await errorCode(() => fileSource(path.join(folder, 'absent')))).toBe('file-missing')
-    expect(await errorCode(() => fileSource(folder))).toBe('file-missing')
+    expect(await errorCode(() => fileSource(path.join(folder, 'absent')))).toBe('FILE_MISSING')
+    expect(await errorCode(() => fileSource(folder))).toBe('FILE_MISSING')
     const changing = path.join(folder, 'changing')
     fs.writeFileSync(changing, bytes)
     const source = await fileSource(changing)
     fs.appendFileSync(changing, 'x')
-    expect(await errorCode(() => source.read(0, 1))).toBe('file-changed')
+    expect(await errorCode(() => source.read(0, 1))).toBe('FILE_CHANGED')
   })
 
   it('opens files of folders on disk and behind addresses', async () => {
@@ -47,7 +47,7 @@ describe('byte sources', () => {
     const config = await remote.open('config.json')
     expect(config && (await readJson(config))).toEqual({ a: 1 })
     expect(await remote.open('absent')).toBeUndefined()
-    expect(await errorCode(() => remote.open('broken'))).toBe('file-missing')
-    expect(await errorCode(() => readJson(bytesSource(new TextEncoder().encode('[1]'))))).toBe('bad-header')
+    expect(await errorCode(() => remote.open('broken'))).toBe('FILE_MISSING')
+    expect(await errorCode(() => readJson(bytesSource(new TextEncoder().encode('[1]'))))).toBe('BAD_HEADER')
   })
 })

@@ -10,7 +10,7 @@ export interface ByteSource {
   readonly name: string
   /** Bytes in all. */
   readonly size: number
-  /** Exactly `length` bytes from `offset`; throws `ModelFileError('file-truncated')` past the end. The result is the caller's unless the source is memory. */
+  /** Exactly `length` bytes from `offset`; throws `ModelFileError('FILE_TRUNCATED')` past the end. The result is the caller's unless the source is memory. */
   read(offset: number, length: number): Promise<Uint8Array>
 }
 
@@ -24,7 +24,7 @@ export interface FileFolder {
 
 function checkRange(source: { name: string; size: number }, offset: number, length: number): void {
   if (offset >= 0 && length >= 0 && offset + length <= source.size) return
-  throw new ModelFileError('file-truncated', {
+  throw new ModelFileError('FILE_TRUNCATED', {
     given: `bytes ${offset} to ${offset + length} of ${source.name}, which has ${source.size}`,
     allowed: `at most ${source.size} bytes`,
     cure: 'The file is cut short; fetch it again.',
@@ -69,7 +69,7 @@ export async function fileSource(file: string): Promise<ByteSource> {
       try {
         const now = (await handle.stat()).size
         if (now !== size) {
-          throw new ModelFileError('file-changed', {
+          throw new ModelFileError('FILE_CHANGED', {
             given: `${file}, which had ${size} bytes when opened and now has ${now}`,
             allowed: 'a file that stays as it is while it is read',
             cure: 'Open it again once nothing writes to it.',
@@ -95,14 +95,14 @@ async function statFile(file: string) {
     const stat = await fs.stat(file)
     if (stat.isFile()) return stat
   } catch (cause) {
-    throw new ModelFileError('file-missing', {
+    throw new ModelFileError('FILE_MISSING', {
       given: file,
       allowed: 'a file that can be read',
       cure: 'Check the path and its permissions.',
       cause,
     })
   }
-  throw new ModelFileError('file-missing', {
+  throw new ModelFileError('FILE_MISSING', {
     given: `${file}, which is not a file`,
     allowed: 'a file that can be read',
     cure: 'Give the path of a file.',
@@ -132,7 +132,7 @@ export function urlFolder(base: string | URL, fetcher: typeof fetch = fetch): Fi
     const response = await fetcher(root + file)
     if (response.status === 404) return undefined
     if (!response.ok) {
-      throw new ModelFileError('file-missing', {
+      throw new ModelFileError('FILE_MISSING', {
         given: `${root + file} answered ${response.status}`,
         allowed: 'an answer of 200',
         cure: 'Check the address.',
@@ -156,14 +156,14 @@ export async function readText(source: ByteSource): Promise<string> {
   return new TextDecoder().decode(await source.read(0, source.size))
 }
 
-/** The whole source as a JSON object; anything else is `ModelFileError('bad-header')`. */
+/** The whole source as a JSON object; anything else is `ModelFileError('BAD_HEADER')`. */
 export async function readJson(source: ByteSource): Promise<Record<string, unknown>> {
   let value: unknown
   try {
     value = JSON.parse(await readText(source))
   } catch (cause) {
     if (cause instanceof ModelFileError) throw cause
-    throw new ModelFileError('bad-header', {
+    throw new ModelFileError('BAD_HEADER', {
       given: `${source.name}, which is not JSON`,
       allowed: 'a JSON object',
       cure: 'The file is damaged; fetch it again.',
@@ -171,7 +171,7 @@ export async function readJson(source: ByteSource): Promise<Record<string, unkno
     })
   }
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
-  throw new ModelFileError('bad-header', {
+  throw new ModelFileError('BAD_HEADER', {
     given: `${source.name}, which holds no JSON object`,
     allowed: 'a JSON object',
     cure: 'The file is damaged; fetch it again.',

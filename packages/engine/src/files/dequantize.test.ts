@@ -2,13 +2,13 @@ import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import { dequantize, halfToNumber } from './dequantize'
 import { readSafetensors } from './safetensors'
-import { formatLayout, weightFormats } from './tensor-types'
+import { fileFormats, formatLayout } from './tensor-types'
 import { errorCode } from './testing'
 
 const fixture = await readSafetensors(fileURLToPath(new URL('../../fixtures/quants.safetensors', import.meta.url)))
 
 describe('dequantize, against the gguf package', () => {
-  it.each(weightFormats.filter((format) => format !== 'f32'))('%s, bit for bit', (format) => {
+  it.each(fileFormats.filter((format) => format !== 'f32'))('%s, bit for bit', (format) => {
     const data = fixture.get(`${format}.data`)?.data as Uint8Array
     const values = fixture.get(`${format}.values`)?.data as Float32Array
     expect(values.length).toBeGreaterThan(500)
@@ -28,13 +28,13 @@ describe('dequantize, against the gguf package', () => {
   })
 
   it('refuses other types, half blocks and too few values', async () => {
-    expect(await errorCode(() => dequantize('iq2_xs', new Uint8Array(74)))).toBe('unsupported-tensor-type')
-    expect(await errorCode(() => dequantize('q8_0', new Uint8Array(33)))).toBe('bad-shape')
-    expect(await errorCode(() => dequantize('q8_0', new Uint8Array(34), 33))).toBe('bad-shape')
+    expect(await errorCode(() => dequantize('iq2_xs', new Uint8Array(74)))).toBe('UNSUPPORTED_TENSOR_TYPE')
+    expect(await errorCode(() => dequantize('q8_0', new Uint8Array(33)))).toBe('BAD_SHAPE')
+    expect(await errorCode(() => dequantize('q8_0', new Uint8Array(34), 33))).toBe('BAD_SHAPE')
   })
 
   it('knows the layout of every format', () => {
-    expect(weightFormats.map((format) => formatLayout(format).blockBytes)).toEqual([
+    expect(fileFormats.map((format) => formatLayout(format).blockBytes)).toEqual([
       4, 2, 2, 34, 18, 20, 22, 24, 144, 176, 210,
     ])
   })

@@ -1,7 +1,7 @@
 // Packed weights to f32. Each block is read as ggml's reference does (ggml-quants.c; MIT, the ggml authors) and every product
 // is rounded to f32 where numpy's reference rounds, so that results equal the gguf package's bit for bit.
 import { ModelFileError } from '../errors'
-import { formatLayout, isWeightFormat, type WeightFormat, weightFormats } from './tensor-types'
+import { type FileFormat, fileFormats, formatLayout, isFileFormat } from './tensor-types'
 
 const round = Math.fround
 
@@ -111,7 +111,7 @@ const q6_k: BlockDecoder = (bytes, at, out, to) => {
   }
 }
 
-const decoders: Record<Exclude<WeightFormat, 'f32' | 'bf16'>, BlockDecoder> = {
+const decoders: Record<Exclude<FileFormat, 'f32' | 'bf16'>, BlockDecoder> = {
   f16: (bytes, at, out, to) => {
     out[to] = half(bytes, at)
   },
@@ -131,13 +131,13 @@ const decoders: Record<Exclude<WeightFormat, 'f32' | 'bf16'>, BlockDecoder> = {
  * @param data whole blocks, as they lie in the file
  * @param count how many values to give; all of them unless told
  * @returns a fresh array `[count]`
- * Throws `ModelFileError`: `unsupported-tensor-type`, or `bad-shape` when `data` is not whole blocks or has too few.
+ * Throws `ModelFileError`: `UNSUPPORTED_TENSOR_TYPE`, or `BAD_SHAPE` when `data` is not whole blocks or has too few.
  */
 export function dequantize(format: string, data: Uint8Array, count?: number): Float32Array {
-  if (!isWeightFormat(format)) {
-    throw new ModelFileError('unsupported-tensor-type', {
+  if (!isFileFormat(format)) {
+    throw new ModelFileError('UNSUPPORTED_TENSOR_TYPE', {
       given: `tensor data of type ${format}`,
-      allowed: weightFormats.join(', '),
+      allowed: fileFormats.join(', '),
       cure: 'Use a file of another quantization of this model.',
     })
   }
@@ -145,7 +145,7 @@ export function dequantize(format: string, data: Uint8Array, count?: number): Fl
   const held = (data.byteLength / blockBytes) * blockSize
   const wanted = count ?? held
   if (data.byteLength % blockBytes !== 0 || wanted > held) {
-    throw new ModelFileError('bad-shape', {
+    throw new ModelFileError('BAD_SHAPE', {
       given: `${data.byteLength} bytes of ${format} for ${wanted} values`,
       allowed: `whole blocks of ${blockBytes} bytes, each ${blockSize} values`,
       cure: 'The tensor shape and its data disagree; fetch the file again.',

@@ -35,7 +35,7 @@ export class Cursor {
     const end = this.at + length
     if (end > this.source.size) {
       fail(
-        'file-truncated',
+        'FILE_TRUNCATED',
         `${this.source.name}, ${what} at byte ${this.at} of a file of ${this.source.size}`,
         'a whole header',
         'The file is cut short; fetch it again.',
@@ -43,7 +43,7 @@ export class Cursor {
     }
     if (end > maximumHeaderBytes)
       fail(
-        'absurd-count',
+        'ABSURD_COUNT',
         `${this.source.name}, ${what} of ${length} bytes in the header`,
         `a header of at most ${maximumHeaderBytes} bytes`,
       )
@@ -62,17 +62,17 @@ export class Cursor {
     const value = this.view.getBigUint64(this.at - 8, true)
     return value <= BigInt(Number.MAX_SAFE_INTEGER)
       ? Number(value)
-      : fail('absurd-count', `${this.source.name}, ${what} of ${value}`, 'less than 2^53')
+      : fail('ABSURD_COUNT', `${this.source.name}, ${what} of ${value}`, 'less than 2^53')
   }
 
   /** A count of things that take at least `minimumBytes` each. */
   count(what: string, minimumBytes: number): number {
     const value = this.size(`the number of ${what}`)
     if (value > maximumEntries)
-      fail('absurd-count', `${this.source.name}, ${value} ${what}`, `at most ${maximumEntries}`)
+      fail('ABSURD_COUNT', `${this.source.name}, ${value} ${what}`, `at most ${maximumEntries}`)
     if (value * minimumBytes > this.source.size)
       fail(
-        'absurd-count',
+        'ABSURD_COUNT',
         `${this.source.name}, ${value} ${what} in a file of ${this.source.size} bytes`,
         'a count that fits in the file',
       )
@@ -91,7 +91,7 @@ export class Cursor {
     if (type === 9) return this.array(key, depth)
     const width = [1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8][type]
     if (width === undefined)
-      return fail('bad-metadata', `${this.source.name}, ${what} of value type ${type}`, 'value types 0 to 12')
+      return fail('BAD_METADATA', `${this.source.name}, ${what} of value type ${type}`, 'value types 0 to 12')
     this.take(width, what)
     const at = this.at - width
     const view = this.view
@@ -124,7 +124,7 @@ export class Cursor {
   private array(key: string, depth: number): GgufValue[] {
     if (depth >= maximumNesting)
       fail(
-        'bad-metadata',
+        'BAD_METADATA',
         `${this.source.name}, metadata "${key}" nested ${depth + 1} deep`,
         `at most ${maximumNesting}`,
       )
@@ -133,7 +133,7 @@ export class Cursor {
     const smallest = [1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8][type] ?? 1
     if (this.at + count * smallest > this.source.size) {
       fail(
-        'absurd-count',
+        'ABSURD_COUNT',
         `${this.source.name}, ${count} elements of metadata "${key}"`,
         `what fits in a file of ${this.source.size} bytes`,
       )

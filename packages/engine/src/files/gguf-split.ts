@@ -15,7 +15,7 @@ export function refusePart(name: string, gguf: GgufFile): GgufFile {
   const part = partOf(gguf)
   if (!part) return gguf
   return fail(
-    'file-missing',
+    'FILE_MISSING',
     `${name}, part ${part.number + 1} of a model in ${part.count} GGUF files`,
     'a GGUF file with all of its tensors',
     'Give the path of one part with the others beside it, or merge them with llama.cpp (gguf-split --merge).',
@@ -28,7 +28,7 @@ export async function openSplitGguf(path: string, given: GgufFile): Promise<Gguf
   const suffix = (at: number): string => `-${padded(at + 1)}-of-${padded(count)}.gguf`
   if (!path.endsWith(suffix(number)))
     fail(
-      'file-missing',
+      'FILE_MISSING',
       `${path}, part ${number + 1} of a model in ${count} GGUF files, under another name`,
       `a name that ends in ${suffix(number)}`,
       'Give the parts their names back, or merge them with llama.cpp (gguf-split --merge).',
@@ -42,7 +42,7 @@ export async function openSplitGguf(path: string, given: GgufFile): Promise<Gguf
   for (const part of parts)
     for (const [name, tensor] of part.tensors) {
       if (tensors.has(name))
-        fail('duplicate-tensor', `the parts of ${path}, tensor "${name}" twice`, 'each tensor once')
+        fail('DUPLICATE_TENSOR', `the parts of ${path}, tensor "${name}" twice`, 'each tensor once')
       tensors.set(name, tensor)
       owners.set(name, part)
     }
@@ -59,7 +59,7 @@ const padded = (value: number): string => String(value).padStart(5, '0')
 async function openPart(path: string, number: number, count: number, given: string): Promise<GgufFile> {
   const source = await fileSource(path).catch(() =>
     fail(
-      'file-missing',
+      'FILE_MISSING',
       `${given} without ${path}, part ${number + 1} of ${count}`,
       'all parts of a model beside each other',
       'Fetch the missing part.',
@@ -69,7 +69,7 @@ async function openPart(path: string, number: number, count: number, given: stri
   const part = partOf(gguf)
   if (part?.number !== number || part.count !== count)
     fail(
-      'bad-metadata',
+      'BAD_METADATA',
       `${path}, which says it is ${part ? `part ${part.number + 1} of ${part.count}` : 'no part'}`,
       `part ${number + 1} of ${count}`,
       'Fetch the parts of one model.',

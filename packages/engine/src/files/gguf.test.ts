@@ -36,7 +36,7 @@ describe('a whole file', () => {
     const gguf = await open(mini)
     expect(gguf.tensors.get('blk.1.ffn_down.weight')).toMatchObject({ shape: [32, 64], bytes: (32 * 64 * 34) / 32 })
     expect((await gguf.read('output_norm.weight')).byteLength).toBe(32 * 4)
-    expect(await errorCode(() => gguf.read('no such'))).toBe('tensor-missing')
+    expect(await errorCode(() => gguf.read('no such'))).toBe('TENSOR_MISSING')
   })
 
   it('reads no more than header and tensors', async () => {
@@ -66,24 +66,24 @@ describe('damage', () => {
     const last = Math.max(...[...(await open(mini)).tensors.values()].map((tensor) => tensor.offset + tensor.bytes))
     for (let length = 0; length < last; length += length < 3000 ? 37 : 997) {
       expect(await errorCode(() => open(mini.subarray(0, length))), `cut at ${length}`).toMatch(
-        /^(file-truncated|absurd-count)$/,
+        /^(FILE_TRUNCATED|ABSURD_COUNT)$/,
       )
     }
   })
 
   const cases: [string, Uint8Array, string][] = [
-    ['no bytes', new Uint8Array(), 'file-truncated'],
-    ['another magic', makeGguf({ magic: 'GGML' }), 'wrong-magic'],
-    ['version 1', makeGguf({ version: 1 }), 'unsupported-version'],
-    ['version 4', makeGguf({ version: 4 }), 'unsupported-version'],
-    ['big endian', makeGguf({ version: 0x0300_0000 }), 'unsupported-version'],
-    ['too many tensors', makeGguf({ tensorCount: 2n ** 63n }), 'absurd-count'],
-    ['more tensors than fit', makeGguf({ tensorCount: 100 }), 'absurd-count'],
-    ['more metadata than fits', makeGguf({ entryCount: 100_000 }), 'absurd-count'],
-    ['an array without a length', makeGguf({ metadata: [['a', { type: 9, value: 8 }]] }), 'file-truncated'],
-    ['a string longer than the file', makeGguf({ metadata: [['a', { type: 8, value: 2n ** 40n }]] }), 'file-truncated'],
-    ['a string of 2^60 bytes', makeGguf({ metadata: [['a', { type: 8, value: 2n ** 60n }]] }), 'absurd-count'],
-    ['an unknown value type', makeGguf({ metadata: [['a', { type: 77, value: 0 }]] }), 'bad-metadata'],
+    ['no bytes', new Uint8Array(), 'FILE_TRUNCATED'],
+    ['another magic', makeGguf({ magic: 'GGML' }), 'WRONG_MAGIC'],
+    ['version 1', makeGguf({ version: 1 }), 'UNSUPPORTED_VERSION'],
+    ['version 4', makeGguf({ version: 4 }), 'UNSUPPORTED_VERSION'],
+    ['big endian', makeGguf({ version: 0x0300_0000 }), 'UNSUPPORTED_VERSION'],
+    ['too many tensors', makeGguf({ tensorCount: 2n ** 63n }), 'ABSURD_COUNT'],
+    ['more tensors than fit', makeGguf({ tensorCount: 100 }), 'ABSURD_COUNT'],
+    ['more metadata than fits', makeGguf({ entryCount: 100_000 }), 'ABSURD_COUNT'],
+    ['an array without a length', makeGguf({ metadata: [['a', { type: 9, value: 8 }]] }), 'FILE_TRUNCATED'],
+    ['a string longer than the file', makeGguf({ metadata: [['a', { type: 8, value: 2n ** 40n }]] }), 'FILE_TRUNCATED'],
+    ['a string of 2^60 bytes', makeGguf({ metadata: [['a', { type: 8, value: 2n ** 60n }]] }), 'ABSURD_COUNT'],
+    ['an unknown value type', makeGguf({ metadata: [['a', { type: 77, value: 0 }]] }), 'BAD_METADATA'],
     [
       'a key twice',
       makeGguf({
@@ -92,21 +92,21 @@ describe('damage', () => {
           ['a', { type: 4, value: 0 }],
         ],
       }),
-      'bad-metadata',
+      'BAD_METADATA',
     ],
-    ['an odd alignment', makeGguf({ metadata: [['general.alignment', { type: 4, value: 48 }]] }), 'bad-metadata'],
-    ['an unknown tensor type', makeGguf({ tensors: [{ ...f32, type: 4 }], data: 16 }), 'unknown-tensor-type'],
-    ['a row of half a block', makeGguf({ tensors: [{ ...f32, dims: [48], type: 8 }], data: 64 }), 'bad-shape'],
-    ['rank 0', makeGguf({ tensors: [{ ...f32, dims: [] }], data: 16 }), 'bad-shape'],
-    ['rank 5', makeGguf({ tensors: [{ ...f32, dims: [1, 1, 1, 1, 1] }], data: 16 }), 'bad-shape'],
-    ['a size of 0', makeGguf({ tensors: [{ ...f32, dims: [0] }], data: 16 }), 'bad-shape'],
-    ['a product over 2^53', makeGguf({ tensors: [{ ...f32, dims: [2 ** 40, 2 ** 40] }], data: 16 }), 'bad-shape'],
-    ['a size over 2^53', makeGguf({ tensors: [{ ...f32, dims: [2n ** 62n] }], data: 16 }), 'absurd-count'],
-    ['an unaligned offset', makeGguf({ tensors: [{ ...f32, offset: 8 }], data: 64 }), 'bad-offset'],
-    ['an offset outside', makeGguf({ tensors: [{ ...f32, offset: 64 }], data: 64 }), 'file-truncated'],
-    ['data cut short', makeGguf({ tensors: [f32], data: 15 }), 'file-truncated'],
-    ['a tensor twice', makeGguf({ tensors: [f32, { ...f32, offset: 32 }], data: 64 }), 'duplicate-tensor'],
-    ['tensors over each other', makeGguf({ tensors: [f32, { ...f32, name: 'u' }], data: 64 }), 'bad-offset'],
+    ['an odd alignment', makeGguf({ metadata: [['general.alignment', { type: 4, value: 48 }]] }), 'BAD_METADATA'],
+    ['an unknown tensor type', makeGguf({ tensors: [{ ...f32, type: 4 }], data: 16 }), 'UNKNOWN_TENSOR_TYPE'],
+    ['a row of half a block', makeGguf({ tensors: [{ ...f32, dims: [48], type: 8 }], data: 64 }), 'BAD_SHAPE'],
+    ['rank 0', makeGguf({ tensors: [{ ...f32, dims: [] }], data: 16 }), 'BAD_SHAPE'],
+    ['rank 5', makeGguf({ tensors: [{ ...f32, dims: [1, 1, 1, 1, 1] }], data: 16 }), 'BAD_SHAPE'],
+    ['a size of 0', makeGguf({ tensors: [{ ...f32, dims: [0] }], data: 16 }), 'BAD_SHAPE'],
+    ['a product over 2^53', makeGguf({ tensors: [{ ...f32, dims: [2 ** 40, 2 ** 40] }], data: 16 }), 'BAD_SHAPE'],
+    ['a size over 2^53', makeGguf({ tensors: [{ ...f32, dims: [2n ** 62n] }], data: 16 }), 'ABSURD_COUNT'],
+    ['an unaligned offset', makeGguf({ tensors: [{ ...f32, offset: 8 }], data: 64 }), 'BAD_OFFSET'],
+    ['an offset outside', makeGguf({ tensors: [{ ...f32, offset: 64 }], data: 64 }), 'FILE_TRUNCATED'],
+    ['data cut short', makeGguf({ tensors: [f32], data: 15 }), 'FILE_TRUNCATED'],
+    ['a tensor twice', makeGguf({ tensors: [f32, { ...f32, offset: 32 }], data: 64 }), 'DUPLICATE_TENSOR'],
+    ['tensors over each other', makeGguf({ tensors: [f32, { ...f32, name: 'u' }], data: 64 }), 'BAD_OFFSET'],
   ]
   it.each(cases)('%s', async (_, bytes, code) => {
     expect(await errorCode(() => open(bytes))).toBe(code)
@@ -114,7 +114,7 @@ describe('damage', () => {
 
   it('an array longer than the file', async () => {
     const bytes = makeGguf({ metadata: [['a', { type: 9, value: 2n ** 40n * 256n + 4n }]] })
-    expect(await errorCode(() => open(new Uint8Array([...bytes, ...new Uint8Array(8).fill(255)])))).toBe('absurd-count')
+    expect(await errorCode(() => open(new Uint8Array([...bytes, ...new Uint8Array(8).fill(255)])))).toBe('ABSURD_COUNT')
   })
 
   it('says what was given, what is allowed and what to do', async () => {

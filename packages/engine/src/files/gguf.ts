@@ -25,7 +25,7 @@ export interface GgufFile {
   readonly version: number
   readonly metadata: ReadonlyMap<string, GgufValue>
   readonly tensors: ReadonlyMap<string, GgufTensor>
-  /** The packed data of a tensor; throws `ModelFileError('tensor-missing')` for a name the file does not have. */
+  /** The packed data of a tensor; throws `ModelFileError('TENSOR_MISSING')` for a name the file does not have. */
   read(name: string): Promise<Uint8Array>
 }
 
@@ -51,7 +51,7 @@ function parse(source: ByteSource, bytes: Uint8Array): GgufFile {
   cursor.take(4, 'the magic number')
   if (String.fromCharCode(...bytes.subarray(0, 4)) !== 'GGUF') {
     fail(
-      'wrong-magic',
+      'WRONG_MAGIC',
       `${source.name}, which does not begin with "GGUF"`,
       'a GGUF file',
       'Give a .gguf file, or a folder with config.json and safetensors.',
@@ -61,7 +61,7 @@ function parse(source: ByteSource, bytes: Uint8Array): GgufFile {
   if (version !== 2 && version !== 3) {
     const bigEndian = version === 0x0200_0000 || version === 0x0300_0000
     fail(
-      'unsupported-version',
+      'UNSUPPORTED_VERSION',
       `${source.name}, GGUF ${bigEndian ? 'in big-endian order' : `version ${version}`}`,
       'GGUF version 2 or 3, little endian',
       'Convert the model again with a recent converter.',
@@ -72,7 +72,7 @@ function parse(source: ByteSource, bytes: Uint8Array): GgufFile {
   const metadata = new Map<string, GgufValue>()
   for (let i = 0; i < entryCount; i++) {
     const key = cursor.string('a metadata key')
-    if (metadata.has(key)) fail('bad-metadata', `${source.name}, metadata key "${key}" twice`, 'each key once')
+    if (metadata.has(key)) fail('BAD_METADATA', `${source.name}, metadata key "${key}" twice`, 'each key once')
     metadata.set(key, cursor.value(cursor.u32(`the type of "${key}"`), key, 0))
   }
   const alignment = metadata.get('general.alignment') ?? 32
@@ -82,23 +82,23 @@ function parse(source: ByteSource, bytes: Uint8Array): GgufFile {
     alignment > 1 << 20 ||
     !Number.isInteger(Math.log2(alignment))
   ) {
-    return fail('bad-metadata', `${source.name}, general.alignment ${String(alignment)}`, 'a power of two up to 2^20')
+    return fail('BAD_METADATA', `${source.name}, general.alignment ${String(alignment)}`, 'a power of two up to 2^20')
   }
   const entries = Array.from({ length: tensorCount }, () => directoryEntry(cursor, source))
   const dataStart = Math.ceil(cursor.at / alignment) * alignment
   const tensors = new Map<string, GgufTensor>()
   for (const { name, type, shape, offset, bytes: size } of entries) {
     if (offset % alignment !== 0)
-      fail('bad-offset', `${source.name}, tensor "${name}" at offset ${offset}`, `multiples of ${alignment}`)
+      fail('BAD_OFFSET', `${source.name}, tensor "${name}" at offset ${offset}`, `multiples of ${alignment}`)
     if (dataStart + offset + size > source.size) {
       fail(
-        'file-truncated',
+        'FILE_TRUNCATED',
         `${source.name}, tensor "${name}" ends at byte ${dataStart + offset + size} of a file of ${source.size}`,
         'tensor data inside the file',
         'The file is cut short; fetch it again.',
       )
     }
-    if (tensors.has(name)) fail('duplicate-tensor', `${source.name}, tensor "${name}" twice`, 'each tensor once')
+    if (tensors.has(name)) fail('DUPLICATE_TENSOR', `${source.name}, tensor "${name}" twice`, 'each tensor once')
     tensors.set(name, { name, type, shape, offset: dataStart + offset, bytes: size })
   }
   checkOverlaps(source, [...tensors.values()])
@@ -110,7 +110,7 @@ function parse(source: ByteSource, bytes: Uint8Array): GgufFile {
       const tensor = tensors.get(name)
       if (!tensor)
         return fail(
-          'tensor-missing',
+          'TENSOR_MISSING',
           `tensor "${name}"`,
           `one of the ${tensors.size} tensors of ${source.name}`,
           'Check the name.',
@@ -124,14 +124,14 @@ function directoryEntry(cursor: Cursor, source: ByteSource): GgufTensor {
   const name = cursor.string('a tensor name')
   const dimensions = cursor.u32(`the rank of "${name}"`)
   if (dimensions < 1 || dimensions > maximumDimensions)
-    fail('bad-shape', `${source.name}, tensor "${name}" of rank ${dimensions}`, `rank 1 to ${maximumDimensions}`)
+    fail('BAD_SHAPE', `${source.name}, tensor "${name}" of rank ${dimensions}`, `rank 1 to ${maximumDimensions}`)
   const shape = Array.from({ length: dimensions }, () => cursor.size(`the shape of "${name}"`)).reverse()
   const id = cursor.u32(`the type of "${name}"`)
   const type = ggmlTypes.get(id)
   if (!type) {
     const known = [...ggmlTypes.values()].map((each) => each.name).join(', ')
     return fail(
-      'unknown-tensor-type',
+      'UNKNOWN_TENSOR_TYPE',
       `${source.name}, tensor "${name}" of type number ${id}`,
       known,
       'Use a file of another quantization of this model.',
@@ -141,13 +141,13 @@ function directoryEntry(cursor: Cursor, source: ByteSource): GgufTensor {
   const inner = shape[shape.length - 1] ?? 0
   if (values < 1 || !Number.isSafeInteger(values * type.blockBytes))
     fail(
-      'bad-shape',
+      'BAD_SHAPE',
       `${source.name}, tensor "${name}" of shape [${shape.join(', ')}]`,
       'sizes of at least 1 that fit in a file',
     )
   if (inner % type.blockSize !== 0) {
     fail(
-      'bad-shape',
+      'BAD_SHAPE',
       `${source.name}, tensor "${name}" of shape [${shape.join(', ')}] in ${type.name}`,
       `rows of a multiple of ${type.blockSize} values`,
     )
@@ -168,7 +168,7 @@ function checkOverlaps(source: ByteSource, tensors: GgufTensor[]): void {
   for (const tensor of tensors) {
     if (tensor.offset < end)
       fail(
-        'bad-offset',
+        'BAD_OFFSET',
         `${source.name}, tensors "${last}" and "${tensor.name}" over the same bytes`,
         'tensors that do not overlap',
       )

@@ -29,7 +29,7 @@ function dtypeOf(data: TensorValues): SafetensorsDtype {
   return data instanceof BigInt64Array ? 'I64' : 'U64'
 }
 
-/** The bytes of a safetensors file; same input, same bytes. Throws `ModelFileError('bad-shape')` where shape and data disagree. */
+/** The bytes of a safetensors file; same input, same bytes. Throws `ModelFileError('BAD_SHAPE')` where shape and data disagree. */
 export function encodeSafetensors(
   tensors: Readonly<Record<string, TensorToWrite>>,
   metadata: Readonly<Record<string, string>> = {},
@@ -50,7 +50,7 @@ export function encodeSafetensors(
 
 /**
  * The same bytes piece by piece, for files too large for memory: `read` is asked for each tensor once, when its turn comes.
- * Throws `ModelFileError('bad-shape')` where shape and data disagree.
+ * Throws `ModelFileError('BAD_SHAPE')` where shape and data disagree.
  */
 export async function* streamSafetensors(
   tensors: readonly TensorPlan[],
@@ -103,7 +103,7 @@ function bytesOf(tensor: TensorPlan, data: TensorValues | undefined): Uint8Array
   const expected = sizeOf(tensor)
   if (bytes.byteLength !== expected)
     fail(
-      'bad-shape',
+      'BAD_SHAPE',
       `tensor "${name}" of ${dtype} [${shape.join(', ')}] with ${bytes.byteLength} bytes`,
       `${expected} bytes`,
       'Give data that fits the shape.',

@@ -61,7 +61,7 @@ describe('round trip', () => {
   })
 
   it('refuses a shape that does not fit, and leaves nothing behind when it cannot write', async () => {
-    expect(await errorCode(() => encodeSafetensors({ a: { shape: [3], data: new Float32Array(2) } }))).toBe('bad-shape')
+    expect(await errorCode(() => encodeSafetensors({ a: { shape: [3], data: new Float32Array(2) } }))).toBe('BAD_SHAPE')
     await expect(writeSafetensors(path.join(folder, 'absent', 'a.safetensors'), {})).rejects.toThrow(/ENOENT/)
   })
 })
@@ -69,10 +69,10 @@ describe('round trip', () => {
 describe('damage', () => {
   const f32 = entry('F32', [1], 0, 4)
   const cases: [string, Uint8Array, string][] = [
-    ['no bytes', new Uint8Array(), 'file-truncated'],
-    ['a header length of 2^60', made('{}', 0, 2n ** 60n), 'absurd-count'],
-    ['a header longer than the file', made('{}', 0, 100n), 'file-truncated'],
-    ['no JSON', made('{"a"'), 'bad-header'],
+    ['no bytes', new Uint8Array(), 'FILE_TRUNCATED'],
+    ['a header length of 2^60', made('{}', 0, 2n ** 60n), 'ABSURD_COUNT'],
+    ['a header longer than the file', made('{}', 0, 100n), 'FILE_TRUNCATED'],
+    ['no JSON', made('{"a"'), 'BAD_HEADER'],
     [
       'no UTF-8',
       (() => {
@@ -80,22 +80,22 @@ describe('damage', () => {
         bytes[9] = 255
         return bytes
       })(),
-      'bad-header',
+      'BAD_HEADER',
     ],
-    ['a list', made('[]'), 'bad-header'],
-    ['metadata that is no map', made({ __metadata__: 3 }), 'bad-metadata'],
-    ['metadata of numbers', made({ __metadata__: { a: 3 } }), 'bad-metadata'],
-    ['an entry that is no object', made({ a: 3 }), 'unknown-tensor-type'],
-    ['an unknown dtype', made({ a: entry('F12', [1], 0, 4) }, 4), 'unknown-tensor-type'],
-    ['a negative size', made({ a: entry('F32', [-1], 0, 4) }, 4), 'bad-shape'],
-    ['no shape', made({ a: entry('F32', 'x', 0, 4) }, 4), 'bad-shape'],
-    ['a size the range does not hold', made({ a: entry('F32', [2], 0, 4) }, 4), 'bad-shape'],
-    ['a range that runs backwards', made({ a: entry('F32', [1], 4, 0) }, 4), 'bad-offset'],
-    ['no range', made({ a: { dtype: 'F32', shape: [1] } }, 4), 'bad-offset'],
-    ['data cut short', made({ a: f32 }, 3), 'file-truncated'],
-    ['bytes left over', made({ a: f32 }, 5), 'bad-offset'],
-    ['a hole', made({ a: f32, b: entry('F32', [1], 8, 12) }, 12), 'bad-offset'],
-    ['an overlap', made({ a: f32, b: entry('F32', [1], 2, 6) }, 6), 'bad-offset'],
+    ['a list', made('[]'), 'BAD_HEADER'],
+    ['metadata that is no map', made({ __metadata__: 3 }), 'BAD_METADATA'],
+    ['metadata of numbers', made({ __metadata__: { a: 3 } }), 'BAD_METADATA'],
+    ['an entry that is no object', made({ a: 3 }), 'UNKNOWN_TENSOR_TYPE'],
+    ['an unknown dtype', made({ a: entry('F12', [1], 0, 4) }, 4), 'UNKNOWN_TENSOR_TYPE'],
+    ['a negative size', made({ a: entry('F32', [-1], 0, 4) }, 4), 'BAD_SHAPE'],
+    ['no shape', made({ a: entry('F32', 'x', 0, 4) }, 4), 'BAD_SHAPE'],
+    ['a size the range does not hold', made({ a: entry('F32', [2], 0, 4) }, 4), 'BAD_SHAPE'],
+    ['a range that runs backwards', made({ a: entry('F32', [1], 4, 0) }, 4), 'BAD_OFFSET'],
+    ['no range', made({ a: { dtype: 'F32', shape: [1] } }, 4), 'BAD_OFFSET'],
+    ['data cut short', made({ a: f32 }, 3), 'FILE_TRUNCATED'],
+    ['bytes left over', made({ a: f32 }, 5), 'BAD_OFFSET'],
+    ['a hole', made({ a: f32, b: entry('F32', [1], 8, 12) }, 12), 'BAD_OFFSET'],
+    ['an overlap', made({ a: f32, b: entry('F32', [1], 2, 6) }, 6), 'BAD_OFFSET'],
   ]
   it.each(cases)('%s', async (_, bytes, code) => {
     expect(await errorCode(() => open(bytes))).toBe(code)
@@ -103,8 +103,8 @@ describe('damage', () => {
 
   it('a tensor that is not there, and a dtype without numbers', async () => {
     const file = await open(made({ a: f32 }, 4))
-    expect(await errorCode(() => file.read('b'))).toBe('tensor-missing')
-    expect(await errorCode(() => tensorValues('F8_E4M3', new Uint8Array(1)))).toBe('unsupported-tensor-type')
+    expect(await errorCode(() => file.read('b'))).toBe('TENSOR_MISSING')
+    expect(await errorCode(() => tensorValues('F8_E4M3', new Uint8Array(1)))).toBe('UNSUPPORTED_TENSOR_TYPE')
   })
 })
 
@@ -129,20 +129,20 @@ describe('shards', () => {
       }),
     )
     expect(tensorValues('F32', await file.read('b'))).toEqual(Float32Array.of(98))
-    expect(await errorCode(() => file.read('c'))).toBe('tensor-missing')
+    expect(await errorCode(() => file.read('c'))).toBe('TENSOR_MISSING')
   })
 
   it.each([
-    ['no weights at all', {}, 'file-missing'],
-    ['a missing shard', { 'model.safetensors.index.json': index({ a: '1.safetensors' }) }, 'file-missing'],
+    ['no weights at all', {}, 'FILE_MISSING'],
+    ['a missing shard', { 'model.safetensors.index.json': index({ a: '1.safetensors' }) }, 'FILE_MISSING'],
     [
       'a tensor the shard has not',
       { '1.safetensors': shard('b'), 'model.safetensors.index.json': index({ a: '1.safetensors' }) },
-      'tensor-missing',
+      'TENSOR_MISSING',
     ],
-    ['a path out of the folder', { 'model.safetensors.index.json': index({ a: '../1.safetensors' }) }, 'bad-header'],
-    ['an index without map', { 'model.safetensors.index.json': {} }, 'bad-header'],
-    ['an index that is no JSON', { 'model.safetensors.index.json': new TextEncoder().encode('{') }, 'bad-header'],
+    ['a path out of the folder', { 'model.safetensors.index.json': index({ a: '../1.safetensors' }) }, 'BAD_HEADER'],
+    ['an index without map', { 'model.safetensors.index.json': {} }, 'BAD_HEADER'],
+    ['an index that is no JSON', { 'model.safetensors.index.json': new TextEncoder().encode('{') }, 'BAD_HEADER'],
   ] as [string, Record<string, Uint8Array | object>, string][])('%s', async (name, files, code) => {
     expect(await errorCode(() => openSafetensorsFolder(make(name, files)))).toBe(code)
   })

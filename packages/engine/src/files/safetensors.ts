@@ -41,7 +41,7 @@ export interface SafetensorsFile {
   /** The strings of `__metadata__`; of the first shard when there are several. */
   readonly metadata: ReadonlyMap<string, string>
   readonly tensors: ReadonlyMap<string, SafetensorsEntry>
-  /** The raw data of a tensor; throws `ModelFileError('tensor-missing')` for a name the file does not have. */
+  /** The raw data of a tensor; throws `ModelFileError('TENSOR_MISSING')` for a name the file does not have. */
   read(name: string): Promise<Uint8Array>
 }
 
@@ -63,7 +63,7 @@ const maximumHeaderBytes = 100_000_000 // the limit of the reference implementat
 export async function openSafetensors(source: ByteSource): Promise<SafetensorsFile> {
   if (source.size < 8)
     fail(
-      'file-truncated',
+      'FILE_TRUNCATED',
       `${source.name} of ${source.size} bytes`,
       'at least 8 bytes',
       'The file is cut short; fetch it again.',
@@ -72,14 +72,14 @@ export async function openSafetensors(source: ByteSource): Promise<SafetensorsFi
   const length = new DataView(lengthBytes.buffer, lengthBytes.byteOffset).getBigUint64(0, true)
   if (length > BigInt(maximumHeaderBytes))
     fail(
-      'absurd-count',
+      'ABSURD_COUNT',
       `${source.name}, a header of ${length} bytes`,
       `at most ${maximumHeaderBytes}`,
       'This is no safetensors file, or it is damaged.',
     )
   if (8 + Number(length) > source.size)
     fail(
-      'file-truncated',
+      'FILE_TRUNCATED',
       `${source.name}, a header of ${length} bytes in a file of ${source.size}`,
       'a whole header',
       'The file is cut short; fetch it again.',
@@ -108,21 +108,21 @@ export async function openSafetensorsFolder(folder: FileFolder): Promise<Safeten
   const indexFile = await folder.open('model.safetensors.index.json')
   if (!indexFile)
     return fail(
-      'file-missing',
+      'FILE_MISSING',
       `${folder.name}, without model.safetensors or its index`,
       'a folder with safetensors weights',
       'Add the weights, or give a .gguf file.',
     )
   const weightMap = (await readJson(indexFile))['weight_map']
   if (typeof weightMap !== 'object' || weightMap === null)
-    return fail('bad-header', `${indexFile.name}, without weight_map`, 'a map from tensor names to files')
+    return fail('BAD_HEADER', `${indexFile.name}, without weight_map`, 'a map from tensor names to files')
   const shards = new Map<string, SafetensorsFile>()
   const owners = new Map<string, SafetensorsFile>()
   const tensors = new Map<string, SafetensorsEntry>()
   for (const [name, file] of Object.entries(weightMap)) {
     if (typeof file !== 'string' || !/^[^/\\:\p{Cc}]+\.safetensors$/u.test(file))
       return fail(
-        'bad-header',
+        'BAD_HEADER',
         `${indexFile.name}, tensor "${name}" in ${JSON.stringify(file)}`,
         'plain names of .safetensors files',
       )
@@ -131,7 +131,7 @@ export async function openSafetensorsFolder(folder: FileFolder): Promise<Safeten
       const source = await folder.open(file)
       if (!source)
         return fail(
-          'file-missing',
+          'FILE_MISSING',
           `${folder.name} without ${file}`,
           'every shard the index names',
           'Fetch the missing shard.',
@@ -142,7 +142,7 @@ export async function openSafetensorsFolder(folder: FileFolder): Promise<Safeten
     const entry =
       shard.tensors.get(name) ??
       fail(
-        'tensor-missing',
+        'TENSOR_MISSING',
         `${file} without tensor "${name}"`,
         'what the index says',
         'Index and shards disagree; fetch the folder again.',
@@ -161,14 +161,14 @@ export async function openSafetensorsFolder(folder: FileFolder): Promise<Safeten
 }
 
 const missing = (name: string, count: number, file: string): never =>
-  fail('tensor-missing', `tensor "${name}"`, `one of the ${count} tensors of ${file}`, 'Check the name.')
+  fail('TENSOR_MISSING', `tensor "${name}"`, `one of the ${count} tensors of ${file}`, 'Check the name.')
 
 function parseHeader(source: ByteSource, bytes: Uint8Array): Record<string, unknown> {
   let value: unknown
   try {
     value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
   } catch (cause) {
-    throw new ModelFileError('bad-header', {
+    throw new ModelFileError('BAD_HEADER', {
       given: `${source.name}, whose header is not JSON`,
       allowed: 'a JSON object',
       cure: 'The file is damaged; fetch it again.',
@@ -176,18 +176,18 @@ function parseHeader(source: ByteSource, bytes: Uint8Array): Record<string, unkn
     })
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value))
-    return fail('bad-header', `${source.name}, whose header is no object`, 'a JSON object')
+    return fail('BAD_HEADER', `${source.name}, whose header is no object`, 'a JSON object')
   return value as Record<string, unknown>
 }
 
 function readMetadata(source: ByteSource, value: unknown): Map<string, string> {
   if (value === undefined) return new Map()
   if (typeof value !== 'object' || value === null)
-    return fail('bad-metadata', `${source.name}, __metadata__ of type ${typeof value}`, 'an object of strings')
+    return fail('BAD_METADATA', `${source.name}, __metadata__ of type ${typeof value}`, 'an object of strings')
   const entries = Object.entries(value).map(([key, text]): [string, string] =>
     typeof text === 'string'
       ? [key, text]
-      : fail('bad-metadata', `${source.name}, __metadata__ "${key}" of type ${typeof text}`, 'strings'),
+      : fail('BAD_METADATA', `${source.name}, __metadata__ "${key}" of type ${typeof text}`, 'strings'),
   )
   return new Map(entries)
 }
@@ -204,22 +204,22 @@ function readEntry(source: ByteSource, name: string, value: unknown, dataStart: 
   const where = `${source.name}, tensor "${name}"`
   if (typeof dtype !== 'string' || !(dtype in dtypeBytes))
     return fail(
-      'unknown-tensor-type',
+      'UNKNOWN_TENSOR_TYPE',
       `${where} of dtype ${JSON.stringify(dtype)}`,
       Object.keys(dtypeBytes).join(', '),
       'Convert the file to f32, f16 or bf16.',
     )
   if (!Array.isArray(shape) || !shape.every(isSize))
-    return fail('bad-shape', `${where} of shape ${JSON.stringify(shape)}`, 'an array of sizes')
+    return fail('BAD_SHAPE', `${where} of shape ${JSON.stringify(shape)}`, 'an array of sizes')
   const [begin, end] = Array.isArray(range) ? (range as unknown[]) : []
   if (!isSize(begin) || !isSize(end) || begin > end)
-    return fail('bad-offset', `${where} at ${JSON.stringify(range)}`, 'a range [begin, end]')
+    return fail('BAD_OFFSET', `${where} at ${JSON.stringify(range)}`, 'a range [begin, end]')
   const bytes = shape.reduce((product, size) => product * size, 1) * dtypeBytes[dtype as SafetensorsDtype]
   if (bytes !== end - begin)
-    fail('bad-shape', `${where} of ${dtype} [${shape.join(', ')}] in ${end - begin} bytes`, `${bytes} bytes`)
+    fail('BAD_SHAPE', `${where} of ${dtype} [${shape.join(', ')}] in ${end - begin} bytes`, `${bytes} bytes`)
   if (dataStart + end > source.size)
     fail(
-      'file-truncated',
+      'FILE_TRUNCATED',
       `${where} ends at byte ${dataStart + end} of a file of ${source.size}`,
       'data inside the file',
       'The file is cut short; fetch it again.',
@@ -233,7 +233,7 @@ function checkCoverage(source: ByteSource, entries: SafetensorsEntry[], dataStar
   for (const entry of [...entries].sort((a, b) => a.offset - b.offset || a.bytes - b.bytes)) {
     if (entry.offset !== end)
       fail(
-        'bad-offset',
+        'BAD_OFFSET',
         `${source.name}, tensor "${entry.name}" at byte ${entry.offset}, where ${end} was expected`,
         'tensors one after the other',
       )
@@ -241,7 +241,7 @@ function checkCoverage(source: ByteSource, entries: SafetensorsEntry[], dataStar
   }
   if (end !== source.size)
     fail(
-      'bad-offset',
+      'BAD_OFFSET',
       `${source.name}, ${source.size - end} bytes after the last tensor`,
       'nothing after the last tensor',
     )
@@ -279,7 +279,7 @@ export function tensorValues(dtype: SafetensorsDtype, data: Uint8Array): TensorV
       return copy()
     default:
       return fail(
-        'unsupported-tensor-type',
+        'UNSUPPORTED_TENSOR_TYPE',
         `tensor data of ${dtype}`,
         'every dtype but the 8-bit floats',
         'Convert the file to f32, f16 or bf16.',

@@ -52,7 +52,7 @@ export const ggmlTypes: ReadonlyMap<number, GgmlType> = /* @__PURE__ */ new Map(
 )
 
 /** Formats that `dequantize` turns into f32. */
-export const weightFormats = [
+export const fileFormats = [
   'f32',
   'f16',
   'bf16',
@@ -67,15 +67,15 @@ export const weightFormats = [
 ] as const
 
 /** A format that `dequantize` turns into f32. */
-export type WeightFormat = (typeof weightFormats)[number]
+export type FileFormat = (typeof fileFormats)[number]
 
 /** Is this a format that `dequantize` understands? */
-export function isWeightFormat(name: string): name is WeightFormat {
-  return (weightFormats as readonly string[]).includes(name)
+export function isFileFormat(name: string): name is FileFormat {
+  return (fileFormats as readonly string[]).includes(name)
 }
 
 /** Block size and bytes of a format by name. */
-export function formatLayout(format: WeightFormat): GgmlType {
+export function formatLayout(format: FileFormat): GgmlType {
   for (const type of ggmlTypes.values()) if (type.name === format) return type
   throw new RangeError(`no layout for ${format}`)
 }

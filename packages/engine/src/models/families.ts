@@ -113,7 +113,7 @@ export function weightNames(config: ModelConfig): string[] {
 /** Fewest tensors of a layer: a file of fewer cannot have so many layers, and need not be searched for them. */
 export function checkLayerCount(file: string, key: string, layers: number, tensors: number): void {
   if (layers * everyLayer.length <= tensors) return
-  throw new ModelFileError('tensor-missing', {
+  throw new ModelFileError('TENSOR_MISSING', {
     given: `${file}, ${key} = ${layers} in a file of ${tensors} tensors`,
     allowed: `at least ${everyLayer.length} tensors for each layer`,
     cure: 'The file is incomplete, or its configuration is of another model; fetch it again.',
@@ -138,7 +138,7 @@ export function checkNoOthers(
 ): void {
   for (const name of inFile) {
     if (used.has(name) || beside.includes(name) || derived.test(name)) continue
-    throw new ModelFileError('tensor-unexpected', {
+    throw new ModelFileError('TENSOR_UNEXPECTED', {
       given: `${file} with a tensor "${name}"`,
       allowed: `the weights of a ${config.architecture} model of ${config.layers} layers, ${biasWords(config)}`,
       cure: 'The file holds a model that its configuration does not describe, or of an architecture that this engine does not compute; use another file.',

@@ -104,7 +104,7 @@ const magnitude = (scale: number, multiplier: number): number =>
 function checkDivisors(file: string, divisors: readonly number[], pairs: number): void {
   const wrong = divisors.find((each) => !(Number.isFinite(each) && each > 0))
   if (divisors.length === pairs && wrong === undefined) return
-  throw new ModelFileError('bad-shape', {
+  throw new ModelFileError('BAD_SHAPE', {
     given: `${file}, rope_freqs.weight of ${divisors.length} values${wrong === undefined ? '' : `, one of them ${wrong}`}`,
     allowed: `${pairs} positive numbers, one for each pair of a head`,
     cure: 'The file is damaged; fetch it again.',

@@ -39,7 +39,7 @@ export function patientFetch(options: HubOptions, signal: AbortSignal | undefine
       if (cause instanceof RangeIgnored || signal?.aborted) throw cause
       const detail =
         cause instanceof Error ? (cause.cause instanceof Error ? cause.cause.message : cause.message) : String(cause)
-      throw new ResolveError('unreachable', {
+      throw new ResolveError('UNREACHABLE', {
         given: `${address(options)}, which cannot be reached (${detail})`,
         allowed: 'a network that reaches the Hub',
         cure: 'Check the network or proxy, or give the path of a model file.',
@@ -65,7 +65,7 @@ export const connection = (options: HubOptions, signal: AbortSignal | undefined)
 export function hubError(error: unknown, what: string): unknown {
   // The library reads answers in good faith: one of another shape ends in an error of JavaScript.
   if (error instanceof InvalidApiResponseFormatError || error instanceof TypeError || error instanceof SyntaxError) {
-    return new ResolveError('hub-refused', {
+    return new ResolveError('HUB_REFUSED', {
       given: `${what}, for which the Hub answered something unexpected (${error.message})`,
       allowed: 'the answers of a Hugging Face Hub',
       cure: 'Check the address of the Hub and any proxy between.',
@@ -79,7 +79,7 @@ export function hubError(error: unknown, what: string): unknown {
     statusCode === 401 || statusCode === 403
       ? 'Check the name; private and gated models need an access token.'
       : 'Try again later.'
-  return new ResolveError('hub-refused', {
+  return new ResolveError('HUB_REFUSED', {
     given: `${what}, for which the Hub answered ${statusCode}`,
     allowed: 'an answer of 200',
     cure,
@@ -89,7 +89,7 @@ export function hubError(error: unknown, what: string): unknown {
 
 /** The Hub has no such thing. */
 export const missingOnHub = (what: string, cause?: unknown) =>
-  new ResolveError('not-found', {
+  new ResolveError('NOT_FOUND', {
     given: `${what}, which the Hub does not have`,
     allowed: 'owner/repo or owner/repo/file.gguf',
     cure: 'Check the spelling.',

@@ -55,7 +55,7 @@ export async function download(
         if (error instanceof ResolveError || error instanceof HubApiError) throw hubError(error, source)
         failures = have > before ? 1 : failures + 1
         if (failures >= attempts) {
-          throw new ResolveError('interrupted', {
+          throw new ResolveError('UNFINISHED', {
             given: `a connection that broke after ${have} of ${info.size} bytes of ${file}`,
             allowed: 'a connection that lasts',
             cure: 'Ask again; the download continues where it stopped.',

@@ -72,14 +72,14 @@ interface ListedFile {
   readonly sha256: string | undefined
 }
 
-/** Throws `ResolveError('hub-refused')` for an entry without a name that stays in `folder`, a size, or a hash where there should be one. */
+/** Throws `ResolveError('HUB_REFUSED')` for an entry without a name that stays in `folder`, a size, or a hash where there should be one. */
 function listed(file: ListFileEntry, folder: string, source: string): ListedFile {
   placeBelow(folder, file.path, source)
   const bytes = file.lfs?.size ?? file.size
   const sha256 = file.lfs?.oid
   if (Number.isSafeInteger(bytes) && bytes >= 0 && (sha256 === undefined || /^[0-9a-f]{64}$/.test(sha256)))
     return { path: file.path, bytes, sha256 }
-  throw new ResolveError('hub-refused', {
+  throw new ResolveError('HUB_REFUSED', {
     given: `${source}, with a file ${JSON.stringify(file.path)} of no size or of a hash that is none`,
     allowed: 'a size in bytes and a sha256 of 64 hexadecimal digits',
     cure: 'Check the address of the Hub and any proxy between.',
@@ -92,7 +92,7 @@ const folderFiles =
 
 /**
  * Fetches the model of a whole repository: its config.json and safetensors as a folder, or its only GGUF file.
- * Throws `ResolveError('ambiguous')` naming the GGUF files where there are several.
+ * Throws `ResolveError('AMBIGUOUS')` naming the GGUF files where there are several.
  */
 export async function fetchHubRepo(
   repo: string,
@@ -116,7 +116,7 @@ export async function fetchHubRepo(
     const choices = only
       ? [only, ...others].map((name) => `${repo}/${name}`).join(', ')
       : 'a repository with config.json and safetensors, or with a GGUF file'
-    throw new ResolveError(only ? 'ambiguous' : 'not-found', {
+    throw new ResolveError(only ? 'AMBIGUOUS' : 'NOT_FOUND', {
       given: only ? `${repo}, which holds ${others.length + 1} GGUF files` : `${repo}, which holds no model`,
       allowed: choices,
       cure: only ? 'Name one of them.' : 'Choose another repository.',
@@ -144,7 +144,7 @@ export async function fetchHubRepo(
   return (
     stored ??
     Promise.reject(
-      new ResolveError('size-mismatch', {
+      new ResolveError('SIZE_MISMATCH', {
         given: `${folder}, which changed while it was fetched`,
         allowed: 'a cache folder that nothing else writes',
         cure: 'Ask again.',

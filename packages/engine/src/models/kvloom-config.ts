@@ -42,7 +42,7 @@ const asObject = (value: unknown): Settings | undefined =>
 /** Reads the block, strictly: what is not understood is refused. Undefined where there is none. */
 export function readExtras(file: string, config: Settings): Extras | undefined {
   const needed = String(config['model_type']).startsWith(prefix)
-  const refuse = (key: string, value: unknown, allowed: string, code: ModelFileErrorCode = 'bad-metadata'): never => {
+  const refuse = (key: string, value: unknown, allowed: string, code: ModelFileErrorCode = 'BAD_METADATA'): never => {
     throw new ModelFileError(code, {
       given: `${file}, kvloom${key && `.${key}`} ${value === undefined ? 'missing' : `= ${JSON.stringify(value)}`}`,
       allowed,
@@ -52,7 +52,7 @@ export function readExtras(file: string, config: Settings): Extras | undefined {
   const given = config['kvloom']
   if (given === undefined && !needed) return undefined
   const block = asObject(given) ?? refuse('', given, 'an object')
-  if (block['version'] !== version) refuse('version', block['version'], String(version), 'unsupported-version')
+  if (block['version'] !== version) refuse('version', block['version'], String(version), 'UNSUPPORTED_VERSION')
   const strange = Object.keys(block).find((key) => !known.includes(key))
   if (strange !== undefined) refuse(strange, block[strange], `only ${known.join(', ')}`)
   const positive = (of: Settings, at: string, key: string, whole = false): number => {

@@ -93,7 +93,7 @@ export interface ModelConfig extends BiasFlags, SlidingWindows {
 /** Heads and dims must fit together, or every later shape is nonsense. @throws ModelFileError */
 function checked(file: string, config: ModelConfig): ModelConfig {
   const refuse = (given: string, allowed: string): never => {
-    throw new ModelFileError('bad-metadata', {
+    throw new ModelFileError('BAD_METADATA', {
       given: `${file}, ${given}`,
       allowed,
       cure: 'The file is damaged; fetch it again.',
@@ -115,7 +115,7 @@ export function configFromGguf(file: string, gguf: GgufFile, ropeFactors: readon
   const { metadata, tensors } = gguf
   const general: GgufValue | undefined = metadata.get('general.architecture')
   if (typeof general !== 'string') {
-    throw new ModelFileError('bad-metadata', {
+    throw new ModelFileError('BAD_METADATA', {
       given: `${file} without general.architecture`,
       allowed: 'the name of an architecture',
       cure: 'This GGUF file holds no model.',
@@ -246,7 +246,7 @@ function huggingFaceBiases(read: SettingsReader, architecture: Architecture): Bi
 function refuseQuantized(file: string, block: unknown): void {
   if (block === undefined || block === null) return
   const method = asObject(block)?.['quant_method']
-  throw new ModelFileError('unsupported-tensor-type', {
+  throw new ModelFileError('UNSUPPORTED_TENSOR_TYPE', {
     given: `${file}, weights quantized by ${typeof method === 'string' ? method : 'quantization_config'}`,
     allowed: 'weights in f32, f16 or bf16, or a GGUF file',
     cure: 'Use the original model, or a GGUF file of it.',

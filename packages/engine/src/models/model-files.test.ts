@@ -56,8 +56,8 @@ describe('one model, as GGUF and as safetensors', () => {
       expect(dequantize(a.format, a.data), name).toEqual(dequantize(b.format, b.data))
     }
     expect((await gguf.tensor('layers.0.attention.query')).format).toBe('q8_0')
-    expect(await errorCode(() => gguf.tensor('layers.9.mlpNorm'))).toBe('tensor-missing')
-    expect(await errorCode(() => hf.tokenizer())).toBe('file-missing')
+    expect(await errorCode(() => gguf.tensor('layers.9.mlpNorm'))).toBe('TENSOR_MISSING')
+    expect(await errorCode(() => hf.tokenizer())).toBe('FILE_MISSING')
   })
 
   it('opens from bytes as from a path', async () => {
@@ -90,14 +90,14 @@ describe('refusals', () => {
     return copy
   }
   it.each([
-    ['an unknown family', (config) => (config['model_type'] = 'mamba'), 'unsupported-architecture'],
-    ['no sizes', (config) => delete config['hidden_size'], 'bad-metadata'],
-    ['a size that is no number', (config) => (config['num_hidden_layers'] = 'two'), 'bad-metadata'],
-    ['heads that do not divide', (config) => (config['num_key_value_heads'] = 3), 'bad-metadata'],
-    ['a scaling nobody knows', (config) => (config['rope_scaling'] = { type: 'dynamic', factor: 2 }), 'bad-metadata'],
-    ['a layer too many', (config) => (config['num_hidden_layers'] = 3), 'tensor-missing'],
-    ['weights of another shape', (config) => (config['intermediate_size'] = 96), 'bad-shape'],
-    ['a missing shard', (_, place) => fs.rmSync(path.join(place, 'model-00002-of-00002.safetensors')), 'file-missing'],
+    ['an unknown family', (config) => (config['model_type'] = 'mamba'), 'UNSUPPORTED_ARCHITECTURE'],
+    ['no sizes', (config) => delete config['hidden_size'], 'BAD_METADATA'],
+    ['a size that is no number', (config) => (config['num_hidden_layers'] = 'two'), 'BAD_METADATA'],
+    ['heads that do not divide', (config) => (config['num_key_value_heads'] = 3), 'BAD_METADATA'],
+    ['a scaling nobody knows', (config) => (config['rope_scaling'] = { type: 'dynamic', factor: 2 }), 'BAD_METADATA'],
+    ['a layer too many', (config) => (config['num_hidden_layers'] = 3), 'TENSOR_MISSING'],
+    ['weights of another shape', (config) => (config['intermediate_size'] = 96), 'BAD_SHAPE'],
+    ['a missing shard', (_, place) => fs.rmSync(path.join(place, 'model-00002-of-00002.safetensors')), 'FILE_MISSING'],
     [
       'an output matrix that is missing',
       (_, place) => {
@@ -112,7 +112,7 @@ describe('refusals', () => {
           encodeSafetensors({ 'model.embed_tokens.weight': { shape: [40, 32], data: new Float32Array(1280) } }),
         )
       },
-      'tensor-missing',
+      'TENSOR_MISSING',
     ],
   ] as [string, (config: Record<string, unknown>, place: string) => void, string][])('%s', async (name, edit, code) => {
     const place = change(name, edit)
@@ -128,7 +128,7 @@ describe('refusals', () => {
     }
     fs.writeFileSync(path.join(place, 'model.safetensors'), encodeSafetensors(all))
     const model = await openModelFiles(place)
-    expect(await errorCode(() => model.tensor('embedding'))).toBe('unsupported-tensor-type')
+    expect(await errorCode(() => model.tensor('embedding'))).toBe('UNSUPPORTED_TENSOR_TYPE')
   })
 
   it('names the families it knows', async () => {
@@ -139,13 +139,13 @@ describe('refusals', () => {
   })
 
   it('GGUF without architecture or sizes, and paths to nothing', async () => {
-    expect(await errorCode(() => openModelFiles({ file: bytesSource(makeGguf()) }))).toBe('bad-metadata')
+    expect(await errorCode(() => openModelFiles({ file: bytesSource(makeGguf()) }))).toBe('BAD_METADATA')
     const nameOnly = makeGguf({ metadata: [['general.architecture', { type: 8, value: 'llama' }]] })
-    expect(await errorCode(() => openModelFiles({ file: bytesSource(nameOnly) }))).toBe('bad-metadata')
-    expect(await errorCode(() => openModelFiles(path.join(folder, 'absent.gguf')))).toBe('file-missing')
+    expect(await errorCode(() => openModelFiles({ file: bytesSource(nameOnly) }))).toBe('BAD_METADATA')
+    expect(await errorCode(() => openModelFiles(path.join(folder, 'absent.gguf')))).toBe('FILE_MISSING')
     const empty = path.join(folder, 'empty')
     fs.mkdirSync(empty)
-    expect(await errorCode(() => openModelFiles(empty))).toBe('file-missing')
+    expect(await errorCode(() => openModelFiles(empty))).toBe('FILE_MISSING')
   })
 })
 

@@ -7,17 +7,17 @@ import { dequantize } from '../files/dequantize'
 import { type GgufFile, type GgufValue, openGguf } from '../files/gguf'
 import { openSplitGguf, partOf, refusePart } from '../files/gguf-split'
 import { openSafetensorsFolder } from '../files/safetensors'
-import { isWeightFormat, type WeightFormat, weightFormats } from '../files/tensor-types'
+import { type FileFormat, fileFormats, isFileFormat } from '../files/tensor-types'
 import { endIdsOfGguf, endIdsOfHuggingFace } from './end-ids'
 import { checkLayerCount, checkNoOthers, weightNames } from './families'
 import { readIdentity, type SavedIdentity } from './kvloom-config'
-import { pathOfModel } from './locate'
+import { locateModel } from './locate'
 import { configFromGguf, configFromHuggingFace, type ModelConfig } from './model-config'
 import { expectedShape, isBaseCheckpoint, tensorNames } from './tensor-names'
 
 /** A weight as it lies in the file. */
 export interface WeightTensor {
-  readonly format: WeightFormat
+  readonly format: FileFormat
   /** Outermost first: `[out, in]` for a matrix. */
   readonly shape: readonly number[]
   /** Rows one after the other; a row of a packed format is whole blocks. `dequantize(format, data)` gives f32. */
@@ -49,29 +49,29 @@ export interface ModelFiles {
   readonly metadata: ReadonlyMap<string, GgufValue>
   /** Every weight the forward pass may ask for and the file has, by canonical name (`tensor-names.ts` lists them). */
   readonly weights: ReadonlyMap<string, WeightInfo>
-  /** Reads a weight by canonical name; throws `ModelFileError('tensor-missing')`, `('bad-shape')`, `('unsupported-tensor-type')`, `('file-truncated')`. */
+  /** Reads a weight by canonical name; throws `ModelFileError('TENSOR_MISSING')`, `('BAD_SHAPE')`, `('UNSUPPORTED_TENSOR_TYPE')`, `('FILE_TRUNCATED')`. */
   tensor(name: string): Promise<WeightTensor>
   /** What is wrong with the files and does not keep the model from running, a sentence each: end ids that are no tokens. */
   readonly warnings: readonly string[]
   /** What `saveModel` wrote down: the fingerprint of the model whose weights and configuration have this digest. */
   readonly saved?: SavedIdentity
-  /** Description of the tokenizer; throws `ModelFileError('file-missing')` where the model has none. */
+  /** Description of the tokenizer; throws `ModelFileError('FILE_MISSING')` where the model has none. */
   tokenizer(): Promise<TokenizerFiles>
 }
 
-/** A .gguf file or a folder: by path or short name (Node), or as sources (anywhere). */
+/** A .gguf file or a folder: by path or name (Node), or as sources (anywhere). */
 export type ModelLocation = string | { readonly file: ByteSource } | { readonly folder: FileFolder }
 
 /**
  * Opens a .gguf file, or a folder with config.json and safetensors. Checks every shape the forward pass relies on.
- * A short name (`tiny`, those of `knownModels`) is resolved, which may fetch it; any other name is for `resolveModel`.
+ * A name (`tiny`, those of `knownModels`, `owner/repo` on the Hub) is resolved, which may fetch it.
  */
 export async function openModelFiles(location: ModelLocation): Promise<ModelFiles> {
   if (typeof location === 'object' && location !== null)
     return 'file' in location
       ? openGgufModel(location.file.name, refusePart(location.file.name, await openGguf(location.file)))
       : openFolderModel(location.folder)
-  const place = await pathOfModel(location)
+  const { path: place } = await locateModel(location)
   const isFolder = await fs.stat(place).then(
     (stat) => stat.isDirectory(),
     () => false,
@@ -124,7 +124,7 @@ async function openGgufModel(file: string, gguf: GgufFile): Promise<ModelFiles> 
 async function openFolderModel(folder: FileFolder): Promise<ModelFiles> {
   const configFile = await folder.open('config.json')
   if (!configFile) {
-    throw new ModelFileError('file-missing', {
+    throw new ModelFileError('FILE_MISSING', {
       given: `${folder.name} without config.json`,
       allowed: 'a .gguf file, or a folder with config.json and safetensors',
       cure: 'Check the path.',
@@ -165,7 +165,7 @@ async function openFolderModel(folder: FileFolder): Promise<ModelFiles> {
     async tokenizer() {
       const tokenizer = await optionalJson('tokenizer.json')
       if (!tokenizer) {
-        throw new ModelFileError('file-missing', {
+        throw new ModelFileError('FILE_MISSING', {
           given: `${folder.name} without tokenizer.json`,
           allowed: 'a folder with tokenizer.json',
           cure: 'Add the tokenizer of the model.',
@@ -183,7 +183,7 @@ async function openFolderModel(folder: FileFolder): Promise<ModelFiles> {
 function refusePacked(file: string, inFile: readonly string[]): void {
   const packed = inFile.find((name) => name.endsWith('.qweight'))
   if (packed === undefined) return
-  throw new ModelFileError('unsupported-tensor-type', {
+  throw new ModelFileError('UNSUPPORTED_TENSOR_TYPE', {
     given: `${file}, weights packed by GPTQ or AWQ (tensor "${packed}")`,
     allowed: 'weights in f32, f16 or bf16, or a GGUF file',
     cure: 'Use the original model, or a GGUF file of it.',
@@ -208,7 +208,7 @@ function checkWeights(
     const expected = expectedShape(name, config)
     if (!expected || (shape.length === expected.length && shape.every((size, axis) => size === expected[axis])))
       continue
-    throw new ModelFileError('bad-shape', {
+    throw new ModelFileError('BAD_SHAPE', {
       given: `${file}, ${name} of shape [${shape.join(', ')}]`,
       allowed: `[${expected.join(', ')}] by the model's own configuration`,
       cure: 'The file is damaged or of another model; fetch it again.',
@@ -220,18 +220,18 @@ function checkReadable(
   file: string,
   weights: ReadonlyMap<string, WeightInfo>,
   name: string,
-): WeightInfo & { format: WeightFormat } {
+): WeightInfo & { format: FileFormat } {
   const info = weights.get(name) ?? missing(file, name)
-  if (isWeightFormat(info.format)) return { ...info, format: info.format }
-  throw new ModelFileError('unsupported-tensor-type', {
+  if (isFileFormat(info.format)) return { ...info, format: info.format }
+  throw new ModelFileError('UNSUPPORTED_TENSOR_TYPE', {
     given: `${file}, ${name} of type ${info.format}`,
-    allowed: weightFormats.join(', '),
+    allowed: fileFormats.join(', '),
     cure: 'Use a file of another quantization of this model.',
   })
 }
 
 function missing(file: string, name: string, inFile?: string): never {
-  throw new ModelFileError('tensor-missing', {
+  throw new ModelFileError('TENSOR_MISSING', {
     given: `${file} without ${name}${inFile === undefined ? '' : ` (tensor "${inFile}")`}`,
     allowed: 'a file with every weight of its architecture',
     cure:

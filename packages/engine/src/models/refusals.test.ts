@@ -31,39 +31,39 @@ const openGguf = (name: string, changes: GgufToyChanges & Pick<Partial<GgufToy>,
 describe('weights that a family must have, and no others', () => {
   const layer = (part: string, at = 1): string => `model.layers.${at}.${part}`
   it.each([
-    ['qwen3', { without: [layer('self_attn.q_norm.weight')] }, 'tensor-missing', 'layers.1.self_attn.q_norm'],
-    ['qwen3', { without: [layer('self_attn.k_norm.weight', 0)] }, 'tensor-missing', 'layers.0.self_attn.k_norm'],
-    ['qwen2', { without: [layer('self_attn.q_proj.bias', 0)] }, 'tensor-missing', 'layers.0.self_attn.q_proj.bias'],
-    ['qwen2', { without: [layer('self_attn.v_proj.bias', 2)] }, 'tensor-missing', 'layers.2.self_attn.v_proj.bias'],
-    ['llama, biases of attention', { without: [layer('self_attn.o_proj.bias')] }, 'tensor-missing', 'o_proj.bias'],
-    ['llama, biases of the MLP', { without: [layer('mlp.down_proj.bias')] }, 'tensor-missing', 'mlp.down_proj.bias'],
-    ['llama', { without: ['lm_head.weight'] }, 'tensor-missing', 'tie_word_embeddings'],
-    ['llama', { without: [layer('mlp.up_proj.weight')] }, 'tensor-missing', 'mlp.up_proj.weight'],
-    ['llama', { add: { [layer('self_attn.q_norm.weight')]: [16] } }, 'tensor-unexpected', 'layers.1.self_attn.q_norm'],
+    ['qwen3', { without: [layer('self_attn.q_norm.weight')] }, 'TENSOR_MISSING', 'layers.1.self_attn.q_norm'],
+    ['qwen3', { without: [layer('self_attn.k_norm.weight', 0)] }, 'TENSOR_MISSING', 'layers.0.self_attn.k_norm'],
+    ['qwen2', { without: [layer('self_attn.q_proj.bias', 0)] }, 'TENSOR_MISSING', 'layers.0.self_attn.q_proj.bias'],
+    ['qwen2', { without: [layer('self_attn.v_proj.bias', 2)] }, 'TENSOR_MISSING', 'layers.2.self_attn.v_proj.bias'],
+    ['llama, biases of attention', { without: [layer('self_attn.o_proj.bias')] }, 'TENSOR_MISSING', 'o_proj.bias'],
+    ['llama, biases of the MLP', { without: [layer('mlp.down_proj.bias')] }, 'TENSOR_MISSING', 'mlp.down_proj.bias'],
+    ['llama', { without: ['lm_head.weight'] }, 'TENSOR_MISSING', 'tie_word_embeddings'],
+    ['llama', { without: [layer('mlp.up_proj.weight')] }, 'TENSOR_MISSING', 'mlp.up_proj.weight'],
+    ['llama', { add: { [layer('self_attn.q_norm.weight')]: [16] } }, 'TENSOR_UNEXPECTED', 'layers.1.self_attn.q_norm'],
     [
       'llama',
       { add: { [layer('self_attn.q_proj.bias')]: [64] } },
-      'tensor-unexpected',
+      'TENSOR_UNEXPECTED',
       'layers.1.self_attn.q_proj.bias',
     ],
-    ['mistral', { add: { [layer('mlp.up_proj.bias')]: [80] } }, 'tensor-unexpected', 'layers.1.mlp.up_proj.bias'],
+    ['mistral', { add: { [layer('mlp.up_proj.bias')]: [80] } }, 'TENSOR_UNEXPECTED', 'layers.1.mlp.up_proj.bias'],
     [
       'qwen2',
       { add: { [layer('self_attn.o_proj.bias')]: [64] } },
-      'tensor-unexpected',
+      'TENSOR_UNEXPECTED',
       'layers.1.self_attn.o_proj.bias',
     ],
     [
       'qwen3',
       { add: { [layer('self_attn.k_proj.bias')]: [32] } },
-      'tensor-unexpected',
+      'TENSOR_UNEXPECTED',
       'layers.1.self_attn.k_proj.bias',
     ],
-    ['qwen2', { add: { [layer('post_feedforward_layernorm.weight')]: [64] } }, 'tensor-unexpected', 'post_feedforward'],
-    ['llama', { add: { [layer('input_layernorm.weight', 3)]: [64] } }, 'tensor-unexpected', 'layers.3.input_layernorm'],
-    ['llama', { add: { 'lm_head.bias': [96] } }, 'tensor-unexpected', 'lm_head.bias'],
-    ['llama', { config: { attention_bias: true } }, 'tensor-missing', 'layers.0.self_attn.q_proj.bias'],
-    ['qwen3, biases of attention', { config: { attention_bias: false } }, 'tensor-unexpected', '_proj.bias'],
+    ['qwen2', { add: { [layer('post_feedforward_layernorm.weight')]: [64] } }, 'TENSOR_UNEXPECTED', 'post_feedforward'],
+    ['llama', { add: { [layer('input_layernorm.weight', 3)]: [64] } }, 'TENSOR_UNEXPECTED', 'layers.3.input_layernorm'],
+    ['llama', { add: { 'lm_head.bias': [96] } }, 'TENSOR_UNEXPECTED', 'lm_head.bias'],
+    ['llama', { config: { attention_bias: true } }, 'TENSOR_MISSING', 'layers.0.self_attn.q_proj.bias'],
+    ['qwen3, biases of attention', { config: { attention_bias: false } }, 'TENSOR_UNEXPECTED', '_proj.bias'],
   ] as [string, ToyChanges, string, string][])('%s with %j', async (name, changes, code, words) => {
     await expect(openToy(name, changes)).rejects.toMatchObject({
       name: 'ModelFileError',
@@ -99,7 +99,7 @@ describe('weights that a family must have, and no others', () => {
   ] as [string, string, number[]][])('GGUF %s with %s', async (name, tensor, shape) => {
     const { tensors } = named(ggufToys, name)
     await expect(openGguf(name, { tensors: { ...tensors, [tensor]: shape } })).rejects.toMatchObject({
-      code: 'tensor-unexpected',
+      code: 'TENSOR_UNEXPECTED',
       message: expect.stringContaining(`"${tensor}"`) as string,
     })
   })

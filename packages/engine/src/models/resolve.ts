@@ -22,7 +22,7 @@ export interface ResolveOptions {
   readonly sources?: readonly ModelSource[]
   /** Called as the work goes on; often. */
   readonly onProgress?: (progress: ResolveProgress) => void
-  /** Gives up with `ResolveError('cancelled')`; what is fetched stays and is continued by the next call. */
+  /** Gives up with `ResolveError('CANCELLED')`; what is fetched stays and is continued by the next call. */
   readonly signal?: AbortSignal
   /** Address of the Hub. Default that of Hugging Face. */
   readonly hubUrl?: string
@@ -54,7 +54,7 @@ export interface ResolvedModel {
 export const defaultCacheDir = (): string => path.join(os.homedir(), '.cache', 'kvloom', 'models')
 
 /** Reasons to go on to the next source; anything else concerns this machine or the caller and ends the search. */
-const passing = new Set(['unreachable', 'hub-refused', 'not-found', 'pip-failed'])
+const passing = new Set(['UNREACHABLE', 'HUB_REFUSED', 'NOT_FOUND', 'PIP_FAILED'])
 
 /**
  * Finds or fetches a model.
@@ -143,7 +143,7 @@ function notFound(
   options: ResolveOptions,
 ): ResolveError {
   const names = ['tiny', ...(options.known ?? knownModels).map((model) => model.name)]
-  return new ResolveError(last?.code ?? 'not-found', {
+  return new ResolveError(last?.code ?? 'NOT_FOUND', {
     given: `model "${name}", looked for in ${tried.join('; ') || 'no place at all'}`,
     allowed: `a path to a .gguf file or model folder, ${names.join(', ')}, or owner/repo[/file.gguf] on the Hugging Face Hub`,
     cure: options.offline ? 'Fetch it once without offline.' : (last?.cure ?? 'Check the name.'),
@@ -167,7 +167,7 @@ async function localPath(name: string): Promise<StoredFile | undefined> {
   if (whole) return whole
   const lacking = await unfinishedFolder(full)
   if (lacking !== undefined)
-    throw new ResolveError('interrupted', {
+    throw new ResolveError('UNFINISHED', {
       given: `${full}, whose download is not finished: it lacks ${lacking}`,
       allowed: 'a whole model',
       cure: 'Ask for it by its name on the Hub; the download continues.',

@@ -6,14 +6,14 @@ const damaged = 'The file is damaged or its converter left this out; fetch or co
 /** What to do about a value that is right, of a model that this engine does not compute. */
 export const notComputed = 'The file may well be right, but this engine does not compute it; use another model.'
 
-/** Reads settings by key; a missing or wrong value is `ModelFileError('bad-metadata')` that names file and key. */
+/** Reads settings by key; a missing or wrong value is `ModelFileError('BAD_METADATA')` that names file and key. */
 export type SettingsReader = ReturnType<typeof settingsReader>
 
 /** @param given the value of a key, undefined where the file has none; null counts as absent */
 export function settingsReader(file: string, given: (key: string) => unknown) {
   const refuse = (key: string, allowed: string, cure = damaged): never => {
     const value = given(key)
-    throw new ModelFileError('bad-metadata', {
+    throw new ModelFileError('BAD_METADATA', {
       given: `${file}, ${key} ${value === undefined ? 'missing' : `= ${shown(value)}`}`,
       allowed,
       cure,

@@ -55,7 +55,7 @@ const unwritable = new Set(
 export function storeError(error: unknown, place: string): unknown {
   const code = error instanceof Error && 'code' in error ? error.code : undefined
   if (code === 'ENOSPC' || code === 'EDQUOT') {
-    return new ResolveError('no-space', {
+    return new ResolveError('NO_SPACE', {
       given: `a full disk at ${place}`,
       allowed: 'room for the model',
       cure: 'Free some space, or choose another cache folder; what is already fetched is kept and continued.',
@@ -63,7 +63,7 @@ export function storeError(error: unknown, place: string): unknown {
     })
   }
   if (typeof code === 'string' && unwritable.has(code)) {
-    return new ResolveError('no-permission', {
+    return new ResolveError('NO_PERMISSION', {
       given: `${place}, which cannot be written (${String(code)})`,
       allowed: 'a cache folder with write permission',
       cure: 'Change its permissions, or choose another cache folder.',
@@ -82,10 +82,10 @@ export async function storing<T>(place: string, work: () => Promise<T>): Promise
   }
 }
 
-/** Throws `ResolveError('cancelled')` when the caller has given up. */
+/** Throws `ResolveError('CANCELLED')` when the caller has given up. */
 export function checkCancelled(signal: AbortSignal | undefined, what: string): void {
   if (signal?.aborted)
-    throw new ResolveError('cancelled', {
+    throw new ResolveError('CANCELLED', {
       given: `a cancelled request for ${what}`,
       allowed: 'a request that is waited for',
       cure: 'Ask again to continue where it stopped.',
@@ -93,12 +93,12 @@ export function checkCancelled(signal: AbortSignal | undefined, what: string): v
     })
 }
 
-/** Throws `ResolveError('no-space')` when the disk of `folder` has less than `bytes` left. */
+/** Throws `ResolveError('NO_SPACE')` when the disk of `folder` has less than `bytes` left. */
 export async function checkSpace(folder: string, bytes: number): Promise<void> {
   const { bavail, bsize } = await storing(folder, () => fs.statfs(folder))
   const free = bavail * bsize
   if (free >= bytes) return
-  throw new ResolveError('no-space', {
+  throw new ResolveError('NO_SPACE', {
     given: `${free} free bytes at ${folder}`,
     allowed: `at least ${bytes}`,
     cure: 'Free some space, or choose another cache folder.',
@@ -267,13 +267,13 @@ export async function checkFinished(
   if (!wrongSize && !wrongHash) return
   await fs.rm(file, { force: true })
   if (wrongSize) {
-    throw new ResolveError('size-mismatch', {
+    throw new ResolveError('SIZE_MISMATCH', {
       given: `${given.bytes} bytes from ${source}`,
       allowed: `${expected.bytes} bytes`,
       cure: 'The download was removed; try again, or choose another source.',
     })
   }
-  throw new ResolveError('hash-mismatch', {
+  throw new ResolveError('HASH_MISMATCH', {
     given: `a file from ${source} with sha256 ${given.sha256}`,
     allowed: `sha256 ${expected.sha256}`,
     cure: 'The download was removed; try again, or choose another source.',

@@ -40,7 +40,7 @@ export async function goldenTensors(file: string): Promise<{
 }
 
 /** Only these excuse a missing model: a wrong hash or a full disk is a failure. */
-const noNetwork: ReadonlySet<string> = new Set(['unreachable', 'hub-refused', 'pip-failed'])
+const noNetwork: ReadonlySet<string> = new Set(['UNREACHABLE', 'HUB_REFUSED', 'PIP_FAILED'])
 
 /**
  * Path of SmolLM2-135M-Instruct Q4_1: what the environment variable KVLOOM_TEST_MODEL names, or from the model cache, or fetched

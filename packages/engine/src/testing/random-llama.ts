@@ -6,7 +6,7 @@ import { encodeSafetensors, type TensorToWrite } from '../files/safetensors-writ
 import { weightNames } from '../models/families'
 import { configFromHuggingFace, type ModelConfig } from '../models/model-config'
 import { expectedShape, tensorNames } from '../models/tensor-names'
-import { seededRandom } from '../random'
+import { uniformRandom } from '../random'
 
 /** A random model: its folder, configuration, and weights by canonical name, `[out, in]` row by row. */
 export interface RandomLlama {
@@ -45,7 +45,7 @@ export async function writeRandomLlama(
   const config = configFromHuggingFace('config.json', file)
   const needed = new Set(weightNames(config))
   const wanted = [...inFile.keys()].filter((name) => needed.has(name))
-  const random = seededRandom(seed)
+  const random = uniformRandom(seed)
   const weights = new Map<string, Float32Array>()
   const tensors: Record<string, TensorToWrite> = {}
   for (const name of wanted) {

@@ -67,7 +67,7 @@ describe('templates', () => {
     ['an error of its own', "{{ raise_exception('only users') }}", /only users/],
     ['a syntax error', '{% for %}', /./],
   ])('%s ends in a typed error, soon', async (_, template, message) => {
-    expect(await errorCode(() => chat(template))).toBe('bad-chat-template')
+    expect(await errorCode(() => chat(template))).toBe('BAD_CHAT_TEMPLATE')
     expect(() => chat(template)).toThrow(message)
   })
 })

@@ -23,7 +23,7 @@ const stepLimit = 200_000
 const stepsPerMessage = 1000
 /** Values that a list may hold, those of lists in it included; twenty characters of a text count as one. */
 const sizeLimit = 1_000_000
-/** Throws `TokenizerError('bad-chat-template')` for messages or limits that the template breaks. */
+/** Throws `TokenizerError('BAD_CHAT_TEMPLATE')` for messages or limits that the template breaks. */
 export function renderChat(
   template: string,
   { messages, addGenerationPrompt, bosToken, eosToken }: ChatSetting,
@@ -52,7 +52,7 @@ export function renderChat(
     const program = parse(tokenize(template, { lstrip_blocks: true, trim_blocks: true }))
     return String(new LimitedInterpreter(environment).run(program).value)
   } catch (cause) {
-    throw new TokenizerError('bad-chat-template', {
+    throw new TokenizerError('BAD_CHAT_TEMPLATE', {
       given: `${messages.length} messages that the model's chat template refuses (${cause instanceof Error ? cause.message : String(cause)})`,
       allowed: 'the roles and the order the template knows, and a template that ends',
       cure: 'Change the messages, or use encode with text.',

@@ -30,7 +30,7 @@ const kinds = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, by
 
 const fix = 'Use a GGUF file with a whole tokenizer, or the tokenizer.json of the model.'
 const refuse = (given: string, allowed: string): never => {
-  throw new TokenizerError('bad-tokenizer', { given, allowed, cure: fix })
+  throw new TokenizerError('BAD_TOKENIZER', { given, allowed, cure: fix })
 }
 
 /** Reads `tokenizer.*` of GGUF metadata. Throws `TokenizerError`. */
@@ -81,7 +81,7 @@ export function describeGguf(metadata: ReadonlyMap<string, GgufValue>): Tokenize
     const pre = get('pre') ?? 'default'
     const known = typeof pre === 'string' ? preTokenizers.get(pre) : undefined
     if (!known) {
-      throw new TokenizerError('unsupported-tokenizer', {
+      throw new TokenizerError('UNSUPPORTED_TOKENIZER', {
         given: `the pre-tokenizer "${String(pre)}"`,
         allowed: [...preTokenizers.keys()].join(', '),
         cure: 'Use the tokenizer.json of the model.',
@@ -113,7 +113,7 @@ export function describeGguf(metadata: ReadonlyMap<string, GgufValue>): Tokenize
       json: sentencepieceJson(tokens, scores.map(Number), typeOf, spacePrefix, unknown, addedTokens(literal)),
     }
   }
-  throw new TokenizerError('unsupported-tokenizer', {
+  throw new TokenizerError('UNSUPPORTED_TOKENIZER', {
     given: `the tokenizer model "${String(model)}"`,
     allowed: 'gpt2, llama',
     cure: 'Use the tokenizer.json of the model.',

@@ -16,7 +16,7 @@ function parts(value: unknown): Json[] {
 }
 
 function damaged(given: string, allowed: string): never {
-  throw new TokenizerError('bad-tokenizer', {
+  throw new TokenizerError('BAD_TOKENIZER', {
     given,
     allowed,
     cure: 'The tokenizer.json is damaged; fetch it again.',
@@ -37,7 +37,7 @@ export function describeTokenizerJson(tokenizer: Json, config: Json = {}): Token
   const vocab = object(model?.['vocab'])
   // Files of old writers leave the type out.
   if (!model || !vocab || (model['type'] ?? 'BPE') !== 'BPE') {
-    throw new TokenizerError('unsupported-tokenizer', {
+    throw new TokenizerError('UNSUPPORTED_TOKENIZER', {
       given: `a tokenizer.json with a model of type ${brief(model?.['type'])}`,
       allowed: 'BPE with a vocabulary',
       cure: 'Use a Llama, Qwen or Mistral model.',

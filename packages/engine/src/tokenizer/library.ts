@@ -5,7 +5,7 @@ import { TokenizerError } from '../errors'
 /** Stands where the vocabulary has no unknown token, so that characters it cannot spell are noticed and not dropped. */
 const unspellable = '\u0000 unspellable'
 
-/** A function from text to ids, without a start token. Both steps throw `TokenizerError('bad-tokenizer')`. */
+/** A function from text to ids, without a start token. Both steps throw `TokenizerError('BAD_TOKENIZER')`. */
 export function encoderOf(json: Readonly<Record<string, unknown>>): (part: string) => number[] {
   const model = json['model'] as Readonly<Record<string, unknown>>
   const library = checked(
@@ -27,7 +27,7 @@ function checked<T>(run: () => T, what: string, allowed: string): T {
   try {
     return run()
   } catch (cause) {
-    throw new TokenizerError('bad-tokenizer', {
+    throw new TokenizerError('BAD_TOKENIZER', {
       given: `${what} (${cause instanceof Error ? cause.message : String(cause)})`,
       allowed,
       cure: 'Fetch the model again, or use another file of it.',
@@ -37,7 +37,7 @@ function checked<T>(run: () => T, what: string, allowed: string): T {
 }
 
 function cannotSpell(part: string): never {
-  throw new TokenizerError('bad-tokenizer', {
+  throw new TokenizerError('BAD_TOKENIZER', {
     given: `text with characters the vocabulary cannot spell, near ${JSON.stringify(part.slice(0, 40))}`,
     allowed: 'text in the alphabet of the tokenizer',
     cure: 'Use a tokenizer with all bytes or an unknown token.',

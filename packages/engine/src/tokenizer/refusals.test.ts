@@ -22,26 +22,26 @@ const refusal = (run: () => unknown): TokenizerError => {
 describe('what is given in the place of something else', () => {
   it.each([undefined, null, 5, 1n, ['a'], {}, Int32Array.of(1), () => 'a', Symbol('a')])('%s is no text', (given) => {
     const error = refusal(() => tokenizer.encode(given as string))
-    expect(error.code).toBe('bad-input')
+    expect(error.code).toBe('BAD_INPUT')
     expect(error.allowed).toBe('a text')
-    expect(refusal(() => tokenizer.encodeFirst(given as string, 3)).code).toBe('bad-input')
+    expect(refusal(() => tokenizer.encodeFirst(given as string, 3)).code).toBe('BAD_INPUT')
   })
 
   it.each([-1, NaN, undefined, 'two'])('%s is no count', (given) => {
-    expect(refusal(() => tokenizer.encodeFirst('a', given as number)).code).toBe('bad-input')
+    expect(refusal(() => tokenizer.encodeFirst('a', given as number)).code).toBe('BAD_INPUT')
   })
 
   it.each([undefined, null, 5, 'text', {}, { length: 1, 0: 5 }])('%j is no list of ids', (given) => {
-    expect(refusal(() => tokenizer.decode(given as unknown as number[])).code).toBe('bad-input')
+    expect(refusal(() => tokenizer.decode(given as unknown as number[])).code).toBe('BAD_INPUT')
     if (given !== undefined)
-      expect(refusal(() => tokenizer.stream({ after: given as unknown as number[] })).code).toBe('bad-input')
+      expect(refusal(() => tokenizer.stream({ after: given as unknown as number[] })).code).toBe('BAD_INPUT')
   })
 
   it.each([NaN, 1.5, -1, 700, '5', undefined, null, 5n, {}])('%s is no id', (given) => {
     const error = refusal(() => tokenizer.decode([300, given as number]))
-    expect(error.code).toBe('unknown-id')
+    expect(error.code).toBe('UNKNOWN_ID')
     expect(error.allowed).toContain('0 to 699')
-    expect(refusal(() => tokenizer.stream().push(given as number)).code).toBe('unknown-id')
+    expect(refusal(() => tokenizer.stream().push(given as number)).code).toBe('UNKNOWN_ID')
   })
 
   it.each([
@@ -55,7 +55,7 @@ describe('what is given in the place of something else', () => {
     [{ role: 'user', content: ['a'] }],
     [{ role: 1, content: 'a' }],
   ])('%j are no messages', (given) => {
-    expect(refusal(() => tokenizer.applyChatTemplate(given as never)).code).toBe('bad-input')
+    expect(refusal(() => tokenizer.applyChatTemplate(given as never)).code).toBe('BAD_INPUT')
   })
 })
 
@@ -67,7 +67,7 @@ describe('a GGUF file with an end id that is no token', () => {
   })
   it.each([-1, 700, 1.5])('but a start id %s is refused: texts would begin without it', (bad) => {
     const metadata = changed({ 'tokenizer.ggml.bos_token_id': bad })
-    expect(refusal(() => createTokenizer({ kind: 'gguf', metadata })).code).toBe('bad-tokenizer')
+    expect(refusal(() => createTokenizer({ kind: 'gguf', metadata })).code).toBe('BAD_TOKENIZER')
   })
 })
 
@@ -98,7 +98,7 @@ describe('a tokenizer.json that is damaged', () => {
       const made = createTokenizer({ kind: 'tokenizer.json', tokenizer: { ...base, ...change }, config: {} })
       made.encode('ab')
     })
-    expect(error.code).toMatch(/bad-tokenizer|unsupported-tokenizer/)
+    expect(error.code).toMatch(/BAD_TOKENIZER|UNSUPPORTED_TOKENIZER/)
   })
 
   it('a few ids that are left out are no damage', () => {
@@ -106,7 +106,7 @@ describe('a tokenizer.json that is damaged', () => {
     const made = createTokenizer({ kind: 'tokenizer.json', tokenizer, config: {} })
     expect([...made.encode('ab<x>')]).toEqual([0, 1, 9])
     expect(made.vocabSize).toBe(10)
-    expect(refusal(() => made.decode([5])).code).toBe('unknown-id')
+    expect(refusal(() => made.decode([5])).code).toBe('UNKNOWN_ID')
     expect(made.tokenFacts().specialIds).toEqual([9])
   })
 })

@@ -24,7 +24,7 @@ export interface StreamSetting {
 const tail = 16
 
 /**
- * A decoder for one stream of ids. `push` throws `TokenizerError('unknown-id')`; an unknown id before the stream has no text.
+ * A decoder for one stream of ids. `push` throws `TokenizerError('UNKNOWN_ID')`; an unknown id before the stream has no text.
  * @param bytesOf bytes of a token, undefined for an id that is none
  *
  * Sentencepiece puts a space before a text, and decoding takes it away: only the first word of the text has it, and where ids stand
@@ -51,7 +51,7 @@ export function streamDecoder(
 }
 
 function unknownId(id: unknown, vocabSize: number): never {
-  throw new TokenizerError('unknown-id', {
+  throw new TokenizerError('UNKNOWN_ID', {
     given: `token id ${typeof id === 'number' ? id : `of type ${typeof id}`}`,
     allowed: `whole numbers from 0 to ${vocabSize - 1}`,
     cure: 'Decode with the tokenizer of the model that made the ids.',

@@ -85,8 +85,8 @@ describe('SmolLM2', () => {
   })
 
   it('refuses ids of another vocabulary', () => {
-    expect(codeOf(() => smollm2.decode([49152]))).toBe('unknown-id')
-    expect(codeOf(() => smollm2.decode([-1]))).toBe('unknown-id')
+    expect(codeOf(() => smollm2.decode([49152]))).toBe('UNKNOWN_ID')
+    expect(codeOf(() => smollm2.decode([-1]))).toBe('UNKNOWN_ID')
   })
 })
 
@@ -147,13 +147,13 @@ describe('tokenizer.json', () => {
     expect(bytes.decode([65, 96, 66])).toBe('a\nb')
   })
   it('refuses text it cannot spell, and chats without a template', () => {
-    expect(codeOf(() => bytes.encode('ü'))).toBe('bad-tokenizer')
-    expect(codeOf(() => bytes.applyChatTemplate([]))).toBe('no-chat-template')
+    expect(codeOf(() => bytes.encode('ü'))).toBe('BAD_TOKENIZER')
+    expect(codeOf(() => bytes.applyChatTemplate([]))).toBe('NO_CHAT_TEMPLATE')
   })
   it('refuses templates that fail', () => {
     const config = { chat_template: "{{ raise_exception('only users') }}" }
     expect(codeOf(() => createTokenizer({ kind: 'tokenizer.json', tokenizer, config }).applyChatTemplate([]))).toBe(
-      'bad-chat-template',
+      'BAD_CHAT_TEMPLATE',
     )
   })
   it('refuses what is no BPE and damaged tokens', () => {
@@ -165,12 +165,12 @@ describe('tokenizer.json', () => {
           config: {},
         }),
       ),
-    ).toBe('unsupported-tokenizer')
+    ).toBe('UNSUPPORTED_TOKENIZER')
     expect(
       codeOf(() =>
         createTokenizer({ kind: 'tokenizer.json', tokenizer: { ...tokenizer, added_tokens: [{}] }, config: {} }),
       ),
-    ).toBe('bad-tokenizer')
+    ).toBe('BAD_TOKENIZER')
   })
 })
 
@@ -186,14 +186,14 @@ describe('refusals of GGUF tokenizers', () => {
     return new Map(Object.entries(base).filter((entry): entry is [string, GgufValue] => entry[1] !== undefined))
   }
   it.each([
-    ['an unknown model', { 'tokenizer.ggml.model': 'bert' }, 'unsupported-tokenizer'],
-    ['an unknown pre-tokenizer', { 'tokenizer.ggml.pre': 'future' }, 'unsupported-tokenizer'],
-    ['no tokens', { 'tokenizer.ggml.tokens': undefined }, 'bad-tokenizer'],
-    ['no merges', { 'tokenizer.ggml.merges': undefined }, 'bad-tokenizer'],
-    ['a merge of one part', { 'tokenizer.ggml.merges': ['ab'] }, 'bad-tokenizer'],
-    ['too few types', { 'tokenizer.ggml.token_type': [] }, 'bad-tokenizer'],
-    ['a start id outside', { 'tokenizer.ggml.bos_token_id': 9 }, 'bad-tokenizer'],
-    ['no scores', { 'tokenizer.ggml.model': 'llama' }, 'bad-tokenizer'],
+    ['an unknown model', { 'tokenizer.ggml.model': 'bert' }, 'UNSUPPORTED_TOKENIZER'],
+    ['an unknown pre-tokenizer', { 'tokenizer.ggml.pre': 'future' }, 'UNSUPPORTED_TOKENIZER'],
+    ['no tokens', { 'tokenizer.ggml.tokens': undefined }, 'BAD_TOKENIZER'],
+    ['no merges', { 'tokenizer.ggml.merges': undefined }, 'BAD_TOKENIZER'],
+    ['a merge of one part', { 'tokenizer.ggml.merges': ['ab'] }, 'BAD_TOKENIZER'],
+    ['too few types', { 'tokenizer.ggml.token_type': [] }, 'BAD_TOKENIZER'],
+    ['a start id outside', { 'tokenizer.ggml.bos_token_id': 9 }, 'BAD_TOKENIZER'],
+    ['no scores', { 'tokenizer.ggml.model': 'llama' }, 'BAD_TOKENIZER'],
   ] as [string, Record<string, GgufValue | undefined>, string][])('%s', (_, changes, code) => {
     expect(codeOf(() => createTokenizer({ kind: 'gguf', metadata: metadata(changes) }))).toBe(code)
   })

@@ -61,19 +61,19 @@ export interface Tokenizer {
   readonly chatTemplate: string | undefined
   /**
    * Ids of the text; empty text gives no ids (but the start token where asked for).
-   * Throws `TokenizerError('bad-input')` for what is no text, `('bad-tokenizer')` for characters the vocabulary cannot spell.
+   * Throws `TokenizerError('BAD_INPUT')` for what is no text, `('BAD_TOKENIZER')` for characters the vocabulary cannot spell.
    */
   encode(text: string, options?: EncodeOptions): Int32Array
   /** The first `count` ids of `encode(text)`, without tokenizing all of a long text. */
   encodeFirst(text: string, count: number, options?: EncodeOptions): Int32Array
-  /** Text of the ids; bytes that are no UTF-8 become U+FFFD. Throws `TokenizerError('unknown-id')`, `('bad-input')` for what is no list. */
+  /** Text of the ids; bytes that are no UTF-8 become U+FFFD. Throws `TokenizerError('UNKNOWN_ID')`, `('BAD_INPUT')` for what is no list. */
   decode(ids: ArrayLike<number>, options?: DecodeOptions): string
   /** A decoder for one stream of ids. */
   stream(options?: StreamOptions): StreamDecoder
   /**
    * The chat as the text the model was trained on, for `encode`. A special token that a message spells out stays text: it has the
    * noncharacter U+FDD0 after its first character, which `encode` takes out again.
-   * Throws `TokenizerError('no-chat-template')`, `('bad-chat-template')`, or `('bad-input')` for what are no messages.
+   * Throws `TokenizerError('NO_CHAT_TEMPLATE')`, `('BAD_CHAT_TEMPLATE')`, or `('BAD_INPUT')` for what are no messages.
    */
   applyChatTemplate(messages: readonly ChatMessage[], options?: { readonly addGenerationPrompt?: boolean }): string
   /** Facts about tokens, computed at the first call. */
@@ -92,7 +92,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   } catch (cause) {
     if (cause instanceof TokenizerError) throw cause
     // What is nested too deep, or of a kind that nobody expects there, fails somewhere inside.
-    throw new TokenizerError('bad-tokenizer', {
+    throw new TokenizerError('BAD_TOKENIZER', {
       given: `a tokenizer that cannot be read (${cause instanceof Error ? cause.message : String(cause)})`,
       allowed: 'the tokenizer of a GGUF file, or a tokenizer.json',
       cure: 'Fetch the model again, or use another file of it.',
@@ -200,7 +200,7 @@ class LibraryTokenizer implements Tokenizer {
     { addGenerationPrompt = true }: { readonly addGenerationPrompt?: boolean } = {},
   ): string {
     if (this.chatTemplate === undefined) {
-      throw new TokenizerError('no-chat-template', {
+      throw new TokenizerError('NO_CHAT_TEMPLATE', {
         given: 'a chat',
         allowed: 'plain text: this model has no chat template',
         cure: 'Use encode with text, or an instruction-tuned model.',
@@ -252,7 +252,7 @@ function checkList(where: string, ids: unknown): void {
 }
 
 function refuseInput(where: string, given: unknown, allowed: string): never {
-  throw new TokenizerError('bad-input', {
+  throw new TokenizerError('BAD_INPUT', {
     given: `${where} of ${describe(given)}`,
     allowed,
     cure: 'Texts go into encode, ids into decode and stream, messages into applyChatTemplate.',

@@ -1,7 +1,7 @@
 /** Scores of one row of logits `[vocab]`, in float64 whatever the logits' own precision. Natural logarithms. */
 
 /** Index of the largest number; the first one on ties. */
-export function argMax(row: Float32Array): number {
+export function largestIndex(row: Float32Array): number {
   let best = 0
   let top = row[0] ?? Number.NEGATIVE_INFINITY
   for (let i = 1; i < row.length; i++) {

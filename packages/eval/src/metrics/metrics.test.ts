@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { AttentionError, AttentionReference } from './attention-error'
 import { samplePositions } from './attention-watch'
-import { argMax, klDivergence, logSumExp, negativeLogLikelihood } from './logits'
+import { klDivergence, largestIndex, logSumExp, negativeLogLikelihood } from './logits'
 import { quantile, spread } from './statistics'
 
 const logits = (...probabilities: number[]): Float32Array => Float32Array.from(probabilities, (p) => Math.log(p) + 3)
@@ -31,7 +31,7 @@ describe('scores of a row', () => {
     expect(klDivergence(row, logSumExp(row), same, logSumExp(same))).toBeCloseTo(0, FLOAT32)
   })
   it('takes the first of equal logits', () => {
-    expect(argMax(Float32Array.of(1, 5, 5, 2))).toBe(1)
+    expect(largestIndex(Float32Array.of(1, 5, 5, 2))).toBe(1)
   })
   it('is not finite for NaN', () => {
     expect(Number.isFinite(logSumExp(Float32Array.of(1, Number.NaN)))).toBe(false)

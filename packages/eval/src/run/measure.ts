@@ -6,7 +6,7 @@ import { AttentionError, AttentionReference } from '../metrics/attention-error'
 import { WatchedCache } from '../metrics/attention-watch'
 import { type Footprint, footprintOf } from '../metrics/footprint'
 import { type Held, heldBy } from '../metrics/held'
-import { argMax, klDivergence, logSumExp, negativeLogLikelihood } from '../metrics/logits'
+import { klDivergence, largestIndex, logSumExp, negativeLogLikelihood } from '../metrics/logits'
 import { mean, quantile } from '../metrics/statistics'
 import type { LogitStore } from './logit-store'
 import { type Plan, runLimited, type Step } from './plan'
@@ -164,7 +164,7 @@ class Scores {
     if (target >= plan.targets.from && target < plan.targets.to)
       this.likelihoods.push(negativeLogLikelihood(row, normalizer, ids[target] as number))
     if (position < plan.rows.from || position >= plan.rows.to) return
-    const best = argMax(row)
+    const best = largestIndex(row)
     if (fill) {
       await reference.logits.write(position, row)
       reference.normalizers.set(position, normalizer)

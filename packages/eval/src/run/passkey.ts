@@ -1,7 +1,7 @@
 /** Passkey trials: a number hidden in a text, asked for after the text was compressed with the question unseen. */
 import { type Artifact, type KVCompressor, openCache, ready } from '@kvloom/core'
 import { InterruptedError, NonFiniteLogitsError } from '../errors'
-import { argMax, logSumExp } from '../metrics/logits'
+import { largestIndex, logSumExp } from '../metrics/logits'
 import { mean } from '../metrics/statistics'
 import { runLimited, type Step } from './plan'
 import type { ScoringModel } from './scoring-model'
@@ -79,7 +79,7 @@ async function runTrial(
     if (!Number.isFinite(normalizer)) throw new NonFiniteLogitsError(position)
     const target = answer[at] as number
     logProbability += (row[target] as number) - normalizer
-    if (argMax(row) !== target) hit = false
+    if (largestIndex(row) !== target) hit = false
   }
   try {
     const whole: Step[] = [

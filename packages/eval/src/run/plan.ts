@@ -13,7 +13,7 @@ export interface Step {
 }
 
 /** Half-open range. */
-export interface Range {
+export interface TokenRange {
   readonly from: number
   readonly to: number
 }
@@ -26,9 +26,9 @@ export interface Plan {
   readonly promptTokens: number
   readonly steps: readonly Step[]
   /** Tokens whose likelihood counts; their rows are one lower. */
-  readonly targets: Range
+  readonly targets: TokenRange
   /** Rows whose distribution is compared with the uncompressed run's. */
-  readonly rows: Range
+  readonly rows: TokenRange
 }
 
 const whole = (option: string, given: number, min: number, max: number, cure: string): void => {

@@ -1,7 +1,7 @@
 /** "Did you mean ...?" for a mistyped name. */
 
 /** The known name with the fewest edits, when a third of its letters or fewer (at least one) are wrong; else null. */
-export function nearest(given: string, known: readonly string[]): string | null {
+export function nearestName(given: string, known: readonly string[]): string | null {
   const wanted = given.slice(0, LONGEST).toLowerCase()
   let best: { readonly name: string; readonly edits: number } | null = null
   for (const name of known) {

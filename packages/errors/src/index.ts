@@ -1,0 +1,2 @@
+export { KvloomError } from './kvloom-error'
+export { nearestName } from './nearest-name'
