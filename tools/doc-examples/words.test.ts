@@ -15,8 +15,8 @@ const defined = [...page.matchAll(/^\| (\*\*.+?\*\*) \|/gm)].flatMap(([, cell]) 
   [...(cell ?? '').matchAll(/\*\*(.+?)\*\*/g)].map(([, word]) => word ?? ''),
 )
 const core = filesUnder(join(root, 'packages', 'core', 'src'))
-  .filter((path) => path.endsWith('.ts'))
-  .map((path) => readFileSync(path, 'utf8').toLowerCase())
+  .filter((path: string) => path.endsWith('.ts'))
+  .map((path: string) => readFileSync(path, 'utf8').toLowerCase())
   .join('\n')
 
 it('defines what is wanted, once', () => {
