@@ -37,6 +37,7 @@ export default defineConfig({
           { text: 'Composing', link: '/guide/composing' },
           { text: 'Calibrating', link: '/guide/calibrating' },
           { text: 'Configuration', link: '/guide/configuration' },
+          { text: 'Write a quantizer', link: '/guide/write-a-quantizer' },
           { text: 'Look into a cache', link: '/guide/look-into-a-cache' },
           { text: 'Words of the house', link: '/guide/words' },
           { text: 'Errors', link: '/guide/errors' },

@@ -16,7 +16,7 @@ const SETS_UP = 'the arguments are those of the commands beside it'
  * @property {string} [runs] default: as `says`
  * @property {RegExp} [shows]
  * @property {string} [makes]
- * @property {string} [needs] a file that a document shows, under this name: it is there while the command runs
+ * @property {string[]} [needs] files that a document shows, under these names: they are there while the command runs
  * @property {'nonzero' | 'either'} [exits] what its exit code must be; default zero
  * @property {boolean} [installed]
  * @property {string} [not]
@@ -52,24 +52,30 @@ export const commands = [
   {
     says: 'npm start -- --model tiny --config kvloom.config.ts',
     runs: `npm start -- --model tiny --config kvloom.config.ts ${SHORT}`,
-    needs: 'kvloom.config.ts',
+    needs: ['kvloom.config.ts'],
     shows: /long-values/,
   },
   {
     says: 'npm start -- --model tiny --config rows.config.ts',
     runs: `npm start -- --model tiny --config rows.config.ts ${SHORT}`,
-    needs: 'rows.config.ts',
+    needs: ['rows.config.ts'],
     shows: /two bits, first layer exact/,
   },
   {
+    says: 'npm start -- --model tiny --config absmax.config.ts',
+    runs: `npm start -- --model tiny --config absmax.config.ts ${SHORT}`,
+    needs: ['absmax.ts', 'absmax.config.ts'],
+    shows: /absmax\(bits=2\)/,
+  },
+  {
     says: 'npm run -s kvloom -- methods low-norm --config methods.config.ts',
-    needs: 'methods.config.ts',
+    needs: ['methods.config.ts'],
     shows: /First tokens, which always stay/,
   },
   {
     says: 'npm run -s kvloom -- generate --config methods.config.ts --model tiny --compressor "low-norm(keep=0.8)+kivi" --prompt "Call me"',
     runs: 'npm run -s kvloom -- generate --config methods.config.ts --model tiny --compressor "low-norm(keep=0.8)+kivi" --prompt "Call me" --max-new-tokens 4',
-    needs: 'methods.config.ts',
+    needs: ['methods.config.ts'],
   },
   {
     says: 'npm run -s kvloom -- calibrate --compressor "aqua-kv(bits=2)" --out aqua-2.safetensors --text my-text.txt',

@@ -52,10 +52,10 @@ async function installed(clone, installs) {
   return problems.length === 0 ? consumer : null
 }
 
-async function check({ says, runs = says, shows, makes, needs, exits }, folder, more = {}) {
-  if (needs) writeFileSync(join(folder, needs), shownFile(needs))
+async function check({ says, runs = says, shows, makes, needs = [], exits }, folder, more = {}) {
+  for (const name of needs) writeFileSync(join(folder, name), shownFile(name))
   const { exitCode, output, seconds } = await shell(runs, { cwd: folder, env: { ...env, ...more } })
-  if (needs) rmSync(join(folder, needs))
+  for (const name of needs) rmSync(join(folder, name))
   ran += 1
   const problem =
     exits !== 'either' && (exitCode === 0) === (exits === 'nonzero')

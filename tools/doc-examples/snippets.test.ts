@@ -16,8 +16,9 @@ const where = ({ file, line }: Program) => `${file}:${line}`
 const isTest = ({ name }: Program) => name.endsWith('.test.ts')
 
 let folder: string
-/** The file of a block; each is alone in a folder, for two may be called `kvloom.config.ts`. */
-const pathOf = (block: Program) => join(folder, where(block).replaceAll(/[/:]/g, '+'), block.name || 'snippet.ts')
+const flat = (path: string) => path.replaceAll(/[/:]/g, '+')
+/** The file of a block. Blocks with names lie in the folder of their document, and may import each other; others beside it. */
+const pathOf = (block: Program) => join(folder, flat(block.file), block.name || `line-${block.line}.ts`)
 
 // A folder where every package can be imported by its name, as after `npm install`. It lies in the workspace, so that npm's
 // packages are found by walking up.
@@ -39,6 +40,8 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }))
 it('finds the blocks', () => {
   expect(new Set(blocks.map(({ file }) => file))).toContain('packages/quantizers/kivi/README.md')
   expect(blocks.length).toBeGreaterThan(25)
+  // Files of one document lie together.
+  expect(new Set(blocks.map(pathOf)).size).toBe(blocks.length)
 })
 
 it('has an example in the README of every method', () => {
@@ -90,7 +93,6 @@ describe('runs', () => {
   it.each(programs.map((block) => [where(block), block] as const))('%s', async (_, block) => {
     printed.length = 0
     const module = (await import(/* @vite-ignore */ pathOf(block))) as { default?: unknown }
-
     if (block.output !== null) expect(`${printed.join('\n')}\n`).toBe(block.output)
     if (block.name.endsWith('.config.ts')) expect(module.default).toBeTypeOf('object')
   })
@@ -105,7 +107,7 @@ describe('runs', () => {
         test: { include: ['**/*.test.ts'], testTimeout: 120_000 },
       }`,
     )
-    const { exitCode, output } = await node('vitest/vitest.mjs', ['run', '--root', folder, dirname(pathOf(block))])
+    const { exitCode, output } = await node('vitest/vitest.mjs', ['run', '--root', folder, pathOf(block)])
     expect(exitCode, output).toBe(0)
   })
 })
