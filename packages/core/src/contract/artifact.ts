@@ -2,13 +2,13 @@
 import type { ActsOn, Kind } from './kinds'
 import type { HostTensor, Json } from './values'
 
-/** What a fit returns; core adds the fingerprint. With scope `layer`, names are of one layer and part. */
+/** What a fit returns. Core adds the fingerprint and, with scope `layer`, the layer and part to every name. */
 export interface Learned {
   readonly json: Json
   readonly tensors: Readonly<Record<string, HostTensor>>
 }
 
-/** A stage that shapes rows, as an artifact remembers it. */
+/** What an artifact remembers of a stage that shapes rows. */
 export interface FittedStage {
   readonly kind: Kind
   readonly id: string
@@ -18,7 +18,7 @@ export interface FittedStage {
 
 /** What an artifact was fitted for; its fingerprint hashes the same facts. */
 export interface FittedFor {
-  /** Name of the model, for people. */
+  /** The model's name, for people to read. */
   readonly model: string
   /** The model's fingerprint. */
   readonly weights: string
@@ -30,10 +30,10 @@ export interface FittedFor {
 export interface Artifact {
   readonly stage: string
   readonly fingerprint: string
-  /** What the fingerprint stands for; absent in artifacts of an older kvloom. */
+  /** What the fingerprint stands for. Artifacts of an older kvloom have none. */
   readonly fittedFor?: FittedFor
-  /** What the fits returned: by `<layer>.<part>` (scope `layer`), by `model.<part>` or `model.both` (scope `model`). */
+  /** What the fits returned, under `<layer>.<part>` with scope `layer`, and under `model.<part>` or `model.both` with scope `model`. */
   readonly json: Json
-  /** Scope `layer`: named `<layer>.<part>.<name>`. */
+  /** The fits' tensors. With scope `layer` they are named `<layer>.<part>.<name>`, else as the fit names them. */
   readonly tensors: Readonly<Record<string, HostTensor>>
 }

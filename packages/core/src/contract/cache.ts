@@ -12,44 +12,49 @@ export interface KVCache {
   readonly compressor: KVCompressor
   /** The most tokens one `begin` may announce now; it may change with every step. */
   readonly chunkLimit: number
-  /** Tokens that the sequence may still grow by before the model's context is full; Infinity where rows are numbered anew. */
+  /** How many tokens the sequence may still grow by before the model's context is full. It is Infinity where rows are numbered anew after drops. */
   readonly contextLeft: number
-  /** How many of `tokens` the next `begin` takes: what its chunk limit and the model's context allow, 0 when the context is full. */
+  /** How many of `tokens` the next `begin` takes, as the chunk limit and the model's context allow; 0 when the context is full. */
   canTake(tokens: number): number
-  /** Tokens seen so far, dropped ones included; the next token's original position. */
+  /** How many tokens were seen so far, dropped ones included. It is the original position of the next token. */
   readonly tokensSeen: number
-  /** Announces the next tokens and makes room (stages with `when: 'room'`). Throws ContextOverflow, CacheStateError. */
+  /**
+   * Announces the tokens of a step and makes room for them (stages with `when: 'room'`).
+   * @throws ContextOverflow, CacheStateError
+   */
   begin(tokens: Int32Array, phase: Phase): void
   /**
-   * Queries `[queryHeads, n, keyDim]` and keys `[kvHeads, n, keyDim]` BEFORE RoPE, values `[kvHeads, n, valueDim]`.
-   * Rotates, attends to the compressed past and to this chunk exactly, appends, observes, evicts and seals.
-   * Returns f32 `[queryHeads, n, valueDim]`, owned by the caller. Inputs stay the caller's. One call at a time. Throws NonFiniteError,
-   * CacheStateError.
+   * Takes one layer through the step: rotates, attends to the compressed past and to the step's own rows, appends them, observes, evicts
+   * and seals. Queries `[queryHeads, n, keyDim]` and keys `[kvHeads, n, keyDim]` come BEFORE RoPE, values are `[kvHeads, n, valueDim]`; all
+   * three stay the caller's. Only one call may run at a time.
+   * @returns f32 `[queryHeads, n, valueDim]`, owned by the caller
+   * @throws NonFiniteError, CacheStateError
    */
   attend(layer: number, now: { queries: Tensor; keys?: Tensor; values?: Tensor }): Promise<Tensor>
-  /** The layer whose rows a layer reads; itself unless layers are shared (then keys and values are not handed over). */
+  /** The layer whose rows `layer` reads. It is `layer` itself unless layers are shared; where they are, `attend` gets no keys and values. */
   sourceLayer(layer: number): number
-  /** Attention of queries (before RoPE, at positions `tokensSeen - n ...`) over what is stored; nothing is appended. */
+  /** Attends with queries (before RoPE, at positions `tokensSeen - n` to `tokensSeen`) to what is stored. Nothing is appended. */
   read(layer: number, queries: Tensor): Promise<Tensor>
-  /** Ends the step: finishes what spans layers and frees blocks whose rows are all dropped. */
+  /** Ends the step once every layer has attended, and frees blocks whose rows are all dropped. */
   commit(): Promise<void>
-  /** An independent continuation; full pages are shared by count. */
+  /** A second cache that goes on from here on its own. Full pages are shared and counted; a page that is being filled is copied. */
   fork(): KVCache
   /**
-   * Forgets the newest `tokens` tokens, as if they had never come. Possible back to the last step in which a stage sealed, dropped or
-   * looked at rows. Throws CacheStateError beyond it, which names `fork()`.
+   * Forgets the newest `tokens` tokens, as if they had never come. It can go back to the last step in which a stage sealed, dropped or
+   * looked at rows.
+   * @throws CacheStateError beyond that step, with the advice to take a `fork()`
    */
   rollback(tokens: number): void
   bytes(): ByteLedger
-  /** What is held, by zone; for tests, tools and theoretical bits. */
+  /** How many rows a layer holds, by zone. */
   census(layer: number): LayerCensus
   /**
-   * Reconstructed rows of one lane in storage order, `[lane heads, rows, dim]`; keys as stored (after RoPE). Owned by the caller.
-   * `positions[h]` are original positions per head, -1 for a dropped row that its block still holds. A layer has one lane
-   * unless its heads are ragged (then one per KV head).
+   * Decodes every row of one lane, in the order of storage: `[lane heads, rows, dim]`, owned by the caller. Keys come after RoPE at their
+   * original positions, on whichever side they are stored. `positions[h]` has the original position of every row of a head, and -1
+   * for a dropped row that its block still holds. A layer has one lane, or one per KV head when it is ragged.
    */
   materialize(layer: number, lane?: number): Promise<{ keys: Tensor; values: Tensor; positions: Int32Array[] }>
-  /** The stored segments as they are, borrowed: for tests and golden checks. One entry per lane (set of heads stored together). */
+  /** The stored tensors as they are, borrowed, with one entry per lane. */
   segments(layer: number): readonly LaneView[]
   serialize(): AsyncIterable<Uint8Array>
   dispose(): void

@@ -1,6 +1,7 @@
 /**
- * The contract: a compressor is data, a list of stages. `compose()` flattens, orders by kind and checks,
- * so a mix is again a compressor. Shapes: keys and values `[kvHeads, tokens, dim]`, queries `[queryHeads, tokens, dim]`.
+ * A compressor is data: a list of stages. `compose()` joins such lists, orders the stages by kind and checks that each can follow the one
+ * before it, so a mix is a compressor again. Keys and values have the shape `[kvHeads, tokens, dim]`, queries `[queryHeads, tokens, dim]`.
+ * The house words of these comments (stage, space, site, sealed, lane, ...) are defined in docs/guide/words.md.
  */
 import type { RowStore } from '@kvloom/kernels'
 import type { Artifact, Learned } from './artifact'
@@ -13,9 +14,9 @@ import type { Site, Space } from './space'
 import type { HostTensor, Json, Part } from './values'
 import type { Windows } from './window'
 
-/** Identity of a method: what docs, tables and reports print. */
+/** What identifies a method; docs, tables and reports print it. */
 export interface MethodCard {
-  /** kebab-case name, as written in a composition: `snapkv(keep=0.5)`. */
+  /** In kebab-case, as a composition writes it: `snapkv(keep=0.5)`. */
   readonly name: string
   readonly title: string
   readonly summary: string
@@ -24,17 +25,18 @@ export interface MethodCard {
   readonly chunkInvariant: boolean
 }
 
-/** Every method and every legal mix of methods. Immutable; state lives in the cache it opens. */
+/** What every method and every legal mix of methods is. It never changes; state lives in the cache that it opens. */
 export interface KVCompressor {
   readonly card: MethodCard
   readonly stages: readonly AnyStage[]
-  /** The exact zones this compressor proposes; `window()` overrides. */
+  /** The rows that this compressor proposes to leave exact; `window()` overrides it. */
   readonly window?: Windows
-  /** How exact rows are stored (sinks, recent window, dense caches), and the latents of a transform without a quantizer. Default f16. */
+  /** How numbers that no quantizer packs are stored: rows of the sinks and the window, and latents. Default f16. */
   readonly store?: RowStore
   /**
-   * What a step attends to in place of its own new rows: the originals (`exact`, default), or what is stored of them
-   * (`stored`: rows are appended and sealed first). `stored` is how weight and rank methods are meant (protocol W).
+   * What a step sees of the rows that it brings itself. With `exact`, the default, it attends to them as they came and stores them
+   * afterwards. With `stored` they are appended and sealed first, and it attends to what was stored of them, as methods that change
+   * weights or ranks are meant (protocol W).
    */
   readonly ownRows?: 'exact' | 'stored'
 }
@@ -43,24 +45,30 @@ export type AnyStage = { [K in Kind]: Stage<K> }[Kind]
 
 export interface Stage<K extends Kind = Kind> {
   readonly kind: K
-  /** Names its artifact, its row in the byte ledger, its serialised records. */
+  /** Names the stage in its artifact, in errors and in saved caches. */
   readonly id: string
   readonly options: Json
   readonly when: When
-  /** Set by `split({ keys, values })` and `onLayers([2, 29], c)`. */
+  /** Where it acts; everywhere when absent. `split()`, `onLayers()` and `exceptLayers()` set it. */
   readonly on?: ActsOn
-  /** What it hands on; throws IncompatibleStages (both names and the cure). `earlier` names the stage that made this space. */
+  /**
+   * The space that it hands on to the next stage. `earlier` names the stage that made `input`.
+   * @throws IncompatibleStages naming both stages and the cure, when it cannot work on `input`
+   */
   accepts(input: Space, earlier: string): Space
-  /** Absent: data-free. */
+  /** How it learns from a model; a stage without it learns nothing. */
   readonly fit?: Fit
-  /** Per layer and part; parses its artifact, which is there when the stage has `fit`. Throws ModelMismatch, ArtifactMismatch. */
+  /**
+   * Makes the stage for one part of one layer. `artifact` is what its `fit` learned, and is there when it has one.
+   * @throws ModelMismatch, ArtifactMismatch
+   */
   bind(site: Site, artifact?: Artifact): Bound[K]
 }
 
 export interface ModelStage {
-  /** New weights of a possibly new shape. The engine runs it once, before anything else. */
+  /** Makes new weights, whose shape may differ. The engine calls it once, before anything else. */
   transform?(weights: ModelWeights): ModelWeights
-  /** The earlier layer whose keys and values this layer reads (itself when it keeps its own). */
+  /** The earlier layer whose keys and values `layer` reads, or `layer` itself when it keeps its own. */
   sourceLayer?(layer: number): number
 }
 
@@ -81,15 +89,15 @@ export interface Bound {
 export type Fit =
   | {
       readonly scope: 'layer'
-      /** Squared gradients of the loss are wanted. */
+      /** Whether it wants squared gradients of the loss. */
       readonly gradients?: boolean
-      /** Predictors: what they will read for a part, before they are bound. */
+      /** For predictors: what one will read for a part. It is asked before the predictor is bound. */
       readonly sources?: (part: Part) => readonly PredictorSource[]
       run(samples: LayerSamples): Promise<Learned>
     }
   | { readonly scope: 'model'; run(run: CalibrationRun): Promise<Learned> }
 
-/** What a stage is fitted on: one layer and part, as the stage will really receive it. */
+/** What a stage is fitted on: rows of one layer and part, as the stage will receive them when it runs. */
 export interface LayerSamples {
   readonly layer: number
   readonly part: Part
@@ -97,15 +105,15 @@ export interface LayerSamples {
   /** Heads and dim of the rows. */
   readonly heads: number
   readonly dim: number
-  /** One `[heads, n, dim]` per calibration sequence, after every earlier stage; borrowed, may be walked more than once. */
+  /** One `[heads, n, dim]` per calibration sequence, after every earlier stage. They are borrowed, and may be read more than once. */
   readonly target: readonly HostTensor[]
-  /** Predictors: per source, one `[n, heads * dim]` per sequence, reconstructions through the whole chain (closed loop). */
+  /** For predictors: per source, one `[n, heads * dim]` per sequence. They are reconstructions, as a cache will have them, not originals. */
   readonly sources: readonly (readonly HostTensor[])[]
-  /** Fisher: squared gradients of the loss, shaped like `target`; only when the fit asks and no earlier stage changed the rows' basis. */
+  /** Squared gradients of the loss, shaped like `target`. They are there when the fit asks for them and no earlier stage changed the rows' basis. */
   readonly gradients?: readonly HostTensor[]
 }
 
-/** What an engine offers to calibration. Layers must be asked for in ascending order; everything is the uncompressed model's. */
+/** What an engine offers to calibration, all of it from the uncompressed model. Layers must be asked for in ascending order. */
 export interface CalibrationRun {
   readonly model: ModelShape
   readonly weights: ModelWeights
@@ -113,7 +121,10 @@ export interface CalibrationRun {
   rows(layer: number): Promise<Readonly<Record<Part, readonly HostTensor[]>>>
   /** Squared gradients of the next-token loss with respect to what `rows` returns. */
   gradients(layer: number): Promise<Readonly<Record<Part, readonly HostTensor[]>>>
-  /** Last hidden states (after the final norm) `[tokens, hidden]` per short sentence, run through a candidate (none: uncompressed). */
+  /**
+   * Last hidden states (after the final norm) `[tokens, hidden]` of each short sentence, run through `candidate`, or uncompressed when it
+   * is null.
+   */
   hidden(candidate: KVCompressor | null): Promise<readonly HostTensor[]>
   /** Keys after RoPE and values of every layer for the same short sentences: `[layer][sentence]`, `[kvHeads, tokens, dim]`. */
   sentences(): Promise<readonly Readonly<Record<Part, readonly HostTensor[]>>[]>

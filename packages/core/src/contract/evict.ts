@@ -1,11 +1,11 @@
-/** Stages that decide which rows stay: scores, budgets, picks. */
+/** Stages that decide which rows stay: scorers, budgets, picks. */
 import type { Tensor } from '@tensorflow/tfjs-core'
 import type { Needs, Observed } from './observation'
 import type { Json, Phase, Tensors } from './values'
 
 /**
- * Rows of every KV head that stay whatever scores, counts and budgets say: the `first` (sinks) and the `last` (the newest) of those
- * it holds. Counts are raised to them where they are smaller. A head of any layer keeps at least one row, promised or not.
+ * Rows that a method promises to keep whatever scores, counts and budgets say: the `first` (sinks) and the `last` (the newest) that each
+ * KV head holds. A count that is smaller is raised to them. Every head keeps at least one row, promised or not.
  */
 export interface Protected {
   /** Default 0. */
@@ -14,16 +14,22 @@ export interface Protected {
   readonly last?: number
 }
 
-/** A number per token and KV head, larger = keep, and how many to keep when no budget stage says so. */
+/** Gives every token a number in every KV head, the larger the better, and says how many tokens stay when no budget stage does. */
 export interface Scorer<N extends Needs = Needs> {
   readonly needs: N
-  /** Rows that stay; core lifts their scores above all others. Default none. */
+  /** Rows that stay: core lifts their scores above all others. Default none. */
   readonly protect?: Protected
-  /** Per-token state by name, initial value 0 for new rows; core gathers, counts and serialises it. */
+  /**
+   * Names of numbers that the scorer remembers per token and KV head. New rows begin with 0; core keeps the columns in step with the rows,
+   * counts and saves them.
+   */
   readonly columns?: readonly string[]
-  /** How many of `tokens` stored rows stay; `tokens` itself means nothing is dropped. Core keeps at least the protected rows, and one. */
+  /** How many of `tokens` stored rows stay; nothing is dropped when it returns `tokens`. Core keeps at least the protected rows, and one. */
   count(tokens: number): number
-  /** Returns scores `[kvHeads, tokens]` (or `[1, tokens]`: one set for the layer) and the columns' new values `[kvHeads, tokens]`. */
+  /**
+   * Returns scores `[kvHeads, tokens]`, or `[1, tokens]` for one set of tokens per layer, and beside them the columns' new values
+   * `[kvHeads, tokens]`.
+   */
   score(
     seen: Observed<N>,
     columns: Tensors,
@@ -31,20 +37,23 @@ export interface Scorer<N extends Needs = Needs> {
   ): Tensor | { readonly scores: Tensor; readonly columns: Tensors }
 }
 
-/** Where in the sequence a scorer acts: a cache may take a second prompt, which does not begin at position 0. */
+/** Where in the sequence a scorer acts. A cache may take a second prompt, which does not begin at position 0. */
 export interface ScoreContext {
   readonly phase: Phase
   /** Tokens seen so far, this step's included. */
   readonly tokensSeen: number
 }
 
-/** How many tokens each KV head of a layer keeps. Different counts make the layer ragged (`ragged: true`, decided at open). */
+/**
+ * Says how many tokens each KV head of a layer keeps. One whose counts may differ has `ragged: true`, for lanes are laid out when a cache
+ * is opened.
+ */
 export interface BudgetStage {
   readonly ragged: boolean
   /**
-   * `scores[h]` is `[1, tokens]` of KV head h, protected rows at infinity, dropped ones at -infinity; heads may hold different numbers
-   * of rows. `uniform` is what the scorer would keep per head (the mean, rounded down, where heads differ). Core raises a count to
-   * the head's `floor` and lowers it to the rows it holds.
+   * Returns how many rows each head keeps. `scores[h]` is `[1, tokens]` of KV head h, with protected rows at infinity and dropped ones at
+   * -infinity; heads may hold different numbers of rows. `uniform` is what the scorer would keep per head: the mean, rounded down, where
+   * heads differ. Core raises a count to the head's `floor` and lowers it to the rows that it holds.
    */
   counts(
     scores: readonly Tensor[],
@@ -69,23 +78,26 @@ export interface RowRange {
   readonly end: number
 }
 
-/** Which tokens stay. Core's default over a scorer is the stable top-k. */
+/** Chooses which tokens stay. Behind a scorer without a pick, core keeps the tokens with the largest scores, the older one of two that tie. */
 export interface Pick<N extends Needs = Needs> {
   readonly needs: N
-  /** `positions`: the choice needs no scores and is refused beside a scorer. */
+  /** What it chooses by. A pick by `positions` needs no scores, and is refused beside a scorer, which it would ignore. */
   readonly by: 'scores' | 'positions'
-  /** Rows that stay, which `keep` chooses among others. With `when: 'room'` it is a promise of `count`, new rows included. Default none. */
+  /**
+   * Rows that stay, among others that `keep` chooses. With `when: 'room'` the promise covers the new rows too, and `count` has to leave
+   * room for it. Default none.
+   */
   readonly protect?: Protected
   /**
-   * How many of `tokens` rows stay; core keeps at least the protected ones, and one. With `when: 'room'`, what stays before
-   * `incoming` new rows are appended, as it is.
+   * How many of `tokens` rows stay. Core keeps at least the protected ones, and one; with `when: 'room'` it takes the count as it is: how many
+   * rows stay before `incoming` new ones are appended.
    */
   count(tokens: number, incoming: number): number
-  /** The most tokens one append may bring (a recent window cannot take more than itself). */
+  /** The most tokens that one append may bring: a recent window, for example, cannot take in more tokens than it holds. Default any number. */
   readonly chunkLimit?: number
-  /** `'slot'`: rows are re-numbered without gaps after a drop (StreamingLLM); `'original'`: positions never change. */
+  /** Whether positions never change (`original`), or rows are numbered anew without gaps after a drop (`slot`, StreamingLLM). */
   readonly positions: 'original' | 'slot'
-  /** Row ranges that stay (same for all heads), or a mask `[kvHeads, tokens]` with exactly `count` ones per head. */
+  /** Returns the ranges of rows that stay, the same for all heads, or a mask `[kvHeads, tokens]` with exactly `count` ones per head. */
   keep(
     tokens: number,
     count: number,
@@ -93,14 +105,17 @@ export interface Pick<N extends Needs = Needs> {
     seen: Observed<N>,
     now: PickContext,
   ): readonly RowRange[] | Tensor
-  /** Each KV head keeps its own number of rows: the mask of `keep` counts, not `count`, and `keep` is asked at every turn. */
+  /**
+   * Whether each KV head keeps a number of rows of its own. How many a head keeps is then said by the ones in the mask that `keep` returns;
+   * `count` decides nothing, and `keep` is called whenever the stage acts.
+   */
   readonly ragged?: boolean
 }
 
 /** Where in the sequence a pick acts. */
 export interface PickContext extends ScoreContext {
-  /** First KV head of the lane at hand (a lane per head when ragged). */
+  /** First KV head of the lane that it picks in; a ragged layer has a lane per head. */
   readonly head: number
-  /** What the pick wants to remember about this lane; stored with the cache, serialised, copied by a fork. */
+  /** What the pick wants to remember about this lane. Assign to it; the cache stores it, saves it and copies it into forks. */
   memory: Json
 }

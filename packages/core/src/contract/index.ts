@@ -1,4 +1,7 @@
-/** The contract, one file per noun: what a compressor is, what its stages do, what a cache answers. Begin with `compressor.ts`. */
+/**
+ * The contract, one file per noun: what a compressor is, what its stages do, what a cache answers. Begin with `compressor.ts`. Short words
+ * that comments use in a fixed meaning (sealed, lane, slot, site, space, ...) are defined in docs/guide/words.md.
+ */
 export type { AffineLayout, CodebookLayout, RowStore } from '@kvloom/kernels'
 export type * from './artifact'
 export type * from './cache'

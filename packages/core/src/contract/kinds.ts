@@ -17,8 +17,17 @@ export const KINDS = [
 export type Kind = (typeof KINDS)[number]
 
 /**
- * When a stage acts: at load; before an append (`room`); after every append, each chunk of a prompt and its end included (`step`); once at the
- * end of the prompt (`promptEnd`); at sealing; at reading; or whenever a multiple of n tokens is reached, and at the end of the prompt.
+ * When a stage acts.
+ *
+ * | value | moment |
+ * |---|---|
+ * | `load` | when the model is loaded |
+ * | `room` | before new rows are appended |
+ * | `step` | after every append: each decoded token, each chunk of a prompt |
+ * | `promptEnd` | after the last chunk of a prompt |
+ * | `seal` | when rows leave the window |
+ * | `read` | when a query reads what is stored |
+ * | `{ everyTokens: n }` | after an append that reaches or passes a multiple of n tokens, and after the last chunk of a prompt |
  */
 export type When = 'load' | 'room' | 'step' | 'promptEnd' | 'seal' | 'read' | { readonly everyTokens: number }
 

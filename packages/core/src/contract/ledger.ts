@@ -1,50 +1,50 @@
 /** What a cache holds, in bytes and rows. */
 
-/** Bytes really held, by kind. Every number is a sum over live tensors; `total` equals the growth of tf.memory().numBytes. */
+/** How many bytes are held, by kind. Every number is a sum over tensors that exist, and `total` equals the growth of tf.memory().numBytes. */
 export interface ByteLedger {
   /** Packed codes of sealed rows. */
   readonly payload: number
   /** Scales, minima, norms of sealed rows. */
   readonly metadata: number
-  /** Exact rows: sinks and recent window, rows in use. */
+  /** Exact rows of sinks and window that are in use. */
   readonly window: number
-  /** Rows allocated and not in use (page slack, dropped rows not yet reclaimed by page). */
+  /** Rows that are allocated and not in use: the rest of a page that is being filled, and dropped rows whose page is still held. */
   readonly slack: number
-  /** Positions after eviction, live masks, score columns, query rings. */
+  /** What is remembered about rows: positions after an eviction, live masks, score columns, queries that a stage will ask for. */
   readonly state: number
   /** Recall indexes. */
   readonly index: number
   /** Reconstructions kept between steps. */
   readonly workspace: number
-  /** Tables fitted per prompt. */
+  /** What transforms fitted on a prompt. */
   readonly perPrompt: number
-  /** Rows of a recall's host tier, in host memory: not in `total`, which is the device's. */
+  /** Rows of a recall's host tier. They lie in host memory and are not part of `total`, which is the device's. */
   readonly host: number
-  /** Tables of the model that this cache holds: codebooks, maps, rotary tables of keys stored before RoPE. */
+  /** Tables that belong to the model and that this cache holds: codebooks, maps, rotary tables for keys stored before RoPE. */
   readonly perModel: number
   readonly total: number
-  /** Highest total since open, transients of an eviction included. */
+  /** The highest total since the cache was opened, with what an eviction holds for a moment. */
   readonly peak: number
-  /** Of total: bytes in pages also held by a fork. */
+  /** How many bytes of the total another cache, forked from this one or this one from it, holds too. */
   readonly shared: number
 }
 
-/** Rows held, per part, summed over heads and divided by kvHeads (so a ragged layer may be fractional). */
+/** How many rows a layer holds, as a mean over KV heads; it may be fractional where the layer is ragged. */
 export interface LayerCensus {
   readonly keys: PartCensus
   readonly values: PartCensus
-  /** Dead rows still held: in blocks that cannot be gathered, or because too few are dead to be worth a copy. */
+  /** How many dropped rows are still held, because their block cannot be taken apart, or too few are dropped to be worth a copy. */
   readonly dead: number
-  /** Bytes that the rows attention still sees take in the form they are stored in. */
+  /** How many bytes the live rows take in the form they are stored in. */
   readonly liveBytes: number
-  /** Sum over parts and lanes of the bytes of the largest page: what page sizes alone may cost. */
+  /** What page sizes alone may cost: the bytes of the largest page of each part and lane, summed. */
   readonly pageBytes: number
 }
 
-/** Rows of one part. A layer that reads another layer's rows holds none. */
+/** How many rows of one part are held. A layer that reads another layer's rows holds none. */
 export interface PartCensus {
   readonly exact: number
   readonly sealed: number
-  /** By formula: bits per value of the model's own rows that a sealed row takes, shares of a layer group and metadata included. */
+  /** Bits per value of a sealed row by formula, metadata included; a layer group's bits are shared out among its layers. */
   readonly sealedBitsPerValue: number
 }

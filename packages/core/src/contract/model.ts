@@ -1,13 +1,13 @@
 /** What a cache and a method must know of a model. */
 import type { Tensor } from '@tensorflow/tfjs-core'
 
-/** Rotary embedding as data: half-split pairs (j, j + dim/2). */
+/** Rotary embedding as data. Channel j is paired with channel j + dim / 2. */
 export interface Rope {
-  /** Rotated channels; fewer than keyDim means partial rotary. */
+  /** How many channels are rotated. Fewer than `keyDim` means partial rotary. */
   readonly dim: number
-  /** Angle per position of each pair, `dim / 2` numbers, scaling variants already applied. */
+  /** The angle that each pair turns by per position, `dim / 2` numbers, with scaling variants applied already. */
   readonly frequencies: Float64Array
-  /** YaRN / LongRoPE attention factor multiplied into cos and sin; 1 otherwise. */
+  /** The attention factor of YaRN and LongRoPE, which is multiplied into cos and sin; 1 otherwise. */
   readonly attentionFactor: number
 }
 
@@ -20,17 +20,17 @@ export interface ModelShape {
   readonly keyDim: number
   readonly valueDim: number
   readonly contextLength: number
-  /** null: the model does not rotate (or keys come rotated already). */
+  /** null when the model does not rotate, or keys come rotated already. */
   readonly rope: Rope | null
   /** Multiplies q . k, normally 1 / sqrt(keyDim). */
   readonly attentionScale: number
   /** Identifies weights for artifacts. */
   readonly fingerprint: string
-  /** Ids of the `model` stages whose transform these weights went through. A cache refuses a compressor whose model stages are not here. */
+  /** Ids of the `model` stages that these weights went through. A cache refuses a compressor with a transform of weights that is not among them. */
   readonly transformedBy?: readonly string[]
 }
 
-/** Model weights by canonical name (`layers.3.attention.key`), `[out, in]`; engines implement it for `model` stages. */
+/** The weights of a model, `[out, in]` each, by canonical name (`layers.3.attention.key`). Engines implement it for `model` stages. */
 export interface ModelWeights {
   readonly shape: ModelShape
   names(): readonly string[]

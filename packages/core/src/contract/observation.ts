@@ -1,13 +1,22 @@
 /** What a stage may ask to see. */
 import type { Tensor } from '@tensorflow/tfjs-core'
 
-/** What a stage may ask to see. Attention is over query heads, never pre-averaged. */
+/** What a stage may ask to see when it acts. Attention is given for every query head; a method averages over groups itself. */
 export type Observation =
-  /** `[queryHeads, tokens]`: attention of the last n queries (or of all of this step) to each stored token, reduced over queries. */
+  /**
+   * `[queryHeads, tokens]`: the attention that each stored token gets from the last n queries, or from all of this step, summed over
+   * queries or the largest.
+   */
   | { readonly of: 'attention'; readonly queries: 'all' | number; readonly reduce: 'sum' | 'max' }
-  /** `[queryHeads, last, keyDim]` after RoPE, a counted ring; `last: Infinity` remembers the whole prompt. */
+  /**
+   * `[queryHeads, last, keyDim]`: the last queries, after RoPE. The cache remembers them and counts them as state; `last: Infinity` asks
+   * for the whole prompt.
+   */
   | { readonly of: 'queries'; readonly last: number }
-  /** `[kvHeads, tokens, dim]` as stored when asked (keys after RoPE): the exact window, else decoded. */
+  /**
+   * `[kvHeads, tokens, dim]`: every stored row, decoded where it is sealed. Keys come after RoPE, at their original positions, on whichever
+   * side they are stored.
+   */
   | { readonly of: 'keys' | 'values' }
   /** `[kvHeads, tokens]` int32: the token of every stored row. */
   | { readonly of: 'tokenIds' }

@@ -2,21 +2,27 @@
 import type { Tensor } from '@tensorflow/tfjs-core'
 import type { Phase, Tensors } from './values'
 
-/** Which stored rows a query reads. An index over keys as they are stored (after RoPE), built in blocks and only appended to. */
+/** Chooses which stored rows a query reads, by an index over keys (decoded, after RoPE) that is built in blocks and only appended to. */
 export interface Recall {
-  /** `device`: rows that are not selected are skipped. `host`: indexed rows leave the device, the selected ones are fetched at each step. */
+  /**
+   * Where indexed rows lie. On the `device`, those that are not selected are skipped; in `host` memory, the selected ones are fetched at
+   * each step.
+   */
   readonly tier: 'device' | 'host'
-  /** First rows, always read and never indexed. */
+  /** How many first rows are always read and never indexed. */
   readonly sinks: number
-  /** Rows indexed together after the prompt; until as many wait, new rows are always read. */
+  /** How many rows are indexed together after the prompt. New rows are always read until so many of them wait. */
   readonly every: number
-  /** Rows a query reads of the prompt and what follows it, sinks included (recent, not yet indexed rows come on top). */
+  /** How many rows a query reads, sinks included. Recent rows that are not indexed yet come on top. */
   readonly budget: number
-  /** Index of keys f32 `[kvHeads, n, keyDim]`; runs once per block, may read back. Owns what it returns; the cache frees it. */
+  /**
+   * Makes the index of a block of keys f32 `[kvHeads, n, keyDim]`. It runs once per block and may read back; the cache takes over what it
+   * returns.
+   */
   index(keys: Tensor, block: { readonly number: number; readonly phase: Phase }): Promise<Tensors>
   /**
-   * For one query per head `[queryHeads, keyDim]` after RoPE: which of the indexed rows to read, `count` per query head, int32
-   * `[queryHeads, count]` ascending, numbered through all blocks (`sizes[i]` rows in block i).
+   * Returns which indexed rows to read for one query per head `[queryHeads, keyDim]` (after RoPE): int32 `[queryHeads, count]`, ascending,
+   * numbered through all blocks, of which block i has `sizes[i]` rows.
    */
   select(queries: Tensor, blocks: readonly Tensors[], sizes: readonly number[], count: number): Promise<Tensor>
 }

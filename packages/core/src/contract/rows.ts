@@ -4,84 +4,117 @@ import type { Tensor } from '@tensorflow/tfjs-core'
 import type { Needs, Observed } from './observation'
 import type { Part, Tensors } from './values'
 
-/** Rows that replace rows: a fixed linear map along the sequence, run when the cache is full. Keys come before RoPE and are rotated by slot. */
+/**
+ * Replaces rows by fewer rows when the cache is full, by a fixed linear map along the sequence. Keys are stored before RoPE and rotated by
+ * their slots when read.
+ */
 export interface Resample {
-  /** First rows that are never touched. */
+  /** How many first rows are never touched. */
   readonly sinks: number
-  /** Slots at which the cache is full, sinks included. */
+  /** How many rows a full cache has, sinks included. */
   readonly capacity: number
   /** How many rows the `capacity - sinks` rows become. */
   readonly to: number
-  /** `[heads, capacity - sinks, dim]` f32 to `[heads, to, dim]`; runs in tf.tidy. */
+  /** Maps `[heads, capacity - sinks, dim]` f32 to `[heads, to, dim]`. It runs in tf.tidy. */
   apply(rows: Tensor): Tensor
 }
 
 /**
- * Rows to latents and back. Decode is declared as data, `x = scale * (main . up) + bias`; core derives from it the query side
- * (keys after RoPE: `q . up^T`), the output side (values: `output . up`) and tiles (everything else).
- * All methods run in tf.tidy and dispose nothing.
+ * Maps rows to latents (`main`) and back. The way back is declared as data, `x = scale * (main . up) + bias`, so that core can choose how
+ * to read: keys after RoPE by projecting the query (`q . up^T`), values by projecting the output (`output . up`), and everything else
+ * by decoding a tile of rows at a time. All methods run in tf.tidy and dispose nothing.
  */
 export interface Transform {
-  /** What the map is fitted on: the model (an artifact), or this prompt (at its end). */
+  /** Whether the map comes from the model, by an artifact, or is fitted on this prompt at its end. */
   readonly fitted: 'model' | 'prompt'
   readonly needs: Needs
-  /** Heads and dim of `main`. `heads` divides the KV heads; main head j stands for its run of adjacent KV heads. */
+  /** Heads and dim of the latents. `heads` divides the number of KV heads, and each head of `main` stands for a run of adjacent KV heads. */
   readonly main: { readonly heads: number; readonly dim: number }
   /** Whether rows that leave the window after the prompt are transformed too (default), or stay exact. */
   readonly afterPrompt?: boolean
-  /** State of this prompt from the rows kept at its end; stored and counted as perPrompt. Tensors may be int32. */
+  /**
+   * Fits on the rows that are kept at the end of a prompt. What it returns is stored, counted as `perPrompt`, and given to `encode` and
+   * `decoder`; tensors may be int32.
+   */
   fitOnline?(rows: Tensor, seen: Observed): Tensors
-  /** `members`: the same rows `[heads, n, dim]` of every layer of the group (one unless `layers` says more), ascending. */
+  /**
+   * Maps rows to what is stored of them. `members` are the rows `[heads, n, dim]` of the same tokens in every layer of the group,
+   * ascending; one, unless `layers` names more.
+   */
   encode(members: readonly Tensor[], state: Tensors): Encoded
-  /** How layer number `member` of the group is decoded. `up` `[main.heads, main.dim, heads * dim / main.heads]`, `bias` `[heads, 1, dim]`. */
+  /** How layer number `member` of the group is decoded: `up` `[main.heads, main.dim, heads * dim / main.heads]`, and `bias` `[heads, 1, dim]`. */
   decoder(state: Tensors, member: number): { readonly up?: Tensor; readonly bias?: Tensor }
-  /** Layers that are compressed together, ascending, this one included; rows are sealed when the last one has them. Default: alone. Empty: the stage does not act here. */
+  /**
+   * Layers that are compressed together, this one among them, ascending; their rows are sealed once the last of them has its own.
+   * Absent, the layer is compressed alone. An empty list says that the stage does not act on this layer.
+   */
   readonly layers?: readonly number[]
 }
 
 export interface Encoded {
-  /** `[main.heads, n, main.dim]`: what later stages receive. */
+  /** `[main.heads, n, main.dim]`: the latents, which later stages receive. */
   readonly main: Tensor
-  /** Per layer of the group `[heads, n]`: multiplies the decoded row. */
+  /** One `[heads, n]` per layer of the group: what its decoded rows are multiplied by. */
   readonly scale?: readonly Tensor[]
-  /** Rows that stay exact, `mask` `[heads, n]` 1 = exempt, as many per head as it marks. Read once when sealed. */
+  /** A mask `[heads, n]` with a 1 for every row that stays exact; heads may have different numbers of them. It is read when the rows are sealed. */
   readonly exempt?: Tensor
 }
 
-/** What predictors read: `back: 1` the previous layer, `back: 0` this layer (keys, when values are predicted). */
+/** One thing that a predictor reads: a part of the layer before (`back: 1`), or of this layer (`back: 0`: its keys, when values are predicted). */
 export interface PredictorSource {
   readonly back: 0 | 1
   readonly part: Part
 }
 
-/** What the reader can guess from reconstructions. Rows are merged over heads `[1, n, heads * dim]`; what flows on is the residual. */
+/**
+ * Guesses rows from reconstructions that the reader has anyway, so that only the residual is stored. Rows are merged over heads,
+ * `[1, n, heads * dim]`.
+ */
 export interface Predictor {
-  /** In the order of the weights. */
+  /** What it reads, in the order in which `predict` gets it. */
   readonly sources: readonly PredictorSource[]
-  /** Sources `[n, heads * dim]` each to `[n, heads * dim]`; row i depends on row i alone, with one order of sums. */
+  /**
+   * Maps sources of `[n, heads * dim]` each to a prediction `[n, heads * dim]`. Row i must depend on rows i alone, and be summed in the
+   * same order however many rows there are.
+   */
   predict(sources: readonly Tensor[]): Tensor
-  /** Keep reconstructions between steps (counted as workspace) instead of rebuilding them at each step. */
+  /** Whether reconstructions are kept between steps, counted as `workspace`, instead of being rebuilt at each. */
   readonly keepReconstruction: boolean
 }
 
-/** Packed bits; the last lossy step. */
+/** Packs rows into bits and back: the last step that loses anything. */
 export interface Quantizer {
-  /** `affine` and `codebook` have a fused attention kernel and store `{ words, metadata }` or `{ codes, metadata? }`; `custom` is decoded by tiles. */
+  /**
+   * How the tensors are to be read. Attention kernels read `affine` (`{ words, metadata }`) and `codebook` (`{ codes, metadata? }`) as they
+   * are stored; `custom` is decoded a tile at a time.
+   */
   readonly layout: AffineLayout | CodebookLayout | { readonly kind: 'custom' }
-  /** The codebook, from `site.hold`: f32 `[entries, vector]` shared, or `[heads, dim / vector, entries, vector]`. */
+  /**
+   * The codebook of a `codebook` layout, from `site.hold`: f32 `[entries, vector]`, or `[heads, dim / vector, entries, vector]` for one per
+   * group of channels.
+   */
   readonly table?: Tensor
-  /** Rows of all KV heads of a token as one row `[1, n, heads * dim]`. */
+  /** Whether it takes all KV heads of a token as one row `[1, n, heads * dim]`. */
   readonly mergedHeads?: boolean
-  /** 1: every stored tensor is `[heads, rows, width]` and rows gather; more: rows of a block are sealed, masked and freed together. */
+  /**
+   * How many rows are quantized together. With 1, every stored tensor is `[heads, rows, width]` and rows can be gathered one by one; with
+   * more, a block's rows are sealed, masked and freed together.
+   */
   readonly rowsPerGroup: number
-  /** Rows that share a word of the tensors named `metadata...`, which then are `[heads, ceil(rows / rowsPerUnit), ...]`: 2 when halves of two rows lie in a word. Default 1. */
+  /**
+   * How many rows share a word of metadata. It is 2 where f16 metadata of two rows is stored in one int32 word; `metadata` is then
+   * `[heads, ceil(rows / 2), ...]`. Default 1.
+   */
   readonly rowsPerUnit?: 1 | 2
-  /** Largest magnitude its metadata can hold; rows beyond it are refused when they are appended. Default: any finite number. */
+  /** The largest magnitude that its metadata can hold. Rows with a larger one are refused when they are appended. Default any finite number. */
   readonly largest?: number
-  /** Formula, for the report; bytes are facts of the ledger. */
+  /** Bits per value by formula, for the report. Bytes are facts, and the ledger has them. */
   readonly theoreticalBitsPerValue: number
-  /** `[heads, n, dim]` f32 to named tensors; n is a multiple of rowsPerGroup. Names that begin with `metadata` count as metadata. */
+  /**
+   * Packs `[heads, n, dim]` f32, n a multiple of `rowsPerGroup`, into named tensors. Those whose names begin with `metadata` count as
+   * metadata in the ledger.
+   */
   encode(rows: Tensor): Tensors
-  /** The definition; fused forms must agree with it. Returns f32 `[heads, rows, dim]`. */
+  /** Unpacks a block into f32 `[heads, rows, dim]`. It defines what the bits mean: kernels that read them must agree with it. */
   decode(block: Tensors, rows: number): Tensor
 }

@@ -1,31 +1,38 @@
-/** What flows between stages, and where a stage is bound. */
+/** What a stage knows of the rows it gets (space), and where it is bound (site). */
 import type { Tensor } from '@tensorflow/tfjs-core'
 import type { ModelShape } from './model'
 import type { HostTensor, Part } from './values'
 
-/** What flows between stages, per part: rows of shape `[heads, tokens, dim]`. */
+/**
+ * What a stage may rely on about the rows `[heads, tokens, dim]` of one part that it receives. Each stage turns the space before it into
+ * the next.
+ */
 export interface Space {
   readonly part: Part
-  /** `each`: a row per KV head. `all`: the heads of a token are merged into one row `[1, tokens, heads * dim]`, or one latent. */
+  /**
+   * `each`: every KV head has its own row of a token. `all`: the heads of a token are merged into one row `[1, tokens, heads * dim]`, or
+   * one latent.
+   */
   readonly heads: 'each' | 'all'
   /** null while it is the model's own dim; a number once a stage changed it. */
   readonly dim: number | null
   /**
-   * `free`: keys that no stage has claimed a side for (stored after RoPE then). `pre` / `post`: a stage works on keys before / after
-   * rotation, so the whole layer stores them there. `none`: values, which nothing rotates.
+   * On which side of RoPE a layer stores its keys. The first stage that works on keys before rotation (`pre`) or after it (`post`)
+   * decides that for the whole layer. `free` means that no stage has decided yet; if none does, keys are stored after RoPE.
+   * `none` is for values, which nothing rotates.
    */
   readonly rope: 'free' | 'pre' | 'post' | 'none'
   /** True for latents and residuals: later stages take them as they are, on whichever side of RoPE they were made. */
   readonly latent: boolean
-  /** Size of a layer group that is compressed together. */
+  /** How many layers are compressed together; 1 when each stands alone. */
   readonly layerGroup: number
-  /** Over what the kept tokens are identical: per head, per layer, or over the whole model. */
+  /** Who keeps the same tokens: each head has a set of its own (`head`), all heads of a layer share one (`layer`), or all layers do (`model`). */
   readonly tokenSets: 'head' | 'layer' | 'model'
   /** Whether tokens are dropped: never, once at the end of the prompt, or also later. */
   readonly drops: 'never' | 'promptEnd' | 'always'
-  /** True after FreqKV: rows are not tokens any more. */
+  /** True once rows stand for no single token any more, as after a resampling (FreqKV). */
   readonly slots: boolean
-  /** One row decodes alone: not AQUA-KV chains, not groups of rows. */
+  /** Whether a row can be decoded without others. It cannot where it was predicted from another layer, or shares a group with other rows. */
   readonly randomAccess: boolean
 }
 
@@ -34,14 +41,14 @@ export interface Site {
   readonly layer: number
   readonly part: Part
   readonly model: ModelShape
-  /** KV head of the model that the first row head belongs to: a ragged layer binds each head on its own. */
+  /** Which KV head of the model the first head of the rows is. It is not 0 in a ragged layer, which binds each head alone. */
   readonly firstHead: number
-  /** Heads and dim of the rows this stage receives (after earlier stages). */
+  /** Heads and dim of the rows that this stage receives, after earlier stages. */
   readonly heads: number
   readonly dim: number
   /**
-   * The table as a tensor that the cache owns: uploaded once per `values` array, counted as perModel, freed with the cache.
-   * Borrowed by the stage, which must not dispose it.
+   * Gives the table as a tensor, which the stage borrows and must not dispose. The cache owns it, uploads it once per `values` array,
+   * counts it as `perModel` and frees it.
    */
   hold(table: HostTensor): Tensor
 }

@@ -1,6 +1,6 @@
 /** How many rows stay exact. */
 
-/** How many rows stay exact, per part. `window()` overrides a method's proposal. */
+/** How many rows of each part stay exact. A method proposes it, and `window()` overrides the proposal. */
 export interface Windows {
   /** First tokens of the sequence that are never sealed. */
   readonly sinks: number
@@ -9,8 +9,8 @@ export interface Windows {
 }
 
 /**
- * At least `recent` newest rows stay exact. Once `recent + block` rows wait, whole blocks of the oldest are sealed:
- * as many as fit (`blocks`), or every row beyond `recent` (`all`).
+ * The `recent` newest rows always stay exact. Older ones wait beside them until there are `block` of these, and are sealed then: with
+ * `drain: 'blocks'` as many whole blocks as there are, with `'all'` every row beyond `recent`.
  */
 export interface Window {
   readonly recent: number
