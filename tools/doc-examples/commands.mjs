@@ -102,6 +102,7 @@ export const commands = [
     runs: 'npm run test:unit -- packages/math/src/numbers.test.ts',
     shows: /1 passed/,
   },
+  { says: 'npm run test:unit -- examples/dense-cache', shows: /1 passed/ },
   { says: 'npm run changeset', runs: 'npm run changeset -- add --empty', shows: /Empty Changeset/i },
   { says: 'npm run -s pnpm -- ARGS', runs: 'npm run -s pnpm -- list --depth 0', shows: /typescript/ },
   {

@@ -1,4 +1,7 @@
-// A witness for tests: the plainest cache that fits the contract. Every row stays, in f32; attention is written with ordinary tfjs ops.
+/**
+ * The plainest cache that fits the contract: every row stays, in f32, and attention is written with ordinary tfjs operations. It is here to be
+ * read first, and to be the witness of the engine's tests. What a cache may be asked besides (forks, files, bytes) it leaves out.
+ */
 import {
   type ByteLedger,
   ContextOverflow,
@@ -17,7 +20,7 @@ const plain: KVCompressor = {
   store: 'f32',
 }
 
-/** What a layer hands over; one that shares another's rows hands over queries alone. */
+/** What a layer hands over: queries, keys and values, or queries alone where it reads another layer's rows. */
 export type Incoming = Parameters<KVCache['attend']>[1]
 
 interface Rows {
@@ -25,7 +28,7 @@ interface Rows {
   values: tf.Tensor
 }
 
-/** Keys after RoPE and values of every token, `[kvHeads, tokens, dim]` per layer. */
+/** Keeps keys after RoPE and values of every token, `[kvHeads, tokens, dim]` per layer. */
 export class DenseCache implements KVCache {
   readonly compressor = plain
   readonly chunkLimit = Infinity
@@ -34,7 +37,7 @@ export class DenseCache implements KVCache {
   private incoming = 0
   private readonly layers: (Rows | undefined)[] = []
 
-  /** @param sources layer to the earlier layer whose rows it reads */
+  /** @param sources for layers that keep no rows, the earlier layer whose rows they read */
   constructor(
     readonly model: ModelShape,
     private readonly sources?: Readonly<Record<number, number>>,
@@ -77,7 +80,7 @@ export class DenseCache implements KVCache {
     return rows
   }
 
-  /** softmax(q kᵀ · scale + causal mask) v, `[queryHeads, n, valueDim]`. */
+  /** Returns softmax(q kᵀ · scale + causal mask) v, `[queryHeads, n, valueDim]`. Query head h reads KV head floor(h / group). */
   private attention(queries: tf.Tensor, { keys, values }: Rows): tf.Tensor {
     const { queryHeads, kvHeads, attentionScale } = this.model
     const group = queryHeads / kvHeads
@@ -91,7 +94,7 @@ export class DenseCache implements KVCache {
     return tf.matMul(tf.softmax(masked), tf.gather(values, head))
   }
 
-  /** Half-split RoPE at positions `tokensSeen …`, `[heads, n, dim]`. */
+  /** Rotates `x` `[heads, n, dim]` at the positions of this step: RoPE over pairs of channels (j, j + dim / 2). */
   private rotate(x: tf.Tensor): tf.Tensor {
     const { rope } = this.model
     if (!rope) return tf.clone(x)
@@ -134,25 +137,25 @@ export class DenseCache implements KVCache {
   }
 
   read(): Promise<tf.Tensor> {
-    throw new Error('not part of the witness')
+    throw new Error('the plainest cache leaves this out')
   }
   rollback(): void {
-    throw new Error('not needed here')
+    throw new Error('the plainest cache leaves this out')
   }
 
   fork(): KVCache {
-    throw new Error('not part of the witness')
+    throw new Error('the plainest cache leaves this out')
   }
   bytes(): ByteLedger {
-    throw new Error('not part of the witness')
+    throw new Error('the plainest cache leaves this out')
   }
   census(): LayerCensus {
-    throw new Error('not part of the witness')
+    throw new Error('the plainest cache leaves this out')
   }
   segments(): readonly LaneView[] {
-    throw new Error('not part of the witness')
+    throw new Error('the plainest cache leaves this out')
   }
   serialize(): AsyncIterable<Uint8Array> {
-    throw new Error('not part of the witness')
+    throw new Error('the plainest cache leaves this out')
   }
 }
