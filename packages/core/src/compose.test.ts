@@ -1,6 +1,6 @@
 import { neg, norm } from '@tensorflow/tfjs-core'
 import { describe, expect, it } from 'vitest'
-import { ready } from './calibrate'
+import { ready } from './artifacts'
 import { compose, foldSpace, onLayers, ownRows, protectLayers, split, stagesOn, window } from './compose'
 import type { AnyStage, KVCompressor, Space, Stage } from './contract'
 import { defineQuantizer, defineScorer } from './define'

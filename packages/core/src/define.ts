@@ -1,11 +1,11 @@
 /** Narrow helpers: the common method in about ten lines. Each returns a factory that knows its card and options. */
 
 import type { Tensor } from '@tensorflow/tfjs-core'
+import { dropping, refuseHeadSets, refuseLayerSets, refuseSlots } from './accept'
 import type {
   Artifact,
   Bound,
   Fit,
-  HostTensor,
   KVCompressor,
   MethodCard,
   Needs,
@@ -24,7 +24,6 @@ import type {
   When,
   Windows,
 } from './contract'
-import { ArtifactMismatch, IncompatibleStages } from './errors'
 import { fraction, type OptionSchema, type OptionsOf, parseOptions } from './options'
 
 /** A method: options in, an immutable compressor out. Docs, the command line and the registry read `card` and `options`. */
@@ -110,14 +109,6 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
     return { stages: [stage] }
   })
 }
-
-/** The space behind a stage that drops tokens: the narrower of the token sets, and whether it goes on after the prompt. */
-export const dropping = (space: Space, sets: Space['tokenSets'], when: When): Space => ({
-  ...space,
-  tokenSets: SETS[Math.min(SETS.indexOf(space.tokenSets), SETS.indexOf(sets))] ?? sets,
-  drops: space.drops === 'always' || when !== 'promptEnd' ? 'always' : 'promptEnd',
-})
-const SETS: readonly Space['tokenSets'][] = ['head', 'layer', 'model']
 
 /** A pick: which tokens stay, from positions alone (`by: 'positions'`) or over any scorer's scores. */
 export function definePick<const N extends Needs, S extends OptionSchema>(
@@ -257,58 +248,4 @@ export function defineTransform<S extends OptionSchema>(
       ...(d.ownRows ? { ownRows: d.ownRows } : {}),
     }
   })
-}
-
-/** For stages that seal rows once. @throws IncompatibleStages after a stage that rewrites rows. */
-export function refuseSlots(space: Space, name: string, earlier: string): void {
-  if (space.slots)
-    throw new IncompatibleStages(
-      earlier,
-      name,
-      `${earlier} rewrites its rows, and ${name} seals a row once.`,
-      'Keep one of them, or give them different layers with onLayers().',
-    )
-}
-
-/** For stages that merge the heads of a token into one row. @throws IncompatibleStages when heads keep different tokens. */
-export function refuseHeadSets(space: Space, name: string, earlier: string): void {
-  if (space.tokenSets === 'head')
-    throw new IncompatibleStages(
-      earlier,
-      name,
-      `${name} makes one row of all heads of a token, and after ${earlier} each head keeps its own tokens.`,
-      'Use a method with one set of tokens per layer (tova, streaming-llm).',
-    )
-}
-
-/** For stages that join the rows of several layers. @throws IncompatibleStages when layers keep different tokens. */
-export function refuseLayerSets(space: Space, name: string, earlier: string): void {
-  if (space.tokenSets !== 'model')
-    throw new IncompatibleStages(
-      earlier,
-      name,
-      `${name} joins the rows of several layers, and after ${earlier} each layer keeps its own tokens.`,
-      'Use a method with one set of tokens for all layers (streaming-llm), or give them different layers with onLayers().',
-    )
-}
-
-/** What one layer and part learned. @throws ArtifactMismatch when it is missing or not of this shape. */
-export function learned(
-  artifact: Artifact | undefined,
-  site: Site,
-  name: string,
-  shape?: readonly number[],
-): HostTensor {
-  const found = artifact?.tensors[`${site.layer}.${site.part}.${name}`]
-  if (!found)
-    throw new ArtifactMismatch(
-      artifact?.stage ?? name,
-      `it holds no ${name} for the ${site.part} of layer ${site.layer}.`,
-    )
-  if (shape && (shape.length !== found.shape.length || shape.some((n, i) => n !== found.shape[i])))
-    throw new ArtifactMismatch(
-      artifact?.stage ?? name,
-      `${name} of layer ${site.layer} has shape [${found.shape.join(', ')}] instead of [${shape.join(', ')}].`,
-    )
-  return found
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { artifactFingerprint, checkArtifact, checkArtifacts, ready } from './calibrate'
+import { artifactFingerprint, checkArtifact, checkArtifacts, ready } from './artifacts'
 import { compose, exceptLayers, onLayers, split } from './compose'
 import type { Artifact, KVCompressor, ModelShape } from './contract'
 import { defineMethod, defineQuantizer } from './define'

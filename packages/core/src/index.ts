@@ -1,9 +1,11 @@
+export { dropping, refuseHeadSets, refuseLayerSets, refuseSlots } from './accept'
 export type { WindowChange } from './arguments'
+export { artifactFingerprint, checkArtifact, learned, needsCalibration, ready } from './artifacts'
 export { openCache } from './cache/cache'
 export { restoreCache } from './cache/restore'
-export type { CalibrateOptions } from './calibrate'
-export { artifactFingerprint, calibrate, checkArtifact, needsCalibration, ready } from './calibrate'
-export { checkModel } from './check-model'
+export type { CalibrateOptions } from './calibration/calibrate'
+export { calibrate } from './calibration/calibrate'
+export { checkModel } from './calibration/check-model'
 export {
   actsOn,
   compose,
@@ -85,11 +87,6 @@ export {
   defineQuantizer,
   defineScorer,
   defineTransform,
-  dropping,
-  learned,
-  refuseHeadSets,
-  refuseLayerSets,
-  refuseSlots,
 } from './define'
 export {
   ArtifactMismatch,

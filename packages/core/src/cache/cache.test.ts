@@ -3,7 +3,7 @@ import * as tf from '@tensorflow/tfjs-core'
 import '@tensorflow/tfjs-backend-cpu'
 import '@tensorflow/tfjs-backend-wasm'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { ready } from '../calibrate'
+import { ready } from '../artifacts'
 import { compose, window } from '../compose'
 import type { KVCompressor } from '../contract'
 import {

@@ -2,7 +2,7 @@
 
 import { hasNonFinite } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import { checkArtifacts, ready as pairWithArtifacts } from '../calibrate'
+import { checkArtifacts, ready as pairWithArtifacts } from '../artifacts'
 import type {
   ByteLedger,
   KVCache,

@@ -1,6 +1,7 @@
 /** Binds a compressor's stages to one layer of a model, and refuses what cannot run there. */
 
 import type { Tensor } from '@tensorflow/tfjs-core'
+import { artifactOf } from '../artifacts'
 import { actsOn, foldSpaces, keySide, modelSpace, NO_SEALING, stagesOn } from '../compose'
 import type {
   Artifact,
@@ -325,9 +326,6 @@ export const LARGEST_F32 = 3.4028234663852886e38
 
 const largest = (c: KVCompressor, codec: Codec | null | undefined): number =>
   Math.min(c.store === 'f32' ? LARGEST_F32 : LARGEST_F16, codec?.parts.quantizer?.largest ?? LARGEST_F32)
-
-export const artifactOf = (artifacts: readonly Artifact[], id: string): Artifact | undefined =>
-  artifacts.find((a) => a.stage === id)
 
 function checkWindow(c: KVCompressor, id: string, rowsPerGroup: number, part: Part): void {
   const w = (c.window ?? NO_SEALING)[part]

@@ -2,7 +2,7 @@
 import { KernelInputError } from '@kvloom/kernels'
 import { sha256 } from '@noble/hashes/sha2.js'
 import type * as tf from '@tensorflow/tfjs-core'
-import { checkArtifacts } from '../calibrate'
+import { checkArtifacts } from '../artifacts'
 import type { HostTensor, KVCache, ModelShape, Ready, Tensors } from '../contract'
 import { KvloomError, SerializedCacheError } from '../errors'
 import { upload } from '../site'

@@ -2,12 +2,13 @@ import '@tensorflow/tfjs-backend-cpu'
 import { registerKernels } from '@kvloom/kernels'
 import { memory, setBackend } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { learned } from '../artifacts'
+import { compose } from '../compose'
+import type { AnyStage, KVCompressor, ModelShape, Quantizer } from '../contract'
+import { defineQuantizer } from '../define'
+import { ModelMismatch } from '../errors'
+import { integer } from '../options'
 import { checkModel } from './check-model'
-import { compose } from './compose'
-import type { AnyStage, KVCompressor, ModelShape, Quantizer } from './contract'
-import { defineQuantizer, learned } from './define'
-import { ModelMismatch } from './errors'
-import { integer } from './options'
 
 beforeAll(async () => {
   await registerKernels('cpu')

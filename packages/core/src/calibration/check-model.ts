@@ -1,8 +1,9 @@
 /** Whether a compressor can run on a model, before anything is fitted: stages that still have to learn are stood in for. */
-import { openCache } from './cache/cache'
-import { ready } from './calibrate'
-import { compose } from './compose'
-import type { AnyStage, Artifact, Bound, KVCompressor, ModelShape, Site, Stage } from './contract'
+
+import { ready } from '../artifacts'
+import { openCache } from '../cache/cache'
+import { compose } from '../compose'
+import type { AnyStage, Artifact, Bound, KVCompressor, ModelShape, Site, Stage } from '../contract'
 import {
   ContextOverflow,
   IncompatibleStages,
@@ -10,7 +11,7 @@ import {
   OptionError,
   UnsupportedStage,
   WindowError,
-} from './errors'
+} from '../errors'
 
 /**
  * Opens an empty cache and frees it again. A stage without its artifact is bound all the same, for what it refuses on its own

@@ -1,0 +1,44 @@
+/** What stages do to the space, and what they refuse: the common cases of `accepts`. */
+import type { Space, When } from './contract'
+import { IncompatibleStages } from './errors'
+
+/** The space behind a stage that drops tokens: the narrower of the token sets, and whether it goes on after the prompt. */
+export const dropping = (space: Space, sets: Space['tokenSets'], when: When): Space => ({
+  ...space,
+  tokenSets: SETS[Math.min(SETS.indexOf(space.tokenSets), SETS.indexOf(sets))] ?? sets,
+  drops: space.drops === 'always' || when !== 'promptEnd' ? 'always' : 'promptEnd',
+})
+const SETS: readonly Space['tokenSets'][] = ['head', 'layer', 'model']
+
+/** For stages that seal rows once. @throws IncompatibleStages after a stage that rewrites rows. */
+export function refuseSlots(space: Space, name: string, earlier: string): void {
+  if (space.slots)
+    throw new IncompatibleStages(
+      earlier,
+      name,
+      `${earlier} rewrites its rows, and ${name} seals a row once.`,
+      'Keep one of them, or give them different layers with onLayers().',
+    )
+}
+
+/** For stages that merge the heads of a token into one row. @throws IncompatibleStages when heads keep different tokens. */
+export function refuseHeadSets(space: Space, name: string, earlier: string): void {
+  if (space.tokenSets === 'head')
+    throw new IncompatibleStages(
+      earlier,
+      name,
+      `${name} makes one row of all heads of a token, and after ${earlier} each head keeps its own tokens.`,
+      'Use a method with one set of tokens per layer (tova, streaming-llm).',
+    )
+}
+
+/** For stages that join the rows of several layers. @throws IncompatibleStages when layers keep different tokens. */
+export function refuseLayerSets(space: Space, name: string, earlier: string): void {
+  if (space.tokenSets !== 'model')
+    throw new IncompatibleStages(
+      earlier,
+      name,
+      `${name} joins the rows of several layers, and after ${earlier} each layer keeps its own tokens.`,
+      'Use a method with one set of tokens for all layers (streaming-llm), or give them different layers with onLayers().',
+    )
+}
