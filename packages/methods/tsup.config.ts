@@ -1,3 +1,3 @@
 import { preset } from '../../tools/presets/tsup'
 
-export default preset()
+export default preset({ entry: { index: 'src/index.ts', golden: 'src/generated/golden.ts' } })

@@ -20,9 +20,12 @@ const LEGAL = [
   ['conformance', 'core'],
   ['cli', 'eviction/first'],
   ['kvloom', 'quantizers/third'],
-  ['kvloom', 'methods'],
+  ['kvloom', 'methods', 'golden'],
   ['cli', 'methods'],
   ['methods', 'core'],
+  ['methods', 'golden'],
+  ['golden', 'core'],
+  ['conformance', 'golden'],
   ['methods', 'quantizers/third'],
   ['recipes/mix', 'quantizers/third'],
 ] as const
@@ -40,6 +43,10 @@ const ILLEGAL = [
   ['eviction/first', 'engine', 'method-knows-core-kernels-math'],
   ['eviction/first', 'conformance', 'method-knows-core-kernels-math'],
   ['recipes/mix', 'engine', 'recipe-knows-methods'],
+  ['golden', 'eviction/first', 'golden-knows-only-'],
+  ['golden', 'conformance', 'golden-knows-only-'],
+  ['eviction/first', 'golden', 'source-of-method-does-not-know-golden'],
+  ['recipes/mix', 'golden', 'source-of-method-does-not-know-golden'],
   ['methods', 'engine', 'list-of-methods-knows-methods'],
   ['methods', 'cli', 'list-of-methods-knows-methods'],
   ['engine', 'methods', 'engine-knows-only-'],
@@ -49,7 +56,19 @@ const ILLEGAL = [
 
 beforeEach(() => {
   tree = realpathSync(mkdtempSync(join(tmpdir(), 'kvloom-boundaries-')))
-  const libraries = ['errors', 'kernels', 'math', 'core', 'engine', 'eval', 'conformance', 'cli', 'kvloom', 'methods']
+  const libraries = [
+    'errors',
+    'kernels',
+    'math',
+    'core',
+    'engine',
+    'eval',
+    'conformance',
+    'cli',
+    'kvloom',
+    'methods',
+    'golden',
+  ]
   for (const folder of libraries) addPackage(folder)
   for (const folder of ['eviction/first', 'eviction/second', 'quantizers/third', 'recipes/mix']) addPackage(folder)
 })
@@ -59,6 +78,8 @@ describe('the rule for the direction of dependencies', () => {
   it('lets every layer import what is below it', () => {
     for (const [from, to] of LEGAL) addImport(from, to)
     write('packages/eviction/first/src/first.test.ts', "import '@kvloom/conformance'\n")
+    write('packages/eviction/first/golden/adapter.ts', "import '@kvloom/golden'\nimport '../src/index'\n")
+    write('packages/recipes/mix/golden/adapter.ts', "import '@kvloom/golden'\nimport '@kvloom/third'\n")
     expect(run()).toMatchObject({ exitCode: 0 })
   })
 
@@ -70,6 +91,15 @@ describe('the rule for the direction of dependencies', () => {
       const line = new RegExp(`${rule}[^\\n]*: ${fileOf(from, to)} → packages/${to}/src/index.ts`)
       expect(output, `${from} imports ${to}`).toMatch(line)
     }
+  })
+
+  it('refuses an adapter that knows another method, and a source that knows its adapter', () => {
+    write('packages/eviction/first/golden/adapter.ts', "import '@kvloom/second'\nexport const adapter = 1\n")
+    write('packages/eviction/second/golden/adapter.ts', 'export const adapter = 1\n')
+    write('packages/eviction/second/src/knows.ts', "import '../golden/adapter'\n")
+    const { output } = run()
+    expect(output).toMatch(/adapter-of-method-knows-also-golden.*first\/golden\/adapter\.ts/)
+    expect(output).toMatch(/source-of-method-does-not-know-golden.*second\/src\/knows\.ts/)
   })
 
   it('also sees imports of types only', () => {

@@ -15,11 +15,15 @@ const ALLOWED = {
   core: ['errors', 'kernels', 'math'],
   engine: ['core', 'errors', 'kernels', 'math', 'tiny-model'],
   eval: ['core', 'engine', 'errors', 'kernels', 'math'],
-  conformance: ['core', 'kernels', 'math'],
+  golden: ['core', 'errors', 'kernels', 'math'],
+  conformance: ['core', 'golden', 'kernels', 'math'],
 }
 
 const METHOD_MAY_IMPORT = ['core', 'kernels', 'math']
-const TEST_OF_METHOD_MAY_ALSO_IMPORT = ['conformance', 'tiny-model']
+const GOLDEN_OF_METHOD_MAY_ALSO_IMPORT = ['golden']
+const TEST_OF_METHOD_MAY_ALSO_IMPORT = ['conformance', 'golden', 'tiny-model']
+/** Adapters for golden data: beside `src`, on a subpath of their own. */
+const ADAPTER = '^packages/[^/]+/[^/]+/golden/'
 
 const OWN_CODE = '^(?:packages|apps|examples|docs|tools)/'
 const packagesNamed = (names) => `^packages/(?:${names.join('|')})/`
@@ -65,9 +69,22 @@ export const configuration = {
     methodRule(
       'method-knows-core-kernels-math',
       'A method never imports another method, the engine or anything above; only a recipe (packages/recipes) mixes methods.',
-      { path: methodOf(PLAIN), pathNot: TEST_FILE },
+      { path: methodOf(PLAIN), pathNot: [TEST_FILE, ADAPTER] },
       METHOD_MAY_IMPORT,
     ),
+    methodRule(
+      'adapter-of-method-knows-also-golden',
+      "A method's adapter for golden data may import packages/golden besides.",
+      { path: `${methodOf(PLAIN)}golden/` },
+      [...METHOD_MAY_IMPORT, ...GOLDEN_OF_METHOD_MAY_ALSO_IMPORT],
+    ),
+    {
+      name: 'source-of-method-does-not-know-golden',
+      comment: 'Golden data is not installed with a method; only its adapter, on the subpath ./golden, knows of it.',
+      severity: 'error',
+      from: { path: `${methodOf(CATEGORIES)}src/`, pathNot: TEST_FILE },
+      to: { path: ['^packages/$1/$2/golden/', packagesNamed(['golden'])] },
+    },
     methodRule(
       'test-of-method-knows-also-conformance',
       'The tests of a method may import the conformance suite and the tiny model besides.',
@@ -91,10 +108,13 @@ export const configuration = {
     },
     {
       name: 'list-of-methods-knows-methods',
-      comment: 'The list of methods may import methods and core; not the engine or anything above.',
+      comment: 'The list of methods may import methods, core and golden; not the engine or anything above.',
       severity: 'error',
       from: { path: '^packages/methods/' },
-      to: { path: OWN_CODE, pathNot: [`^${METHODS}/`, packagesNamed(['methods', 'core']), '^tools/presets/', NO_NPM] },
+      to: {
+        path: OWN_CODE,
+        pathNot: [`^${METHODS}/`, packagesNamed(['methods', 'core', 'golden']), '^tools/presets/', NO_NPM],
+      },
     },
     {
       name: 'nothing-below-knows-apps-or-tools',

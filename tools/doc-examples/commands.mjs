@@ -188,8 +188,8 @@ export const commands = [
     installed: true,
   },
   {
-    says: 'kvloom golden packages/quantizers/kivi/fixtures',
-    runs: 'kvloom golden packages/quantizers/kivi/fixtures --only kivi',
+    says: 'kvloom golden packages/quantizers/kivi/golden',
+    runs: 'kvloom golden packages/quantizers/kivi/golden --only kivi',
     shows: /0 failed/,
     installed: true,
   },

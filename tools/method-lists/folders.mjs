@@ -8,6 +8,7 @@ import { SetupError } from '../setup/child.mjs'
  * @property {string} family folder under packages/
  * @property {string} name folder under that
  * @property {string} packageName
+ * @property {boolean} golden whether it has an adapter for golden data
  * @property {string} factory name of the export that makes the compressor: the folder's name in camel case
  */
 
@@ -30,7 +31,8 @@ export function methodFolders(root) {
     const names = readdirSync(folder).filter((name) => existsSync(join(folder, name, 'package.json')))
     return names.sort().map((name) => {
       const { name: packageName } = JSON.parse(readFileSync(join(folder, name, 'package.json'), 'utf8'))
-      return { family, name, packageName, factory: camelOf(name) }
+      const golden = existsSync(join(folder, name, 'golden', 'adapter.ts'))
+      return { family, name, packageName, golden, factory: camelOf(name) }
     })
   })
 }

@@ -14,6 +14,7 @@ export function methodLists(root) {
   return {
     [`${HOME}/src/generated/methods.ts`]: factories(methods, sorted),
     [`${HOME}/src/generated/packages.ts`]: packages(sorted),
+    [`${HOME}/src/generated/golden.ts`]: adapters(sorted.filter(({ golden }) => golden)),
     [`${HOME}/package.json`]: manifest(root, sorted),
   }
 }
@@ -37,6 +38,15 @@ ${lines(({ factory }) => `  ${factory},`, sorted)}}
 /** Every method: families in the order of the workspace, in each by name. */
 export const methods: readonly Method[] = [
 ${lines(({ factory }) => `  ${factory},`, methods)}]
+`
+}
+
+function adapters(sorted) {
+  return `${FIRST_LINE}${lines(({ factory, packageName }) => `import { adapter as ${factory} } from '${packageName}/golden'`, sorted)}import type { GoldenAdapter } from '@kvloom/golden'
+
+/** The adapter of every method that has golden data. */
+export const adapters: readonly GoldenAdapter[] = [
+${lines(({ factory }) => `  ${factory},`, sorted)}]
 `
 }
 

@@ -39,6 +39,7 @@ describe('the lists of a workspace', () => {
     writeLists()
     expect(staleLists(workspace)).toEqual([])
     write('packages/eviction/b/package.json', '{ "name": "@kvloom/b" }')
+    write('packages/eviction/b/golden/adapter.ts', '')
     expect(staleLists(workspace)).toEqual(all)
     writeLists()
     rmSync(join(workspace, 'packages/eviction/b'), { recursive: true })

@@ -13,3 +13,6 @@ export const preset = (overrides: Options = {}) =>
     clean: ['!**/*.d.ts'],
     ...overrides,
   })
+
+/** A method's package: its index, and on the subpath `./golden` its adapter for golden data. */
+export const methodPreset = () => preset({ entry: { index: 'src/index.ts', golden: 'golden/adapter.ts' } })

@@ -62,6 +62,7 @@ function buildInputs() {
     ...own.map((name) => join(folder, name)).filter((path) => existsSync(path)),
     ...filesUnder(join(folder, 'src')),
     ...filesUnder(join(folder, 'assembly')),
+    ...filesUnder(join(folder, 'golden')).filter((path) => path.endsWith('.ts')),
   ])
   const shared = [
     ...filesUnder(join(root, 'tools', 'presets')),

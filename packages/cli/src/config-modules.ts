@@ -24,6 +24,7 @@ export async function configModules(own: Module): Promise<Record<string, Module>
     kvloom: Object.assign({}, ...Object.values(libraries), { kernels }),
     '@kvloom/cli': { ...own, methods: libraries['@kvloom/methods'].methods },
     '@kvloom/conformance': await import('@kvloom/conformance'),
+    '@kvloom/golden': await import('@kvloom/golden'),
     '@kvloom/kernels': kernels,
     '@kvloom/math': await import('@kvloom/math'),
     '@tensorflow/tfjs-core': await import('@tensorflow/tfjs-core'),

@@ -1,3 +1,3 @@
-import { preset } from '../../../tools/presets/tsup'
+import { methodPreset } from '../../../tools/presets/tsup'
 
-export default preset()
+export default methodPreset()

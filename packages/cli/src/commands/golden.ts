@@ -1,82 +1,11 @@
 /** `kvloom golden PATH…`: the methods against reference data; the last line is `N passed, N failed`. */
-import { adaKv } from '@kvloom/ada-kv'
-import { aquaKv } from '@kvloom/aqua-kv'
-import { blockFormats } from '@kvloom/block-formats'
-import { clusterCount, clusterKeys, clusterkv, clustersNeeded, hitRate, rankClusters } from '@kvloom/clusterkv'
-import { formatGolden, type GoldenResult, runGolden, summarizeGolden } from '@kvloom/conformance'
-import { lloyd as coupledLloyd, coupledQuantization } from '@kvloom/coupled-quantization'
+
 import { useBackend } from '@kvloom/engine'
-import { expectedAttention, futureQueries } from '@kvloom/expected-attention'
-import {
-  attentionSums,
-  choosePolicy,
-  fastgen,
-  keepMask,
-  marksOf,
-  meanAttention,
-  policiesOf,
-  profiledWidths,
-  recoveryOf,
-  upkeep,
-} from '@kvloom/fastgen'
-import { freqkv, lowPass } from '@kvloom/freqkv'
-import { higgs, higgsQuantizer } from '@kvloom/higgs'
-import { kivi } from '@kvloom/kivi'
-import { kvLatent } from '@kvloom/kv-latent'
-import { layerDistances, rankPairs, searchSharing } from '@kvloom/kvsharer'
-import { attentionLoss, l2Norm } from '@kvloom/l2-norm'
-import { linearPredictor } from '@kvloom/linear-predictor'
-import { lorc, progressiveRanks } from '@kvloom/lorc'
-import { angleBetween, minicache } from '@kvloom/minicache'
-import { snapkv } from '@kvloom/snapkv'
-import { streamingLlm } from '@kvloom/streaming-llm'
-import { channelScores, think } from '@kvloom/think'
-import { tova } from '@kvloom/tova'
+import { formatGolden, type GoldenResult, runGolden, summarizeGolden } from '@kvloom/golden'
+import { adapters } from '@kvloom/methods/golden'
 import { EXIT, UsageError } from '../errors'
 import { backendOf } from '../models'
 import { interruptible } from '../terminal/interrupt'
-
-const METHODS = {
-  coupledQuantization,
-  coupledLloyd,
-  aquaKv,
-  higgs,
-  higgsQuantizer,
-  linearPredictor,
-  fastgenSteps: {
-    attentionSums,
-    choosePolicy,
-    fastgen,
-    policiesOf,
-    keepMask,
-    marksOf,
-    meanAttention,
-    profiledWidths,
-    recoveryOf,
-    upkeep,
-  },
-  clusterkvSteps: { clusterkv, clusterCount, clusterKeys, clustersNeeded, hitRate, rankClusters },
-  lorc,
-  progressiveRanks,
-  think,
-  channelScores,
-  adaKv,
-  blockFormats,
-  expectedAttention,
-  futureQueries,
-  kvLatent,
-  kvsharer: { layerDistances, rankPairs, searchSharing },
-  kivi,
-  freqkv,
-  lowPass,
-  l2Norm,
-  minicache,
-  angleBetween,
-  snapkv,
-  streamingLlm,
-  tova,
-  attentionLoss,
-}
 
 export interface GoldenFlags {
   readonly only?: readonly string[]
@@ -94,7 +23,7 @@ export async function goldenCommand(paths: readonly string[], flags: GoldenFlags
   await useBackend(backend)
   return interruptible(async (signal) => {
     const results: GoldenResult[] = []
-    for await (const result of runGolden(paths, { methods: METHODS, backend, only })) {
+    for await (const result of runGolden(paths, { adapters, backend, only })) {
       results.push(result)
       process.stdout.write(`${formatGolden(result)}\n`)
       await new Promise((resolve) => setTimeout(resolve, 0))

@@ -14,9 +14,9 @@ import {
   ready,
   restoreCache,
 } from '@kvloom/core'
+import { fromTensor, type TestRunner } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { dispose, fill, memory, setBackend } from '@tensorflow/tfjs-core'
-import { fromTensor } from '../golden/array'
 import { declareEdgeTests } from './edge-tests'
 import { differenceOf, heldIn, sameBits, snapshot } from './held'
 import { Readiness } from './readiness'
@@ -25,14 +25,6 @@ import { SealedRows } from './sealed-rows'
 import { rowsAt, shapesOf, tokensAt } from './shapes'
 import { cut, feed, feedChecked, largestError, stepsOf, tail } from './steps'
 import { type Bench, collect, turnSteps } from './turns'
-
-/** What the suite uses of a test runner; `vitest` fits as it is. */
-export interface TestRunner {
-  describe(name: string, body: () => void): unknown
-  /** What the runner hands to a test may have a `skip()`, which is called for a shape that the method refuses. */
-  it(name: string, body: (...context: unknown[]) => Promise<void>): unknown
-  expect(actual: unknown): { toBe(expected: unknown): void; toEqual(expected: unknown): void }
-}
 
 export interface SuiteOptions {
   readonly name: string

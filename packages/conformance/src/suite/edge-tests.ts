@@ -1,6 +1,6 @@
 /** The tests of the suite that cross every edge a compressor names, on the first of the shapes that it takes. */
 import type { KVCompressor, ModelShape } from '@kvloom/core'
-import type { TestRunner } from './compressor'
+import type { TestRunner } from '@kvloom/golden'
 import { strangeNumbers } from './numbers'
 import { expectNone } from './steps'
 import { type Bench, runLong, runTurns, turnsOf } from './turns'

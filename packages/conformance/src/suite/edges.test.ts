@@ -11,9 +11,10 @@ import {
   KvloomError,
   window,
 } from '@kvloom/core'
+import type { TestRunner } from '@kvloom/golden'
 import { clone, dispose, keep, mul, neg, norm, scalar, type Tensor, zeros } from '@tensorflow/tfjs-core'
 import { describe, expect, it } from 'vitest'
-import { type SuiteOptions, type TestRunner, testCompressor } from './compressor'
+import { type SuiteOptions, testCompressor } from './compressor'
 import { missingRows, sizesOf } from './promises'
 import { deadRows, residentOf } from './resident'
 import { drawOptions, testSettings } from './settings'

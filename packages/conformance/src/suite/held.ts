@@ -1,7 +1,7 @@
 /** What a cache holds, read back as plain numbers. */
 import { type KVCache, siteOf, stagesOn } from '@kvloom/core'
+import { fromTensor, type NdArray } from '@kvloom/golden'
 import { dispose, tidy } from '@tensorflow/tfjs-core'
-import { fromTensor, type NdArray } from '../golden/array'
 
 /** What is held of one KV head; heads of a ragged layer hold different numbers of rows. */
 export interface HeldHead {

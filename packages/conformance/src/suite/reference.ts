@@ -1,6 +1,6 @@
 /** Attention written out in plain double precision: what a cache's output is checked against. */
 import type { ModelShape } from '@kvloom/core'
-import type { NdArray } from '../golden/array'
+import type { NdArray } from '@kvloom/golden'
 import { type Held, type HeldHead, rowsOf } from './held'
 
 /** This step's rows before RoPE, as plain numbers. */

@@ -1,7 +1,7 @@
 /** Watches rows from the moment they are sealed: their reconstruction, and the bytes of full pages, must stay the same bits. */
 import { type KVCache, stagesOn } from '@kvloom/core'
+import { fromTensor } from '@kvloom/golden'
 import type { Tensor } from '@tensorflow/tfjs-core'
-import { fromTensor } from '../golden/array'
 import { bitsOf, heldIn } from './held'
 
 export class SealedRows {

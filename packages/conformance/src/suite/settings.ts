@@ -13,9 +13,9 @@ import {
   ready,
   restoreCache,
 } from '@kvloom/core'
+import type { TestRunner } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { memory, setBackend } from '@tensorflow/tfjs-core'
-import type { TestRunner } from './compressor'
 import { RecallWatch } from './recall-watch'
 import { seeded, syntheticModel } from './shapes'
 import { expectNone } from './steps'

@@ -1,7 +1,7 @@
 /** Feeding a cache step by step, with or without checking its attention against the plain reference. */
 import type { KVCache, Phase } from '@kvloom/core'
+import { fromTensor, type NdArray } from '@kvloom/golden'
 import { dispose } from '@tensorflow/tfjs-core'
-import { fromTensor, type NdArray } from '../golden/array'
 import { type Held, heldIn, liveRows, usesSlots } from './held'
 import type { RecallWatch } from './recall-watch'
 import { plainAttention } from './reference'

@@ -13,6 +13,7 @@ import {
   type Stage,
   window,
 } from '@kvloom/core'
+import type { TestRunner } from '@kvloom/golden'
 import {
   add,
   clone,
@@ -27,7 +28,7 @@ import {
   tensor2d,
 } from '@tensorflow/tfjs-core'
 import { describe, expect, it } from 'vitest'
-import { type SuiteOptions, type TestRunner, testCompressor } from './compressor'
+import { type SuiteOptions, testCompressor } from './compressor'
 import { shapesOf } from './shapes'
 import { syntheticRun } from './synthetic-run'
 

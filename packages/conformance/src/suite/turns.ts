@@ -1,7 +1,7 @@
 /** Prompts that follow each other on one cache: cut in chunks, each followed by decoded tokens, every step watched. */
 import type { KVCache, KVCompressor, ModelShape } from '@kvloom/core'
+import type { NdArray } from '@kvloom/golden'
 import { memory } from '@tensorflow/tfjs-core'
-import type { NdArray } from '../golden/array'
 import { differenceOf, sameBits, snapshot } from './held'
 import { brokenPromises, sizesOf } from './promises'
 import type { RecallWatch } from './recall-watch'

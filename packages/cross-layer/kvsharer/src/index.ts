@@ -1,4 +1,2 @@
 export { kvsharer } from './kvsharer'
 export { kvsharerOptions } from './options'
-export type { LayerPair, SharingSearch, Trial } from './search'
-export { averageRows, layerDistances, rankPairs, searchSharing } from './search'

@@ -1,4 +1,4 @@
-import { shapesOf, syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { shapesOf, syntheticModel, testCompressor } from '@kvloom/conformance'
 import {
   type Artifact,
   ArtifactMismatch,
@@ -14,16 +14,15 @@ import {
   stagesOn,
   window,
 } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { kvsharer } from './kvsharer'
-import { averageRows, layerDistances, rankPairs, searchSharing } from './search'
+import { averageRows, rankPairs, searchSharing } from './search'
 
 const runner = { describe, it, expect }
-testGolden(runner, {
-  folder: new URL('../fixtures/', import.meta.url),
-  methods: { kvsharer: { layerDistances, rankPairs, searchSharing } },
-})
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 const small = { shapes: shapesOf(4).slice(0, 2), backends: ['wasm'] } as const
 testCompressor(runner, {
   name: 'kvsharer, a map given',

@@ -1,2 +1,2 @@
-export { angleBetween, minicache } from './minicache'
+export { minicache } from './minicache'
 export { minicacheOptions } from './options'

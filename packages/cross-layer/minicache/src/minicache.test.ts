@@ -1,4 +1,4 @@
-import { shapesOf, syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { shapesOf, syntheticModel, testCompressor } from '@kvloom/conformance'
 import {
   compose,
   defineScorer,
@@ -15,6 +15,7 @@ import {
   type Transform,
   window,
 } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { registerKernels, rope } from '@kvloom/kernels'
 import {
   add,
@@ -39,12 +40,13 @@ import {
 } from '@tensorflow/tfjs-core'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { angleBetween, minicache } from './minicache'
+import { adapter } from '../golden/adapter'
+import { minicache } from './minicache'
 
 type Options = NonNullable<Parameters<typeof minicache>[0]>
 
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { minicache, angleBetween } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 testCompressor(runner, {
   name: 'minicache',
   make: () => minicache({ start: 0, block: 16 }),

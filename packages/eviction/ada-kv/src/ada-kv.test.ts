@@ -35,7 +35,7 @@ interface Golden {
     readonly kept: readonly { readonly removed: number; readonly positions: readonly (readonly number[])[] }[]
   }[]
 }
-const golden = JSON.parse(await readFile(new URL('../fixtures/kvpress.json', import.meta.url), 'utf8')) as Golden
+const golden = JSON.parse(await readFile(new URL('../golden/kvpress.json', import.meta.url), 'utf8')) as Golden
 
 const model = syntheticModel({ queryHeads: 2, kvHeads: 2, keyDim: 8, valueDim: 8 })
 

@@ -1,5 +1,6 @@
-import { syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { syntheticModel, testCompressor } from '@kvloom/conformance'
 import { type ModelShape, OptionError, siteOf, stagesOn } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { registerKernels, rope as rotate } from '@kvloom/kernels'
 import {
   dispose,
@@ -12,13 +13,14 @@ import {
   tidy,
 } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { expectedAttention } from './expected-attention'
 import { futureQueries } from './future-queries'
 
 type Options = NonNullable<Parameters<typeof expectedAttention>[0]>
 
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { expectedAttention, futureQueries } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 testCompressor(runner, { name: 'expected-attention', make: () => expectedAttention({ keep: 0.4, future: 16 }) })
 
 const rotating = syntheticModel({ queryHeads: 2, kvHeads: 1, keyDim: 4, valueDim: 4 })

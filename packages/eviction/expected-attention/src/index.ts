@@ -1,3 +1,2 @@
 export { expectedAttention } from './expected-attention'
-export { type FutureQueries, futureQueries } from './future-queries'
 export { expectedAttentionOptions } from './options'

@@ -1,9 +1,11 @@
-import { SHAPES, syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { SHAPES, syntheticModel, testCompressor } from '@kvloom/conformance'
 import { type KVCache, OptionError, openCache, ready, window } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { dispose, memory, randomNormal, setBackend, slice, type Tensor } from '@tensorflow/tfjs-core'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { attentionSums } from './attention-sums'
 import { fastgen } from './fastgen'
 import { marksOf, policiesOf } from './policies'
@@ -12,7 +14,7 @@ import { budgetOf, upkeep } from './upkeep'
 
 type Options = NonNullable<Parameters<typeof fastgen>[0]>
 
-const steps = {
+const _steps = {
   attentionSums,
   choosePolicy,
   fastgen,
@@ -25,7 +27,7 @@ const steps = {
   upkeep,
 }
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { fastgenSteps: steps } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 // With these the heads of the suite's rows choose different policies.
 const mixed = () => fastgen({ minRecovery: 0.8, punctuationIds: [0] })
 testCompressor(runner, { name: 'fastgen', make: mixed, backends: ['wasm'] })

@@ -1,13 +1,15 @@
-import { testCompressor, testGolden } from '@kvloom/conformance'
+import { testCompressor } from '@kvloom/conformance'
 import { OptionError, type Site, stagesOn, upload } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { getBackend, setBackend, tensor2d, tensor3d } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { attentionLoss } from './attention-loss'
 import { l2Norm } from './l2-norm'
 
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { l2Norm, attentionLoss } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 testCompressor(runner, { name: 'l2-norm', make: () => l2Norm({ keep: 0.4, skipLayers: [0] }) })
 testCompressor(runner, {
   name: 'l2-norm at every step',

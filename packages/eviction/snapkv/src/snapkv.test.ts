@@ -1,12 +1,14 @@
-import { testCompressor, testGolden } from '@kvloom/conformance'
+import { testCompressor } from '@kvloom/conformance'
 import { OptionError, type Site, stagesOn, upload } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { setBackend, tensor2d } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { snapkv } from './snapkv'
 
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { snapkv } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 testCompressor(runner, { name: 'snapkv', make: () => snapkv({ keep: 0.4, window: 12 }) })
 
 const site: Site = {

@@ -1,10 +1,12 @@
-import { testCompressor, testGolden } from '@kvloom/conformance'
+import { testCompressor } from '@kvloom/conformance'
 import { OptionError, type PickContext, type Site, stagesOn } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { streamingLlm } from './streaming-llm'
 
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { streamingLlm } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 testCompressor(runner, { name: 'streaming-llm', make: () => streamingLlm({ recent: 28 }) })
 testCompressor(runner, {
   name: 'streaming-llm, original positions',

@@ -1,10 +1,12 @@
-import { testCompressor, testGolden } from '@kvloom/conformance'
+import { testCompressor } from '@kvloom/conformance'
 import { OptionError } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { tova } from './tova'
 
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { tova } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 testCompressor(runner, { name: 'tova, fixed cache', make: () => tova({ cache: 30 }) })
 testCompressor(runner, {
   name: 'tova, once',

@@ -1,14 +1,16 @@
-import { syntheticModel, testGolden } from '@kvloom/conformance'
+import { syntheticModel } from '@kvloom/conformance'
 import { ModelMismatch, type ModelShape, type ModelWeights, OptionError, siteOf, stagesOn } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { memory, setBackend, tensor } from '@tensorflow/tfjs-core'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { modifiedFrequencies } from './frequencies'
 import { kvLatent } from './kv-latent'
 
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { kvLatent } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 
 type Options = NonNullable<Parameters<typeof kvLatent>[0]>
 

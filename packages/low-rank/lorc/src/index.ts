@@ -1,3 +1,2 @@
 export { lorc } from './lorc'
 export { lorcOptions } from './options'
-export { type ProgressiveRanks, progressiveRanks, type RankRange, rangeOfMean } from './ranks'

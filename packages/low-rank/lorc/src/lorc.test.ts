@@ -1,4 +1,4 @@
-import { shapesOf, syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { shapesOf, syntheticModel, testCompressor } from '@kvloom/conformance'
 import {
   ArtifactMismatch,
   type CalibrationRun,
@@ -19,6 +19,7 @@ import {
   upload,
   window,
 } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { registerKernels, splitHeads } from '@kvloom/kernels'
 import { matrix, multiply, seededRandom, transpose } from '@kvloom/math'
 import {
@@ -37,13 +38,14 @@ import {
 } from '@tensorflow/tfjs-core'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { lorc } from './lorc'
 import { progressiveRanks, rangeOfMean } from './ranks'
 
 type Options = NonNullable<Parameters<typeof lorc>[0]>
 
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { lorc, progressiveRanks } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 
 const small = { backends: ['wasm'], shapes: shapesOf(3).slice(0, 2) } as const
 testCompressor(runner, {

@@ -1,2 +1,2 @@
 export { thinkOptions } from './options'
-export { channelScores, think } from './think'
+export { think } from './think'

@@ -1,15 +1,17 @@
-import { syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { syntheticModel, testCompressor } from '@kvloom/conformance'
 import { compose, defineTransform, IncompatibleStages, OptionError, siteOf, stagesOn, window } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { dispose, matMul, memory, randomNormal, setBackend, type Tensor, tensor3d, tidy } from '@tensorflow/tfjs-core'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { channelScores, think } from './think'
 
 type Options = NonNullable<Parameters<typeof think>[0]>
 
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { think, channelScores } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 testCompressor(runner, {
   name: 'think',
   make: () => think({ window: 8, recent: 16 }),

@@ -1,9 +1,11 @@
-import { syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { syntheticModel, testCompressor } from '@kvloom/conformance'
 import { ModelMismatch, OptionError, type Part, siteOf, stagesOn } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { blockFormats } from './block-formats'
 
 // The suite asks which shapes a method fits before any test runs, and tables need a backend.
@@ -11,7 +13,7 @@ await registerKernels('cpu')
 await tf.setBackend('cpu')
 
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { blockFormats } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 testCompressor(runner, { name: 'q8_0', make: () => blockFormats(), backends: ['wasm'] })
 testCompressor(runner, { name: 'q4_1', make: () => blockFormats({ format: 'q4_1' }), backends: ['cpu'], decode: 20 })
 

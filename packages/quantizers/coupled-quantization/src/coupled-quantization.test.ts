@@ -1,4 +1,4 @@
-import { SHAPES, syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { SHAPES, syntheticModel, testCompressor } from '@kvloom/conformance'
 import {
   type Artifact,
   ArtifactMismatch,
@@ -16,20 +16,19 @@ import {
   siteOf,
   stagesOn,
 } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { type CodebookLayout, registerKernels } from '@kvloom/kernels'
 import { kmeans, matrix, seededRandom } from '@kvloom/math'
 import { dispose, setBackend, tensor, tensor3d } from '@tensorflow/tfjs-core'
 import fc from 'fast-check'
 import { beforeEach, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { coupledQuantization } from './coupled-quantization'
 import { type Group, lloyd, type Samples } from './lloyd'
 
 type Options = NonNullable<Parameters<typeof coupledQuantization>[0]>
 
-testGolden(
-  { describe, it, expect },
-  { folder: new URL('../fixtures/', import.meta.url), methods: { coupledQuantization, coupledLloyd: lloyd } },
-)
+testGolden({ describe, it, expect }, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 
 const small = { backends: ['wasm'], shapes: SHAPES.slice(0, 2) } as const
 testCompressor(

@@ -1,9 +1,11 @@
-import { syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { syntheticModel, testCompressor } from '@kvloom/conformance'
 import { type HostTensor, ModelMismatch, type ModelShape, OptionError, type Part, siteOf, stagesOn } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { dispose, randomNormal, setBackend, type Tensor, tensor, tensor3d, zeros } from '@tensorflow/tfjs-core'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { grid } from './grids'
 import { higgs, higgsQuantizer } from './higgs'
 
@@ -14,7 +16,7 @@ await registerKernels('cpu')
 await setBackend('cpu')
 
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { higgs, higgsQuantizer } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 testCompressor(runner, {
   name: 'higgs, 2 bits, blocks within a head',
   make: () => higgs({ group: 16, sinks: 2, block: 16 }),

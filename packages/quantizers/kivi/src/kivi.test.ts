@@ -1,4 +1,4 @@
-import { syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { syntheticModel, testCompressor } from '@kvloom/conformance'
 import {
   compose,
   IncompatibleStages,
@@ -12,16 +12,18 @@ import {
   stagesOn,
   window,
 } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { dispose, fill, randomNormal, setBackend, type Tensor, tensor3d, zeros } from '@tensorflow/tfjs-core'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { kivi } from './kivi'
 
 type Options = NonNullable<Parameters<typeof kivi>[0]>
 
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { kivi } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 testCompressor(runner, { name: 'kivi, 2 bits', make: () => kivi({ group: 16, residual: 32 }) })
 testCompressor(runner, {
   name: 'kivi, 3 and 4 bits, f32 metadata',

@@ -1,4 +1,4 @@
-import { syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { syntheticModel, testCompressor } from '@kvloom/conformance'
 import {
   compose,
   defineScorer,
@@ -12,20 +12,19 @@ import {
   stagesOn,
   window,
 } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { dispose, fill, memory, mul, norm, randomNormal, setBackend, slice, type Tensor } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { clusterKeys } from './cluster-keys'
-import { clusterCount, clusterkv } from './clusterkv'
+import { clusterkv } from './clusterkv'
 import { clustersNeeded, hitRate, rankClusters, selectRows } from './select-clusters'
 
 type Options = NonNullable<Parameters<typeof clusterkv>[0]>
 
 const runner = { describe, it, expect }
-testGolden(runner, {
-  folder: new URL('../fixtures/', import.meta.url),
-  methods: { clusterkvSteps: { clusterkv, clusterCount, clusterKeys, clustersNeeded, hitRate, rankClusters } },
-})
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 // A small budget and small blocks: selections are checked against plain attention over what they name.
 for (const tier of ['device', 'host'] as const)
   testCompressor(runner, {

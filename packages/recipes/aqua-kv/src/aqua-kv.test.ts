@@ -1,4 +1,4 @@
-import { shapesOf, syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { shapesOf, syntheticModel, testCompressor } from '@kvloom/conformance'
 import {
   type Artifact,
   type CalibrationRun,
@@ -19,12 +19,14 @@ import {
   window,
 } from '@kvloom/core'
 import { coupledQuantization } from '@kvloom/coupled-quantization'
-import { higgs, higgsQuantizer } from '@kvloom/higgs'
+import { testGolden } from '@kvloom/golden'
+import { higgs } from '@kvloom/higgs'
 import { registerKernels } from '@kvloom/kernels'
 import { kivi } from '@kvloom/kivi'
 import { linearPredictor } from '@kvloom/linear-predictor'
 import { dispose, memory, setBackend, slice, type Tensor, tensor3d } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { aquaKv, aquaKvOver } from './aqua-kv'
 
 // The suite asks which shapes fit while it declares its tests, and binding uploads tables.
@@ -32,10 +34,7 @@ await registerKernels('cpu')
 await setBackend('cpu')
 
 const runner = { describe, it, expect }
-testGolden(runner, {
-  folder: new URL('../fixtures/', import.meta.url),
-  methods: { aquaKv, higgsQuantizer, linearPredictor },
-})
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 
 /** A number in [-1, 1) that depends on everything it is given. */
 function noise(...parts: readonly number[]): number {

@@ -1,4 +1,4 @@
-import { SHAPES, syntheticModel, testCompressor, testGolden } from '@kvloom/conformance'
+import { SHAPES, syntheticModel, testCompressor } from '@kvloom/conformance'
 import {
   compose,
   definePick,
@@ -15,15 +15,17 @@ import {
   upload,
   window,
 } from '@kvloom/core'
+import { testGolden } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { lowPassMatrix } from '@kvloom/math'
 import { randomNormal, setBackend, type Tensor, tensor3d, zeros } from '@tensorflow/tfjs-core'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { adapter } from '../golden/adapter'
 import { freqkv, lowPass } from './freqkv'
 
 const runner = { describe, it, expect }
-testGolden(runner, { folder: new URL('../fixtures/', import.meta.url), methods: { freqkv, lowPass } })
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
 testCompressor(runner, {
   name: 'freqkv',
   make: () => freqkv({ window: 40 }),

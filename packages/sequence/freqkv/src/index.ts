@@ -1,2 +1,2 @@
-export { freqkv, lowPass } from './freqkv'
+export { freqkv } from './freqkv'
 export { freqkvOptions } from './options'

@@ -1,0 +1,247 @@
+/** What adapters share: rows through a whole cache, and an eviction stage on observations that the kernels make. */
+import {
+  floorOf,
+  type KVCache,
+  type KVCompressor,
+  type ModelShape,
+  type Observation,
+  openCache,
+  type Protected,
+  type Rope,
+  ready,
+  type Scorer,
+  type Site,
+  siteOf,
+  stagesOn,
+  window,
+} from '@kvloom/core'
+import { attentionMass, selectTop } from '@kvloom/kernels'
+import { dispose, slice, type Tensor, tidy, tile } from '@tensorflow/tfjs-core'
+import { Arena, withArena } from './arena'
+import { fromTensor, type NdArray, toTensor } from './array'
+import { GoldenError } from './errors'
+import type { GoldenCase } from './schema'
+
+/** Rows of one layer, keys and queries after RoPE. */
+export interface Rows {
+  readonly queries: NdArray
+  readonly keys: NdArray
+  readonly values: NdArray
+  /** How queries and keys were rotated, for methods that turn them back. Absent: as if there were no RoPE. */
+  readonly rope?: Rope
+  /** The token of every row. Absent: 0 for each. */
+  readonly tokenIds?: Int32Array
+}
+
+/** The inputs q, k, v of a case. Where a method needs no queries or values, the keys stand in for them. */
+export async function rowsOf(golden: GoldenCase): Promise<Rows> {
+  const keys = await golden.input('k')
+  return {
+    keys,
+    queries: golden.has('q') ? await golden.input('q') : keys,
+    values: golden.has('v') ? await golden.input('v') : keys,
+  }
+}
+
+/** A model of these rows; where they name no RoPE it does not rotate (they are rotated already). */
+export function modelOf(rows: Rows, layers = 1): ModelShape {
+  const [queryHeads = 0] = rows.queries.shape
+  const [kvHeads = 0, , keyDim = 0] = rows.keys.shape
+  return {
+    name: 'golden',
+    layers,
+    queryHeads,
+    kvHeads,
+    keyDim,
+    valueDim: rows.values.shape[2] ?? 0,
+    contextLength: Number.MAX_SAFE_INTEGER,
+    rope: rows.rope ?? null,
+    attentionScale: 1 / Math.sqrt(keyDim),
+    fingerprint: 'golden',
+  }
+}
+
+export const keysSite = (model: ModelShape, layer: number): Site => siteOf(model, layer, 'keys')
+
+/** The scorer of a compressor, bound to a layer. */
+export function scorerOf(compressor: KVCompressor, model: ModelShape, layer = 0): Scorer {
+  const [stage] = stagesOn(compressor, 'score', layer)
+  if (!stage) throw new GoldenError(`${compressor.card.name} has no scorer on layer ${layer}.`)
+  return stage.bind(keysSite(model, layer))
+}
+
+/**
+ * Scores of the first `tokens` rows, `[kvHeads, tokens]` or `[1, tokens]`, from observations that the kernels make. Protected rows score
+ * the largest of all plus 1, which is how the authors' code keeps them.
+ */
+export async function scoresOf(scorer: Scorer, rows: Rows, tokens = rows.keys.shape[1] ?? 0): Promise<NdArray> {
+  return withArena(async (arena) => {
+    const seen: Record<string, Tensor> = {}
+    for (const [name, what] of Object.entries(scorer.needs)) seen[name] = arena.own(observe(what, rows, tokens))
+    const scored = tidy(() => {
+      const result = scorer.score(seen, {}, { phase: 'promptEnd', tokensSeen: tokens })
+      return 'scores' in result ? result.scores : result
+    })
+    return aboveAll(await fromTensor(arena.own(scored)), scorer.protect)
+  })
+}
+
+function aboveAll(scores: NdArray, { first = 0, last = 0 }: Protected = {}): NdArray {
+  const [heads = 0, tokens = 0] = scores.shape
+  const free = (at: number) => at % tokens >= first && at % tokens < tokens - last
+  let top = Number.NEGATIVE_INFINITY
+  for (const [at, x] of scores.data.entries()) if (free(at)) top = Math.max(top, x)
+  const above = Number.isFinite(top) ? top + 1 : 1
+  const data = Float32Array.from({ length: heads * tokens }, (_, at) => (free(at) ? (scores.data[at] ?? 0) : above))
+  return { shape: scores.shape, data }
+}
+
+/** How many of `tokens` rows a scorer or a pick keeps, what it protects included. */
+export const keptOf = (stage: Pick<Scorer, 'protect'>, count: number, tokens: number): number =>
+  Math.max(count, floorOf(tokens, stage.protect))
+
+/** `[queryHeads, tokens]`: attention of the last query of the rows. */
+export function lastAttention(rows: Rows, arena: Arena): Tensor {
+  return arena.own(observe({ of: 'attention', queries: 1, reduce: 'sum' }, rows, rows.keys.shape[1] ?? 0))
+}
+
+function observe(what: Observation, rows: Rows, tokens: number): Tensor {
+  const model = modelOf(rows)
+  const arena = new Arena()
+  const first = (x: NdArray): Tensor => {
+    const [heads = 0, , dim = 0] = x.shape
+    return arena.own(slice(arena.own(toTensor(x)), [0, 0, 0], [heads, tokens, dim]))
+  }
+  try {
+    switch (what.of) {
+      case 'keys':
+      case 'values':
+        return slice(first(rows[what.of]), [0, 0, 0], [-1, -1, -1])
+      case 'queries': {
+        const [from, count] = [Math.max(0, tokens - what.last), Math.min(tokens, what.last)]
+        return slice(first(rows.queries), [0, from, 0], [-1, count, -1])
+      }
+      case 'attention': {
+        const [keys, all] = [first(rows.keys), first(rows.queries)]
+        const last = what.queries === 'all' ? tokens : Math.min(tokens, what.queries)
+        const queries = arena.own(slice(all, [0, tokens - last, 0], [model.queryHeads, last, model.keyDim]))
+        return attentionMass({
+          queries: [queries],
+          keys: [{ layout: { kind: 'dense', store: 'f32' }, tensors: [keys], from: 0, rows: tokens }],
+          kvHeads: model.kvHeads,
+          scale: model.attentionScale,
+          causal: true,
+          reduce: what.reduce,
+        })
+      }
+      default:
+        throw new GoldenError(`Golden adapters cannot show ${what.of}.`)
+    }
+  } finally {
+    arena.dispose()
+  }
+}
+
+/** Positions `[kvHeads, count]` of the best scores, by the kernel that core evicts with. */
+export async function bestOf(scores: NdArray, count: number, kvHeads: number): Promise<NdArray> {
+  return withArena(async (arena) => {
+    const best = arena.own(selectTop(arena.own(toTensor(scores)), count))
+    return fromTensor(arena.own(tile(best, [kvHeads / (scores.shape[0] ?? 1), 1])))
+  })
+}
+
+/** Feeds rows `from ... from + count` to every layer of a cache; returns the last layer's output `[queryHeads, count, valueDim]`. */
+export async function feed(
+  cache: KVCache,
+  rows: Rows,
+  from: number,
+  count: number,
+  phase: 'promptEnd' | 'decode',
+): Promise<NdArray> {
+  const part = (x: NdArray, arena: Arena): Tensor => {
+    const [heads = 0, , dim = 0] = x.shape
+    return arena.own(slice(arena.own(toTensor(x)), [0, from, 0], [heads, count, dim]))
+  }
+  return withArena(async (arena) => {
+    const now = { queries: part(rows.queries, arena), keys: part(rows.keys, arena), values: part(rows.values, arena) }
+    cache.begin(rows.tokenIds?.slice(from, from + count) ?? new Int32Array(count), phase)
+    let output: Tensor | undefined
+    for (let layer = 0; layer < cache.model.layers; layer++) {
+      output?.dispose()
+      output = await cache.attend(layer, now)
+    }
+    await cache.commit()
+    if (!output) throw new GoldenError('A model without layers.')
+    return fromTensor(arena.own(output))
+  })
+}
+
+/** Positions `[kvHeads, kept]` that a layer of a cache holds. */
+export async function heldBy(cache: KVCache, layer: number): Promise<NdArray> {
+  const { keys, values, positions } = await cache.materialize(layer)
+  dispose([keys, values])
+  // Rows that cannot be gathered stay as dead ones, at position -1.
+  const heads = positions.map((head) => [...head].filter((p) => p >= 0))
+  return { shape: [heads.length, heads[0]?.length ?? 0], data: Int32Array.from(heads.flat()) }
+}
+
+/** Positions that layer `layer` holds after a prompt of all rows, in a real cache with exact f32 rows. */
+export async function keptByCache(compressor: KVCompressor, rows: Rows, layer = 0): Promise<NdArray> {
+  const cache = openExact(compressor, modelOf(rows, layer + 1))
+  try {
+    await feed(cache, beforeRope(rows), 0, rows.keys.shape[1] ?? 0, 'promptEnd')
+    return await heldBy(cache, layer)
+  } finally {
+    cache.dispose()
+  }
+}
+
+/** Rows `[kvHeads, tokens]` that a real cache of one layer keeps of a prompt of all rows, 1 or 0; heads may differ in number. */
+export async function maskByCache(compressor: KVCompressor, rows: Rows): Promise<NdArray> {
+  const [heads = 0, tokens = 0] = rows.keys.shape
+  const cache = openExact(compressor, modelOf(rows))
+  try {
+    await feed(cache, beforeRope(rows), 0, tokens, 'promptEnd')
+    const mask = new Int32Array(heads * tokens)
+    for (const [lane, { heads: ofLane }] of cache.segments(0).entries()) {
+      const { keys, values, positions } = await cache.materialize(0, lane)
+      dispose([keys, values])
+      for (const [i, held] of positions.entries())
+        for (const position of held) if (position >= 0) mask[(ofLane[i] ?? 0) * tokens + position] = 1
+    }
+    return { shape: [heads, tokens], data: mask }
+  } finally {
+    cache.dispose()
+  }
+}
+
+/** The rows with queries and keys before RoPE, as a cache takes them; row t stands at position t. */
+export function beforeRope(rows: Rows): Rows {
+  const { rope } = rows
+  if (!rope) return rows
+  const back = ({ shape, data }: NdArray): NdArray => {
+    const [heads = 0, tokens = 0, dim = 0] = shape
+    const [turned, pairs] = [Float32Array.from(data), rope.dim / 2]
+    for (let row = 0; row < heads * tokens; row++)
+      for (let j = 0; j < pairs; j++) {
+        const angle = (row % tokens) * (rope.frequencies[j] ?? 0)
+        const [cos, sin] = [Math.cos(angle) / rope.attentionFactor, Math.sin(angle) / rope.attentionFactor]
+        const [a, b] = [data[row * dim + j] ?? 0, data[row * dim + pairs + j] ?? 0]
+        turned[row * dim + j] = a * cos + b * sin
+        turned[row * dim + pairs + j] = b * cos - a * sin
+      }
+    return { shape, data: turned }
+  }
+  return { ...rows, queries: back(rows.queries), keys: back(rows.keys) }
+}
+
+/** The RoPE of a base, over all channels. */
+export const ropeOf = (theta: number, dim: number): Rope => ({
+  dim,
+  frequencies: Float64Array.from({ length: dim / 2 }, (_, j) => theta ** ((-2 * j) / dim)),
+  attentionFactor: 1,
+})
+
+/** A cache whose exact rows are f32, as golden data is. */
+export const openExact = (compressor: KVCompressor, model: ModelShape): KVCache =>
+  openCache(model, ready(window({ store: 'f32' }, compressor)))
