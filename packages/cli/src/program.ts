@@ -96,7 +96,7 @@ function addCompare(program: Command, done: (exitCode: number) => void): void {
     .option('--tokens <n>', 'tokens of the text', whole(2))
     .option(
       '--protocol <name>',
-      'P: chunks over a compressed past; E: compress a prompt once; W: one prompt read as it is stored; auto: E if something acts at the end of a prompt, W if all rows are read as stored',
+      'how the text is fed. P: in chunks, each over the compressed past. E: as one prompt, which is compressed at its end, then the rest. W: as one prompt whose rows are read as they are stored. auto: E if a stage acts at the end of a prompt, W if all rows are read as they are stored, else P',
       'auto',
     )
     .option(

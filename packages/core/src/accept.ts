@@ -1,8 +1,11 @@
-/** What stages do to the space, and what they refuse: the common cases of `accepts`. */
+/** The common cases of `accepts`: what a stage does to the space that it gets, and what it refuses. */
 import type { Space, When } from './contract'
 import { IncompatibleStages } from './errors'
 
-/** The space behind a stage that drops tokens: the narrower of the token sets, and whether it goes on after the prompt. */
+/**
+ * The space behind a stage that drops tokens. It has the narrower of the two token sets, and says whether tokens are dropped after the
+ * prompt too.
+ */
 export const dropping = (space: Space, sets: Space['tokenSets'], when: When): Space => ({
   ...space,
   tokenSets: SETS[Math.min(SETS.indexOf(space.tokenSets), SETS.indexOf(sets))] ?? sets,

@@ -1,9 +1,9 @@
-/** Checks of what the combinators are given, so that plain JavaScript gets an error that says what to do. */
+/** Checks what the combinators are given, so that plain JavaScript too gets an error that says what to do. */
 import type { RowStore, Window } from './contract'
 import { OptionError } from './errors'
 import { refuseUnknown } from './options'
 
-/** What `window()` changes of the exact zones. */
+/** What `window()` may change of the rows that stay exact. */
 export interface WindowChange {
   readonly sinks?: number
   readonly keys?: Partial<Window>
@@ -11,7 +11,7 @@ export interface WindowChange {
   readonly store?: RowStore
 }
 
-/** @param where the combinator, and which of its compressors. @throws OptionError for anything but a compressor */
+/** @param where the combinator, and which of its arguments this is. @throws OptionError for anything but a compressor */
 export function checkCompressor(where: string, given: unknown): void {
   if (typeof given === 'object' && given !== null && Array.isArray(Reflect.get(given, 'stages'))) return
   const method = typeof given === 'function'
@@ -36,7 +36,7 @@ export function checkLayers(where: string, given: readonly number[]): void {
     throw new OptionError(where, 'layers', given, 'a list of layer numbers from 0')
 }
 
-/** @throws OptionError for a setting of another name or range; a misspelt one would change nothing. */
+/** Refuses a misspelt setting, which would change nothing. @throws OptionError for a setting of another name or range */
 export function checkChange(change: WindowChange): void {
   refuseUnknown('window', change, ['sinks', 'keys', 'values', 'store'])
   const { sinks, store, ...parts } = change

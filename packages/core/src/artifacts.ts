@@ -1,4 +1,4 @@
-/** Artifacts beside the compressor they were fitted for: which it needs, and whether those that are given fit. */
+/** Pairs compressors with artifacts: it says which ones a compressor needs, and whether those that are given fit it. */
 import { sha256 } from '@noble/hashes/sha2.js'
 import { bytesToHex } from '@noble/hashes/utils.js'
 import { compose } from './compose'
@@ -18,7 +18,7 @@ export function ready(compressor: KVCompressor, artifacts: readonly Artifact[] =
     if (!artifact) throw new NotCalibrated(id, 'no artifact was given.')
     if (twin) throw new ArtifactMismatch(id, 'two artifacts of this stage were given.', 'Give the one that fits.')
     const was = artifact.fittedFor
-    // The stages are known already, the model is not: the artifact's own model stands in for it.
+    // The model is not known here, so it is not compared: the artifact's own stands in for it.
     const wanted = was && { ...was, stages: fittedFor(NO_MODEL, whole).stages }
     if (wanted && JSON.stringify(was.stages) !== JSON.stringify(wanted.stages))
       throw new ArtifactMismatch(id, differenceInWords(artifact, wanted))
@@ -39,7 +39,7 @@ export function artifactFingerprint(model: ModelShape, compressor: KVCompressor,
   return bytesToHex(sha256(new TextEncoder().encode(JSON.stringify([weights, stage, around]))))
 }
 
-/** @throws ArtifactMismatch, saying in words what differs, when an artifact was fitted for another model, other options or other neighbours. */
+/** @throws ArtifactMismatch when an artifact was fitted for another model, other options or other neighbouring stages; it says in words which */
 export function checkArtifact(model: ModelShape, compressor: KVCompressor, artifact: Artifact): void {
   const wanted = artifactFingerprint(model, compressor, artifact.stage)
   if (artifact.fingerprint !== wanted)
@@ -62,7 +62,7 @@ export const needsCalibration = (compressor: KVCompressor): boolean => compresso
 export const artifactOf = (artifacts: readonly Artifact[], id: string): Artifact | undefined =>
   artifacts.find((a) => a.stage === id)
 
-/** What one layer and part learned. @throws ArtifactMismatch when it is missing or not of this shape. */
+/** The tensor `name` that was learned for one layer and part. @throws ArtifactMismatch when it is missing, or has another shape */
 export function learned(
   artifact: Artifact | undefined,
   site: Site,

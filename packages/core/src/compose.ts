@@ -1,4 +1,7 @@
-/** compose(): flatten, order by kind, fold the space through every stage. An illegal mix is refused here, in one sentence. */
+/**
+ * Mixes compressors: joins their stages, orders them by kind, and hands the space through every stage. An illegal mix is refused here, in
+ * one sentence.
+ */
 
 import { checkChange, checkCompressor, checkLayers, type WindowChange } from './arguments'
 import type { AnyStage, Kind, KVCompressor, MethodCard, Part, Space, Stage, Window } from './contract'
@@ -15,7 +18,7 @@ const SINGLE: readonly Kind[] = ['score', 'budget', 'pick', 'resample', 'transfo
 const WHOLE: readonly Kind[] = ['model', 'score', 'budget', 'pick', 'resample', 'recall']
 
 /**
- * Mixes compressors into one. Order of arguments does not matter between kinds; within one kind it is kept.
+ * Mixes compressors into one. Stages are ordered by kind, whatever the order of the arguments; within one kind that order is kept.
  * @throws IncompatibleStages naming both stages and the cure.
  */
 export function compose(...parts: readonly KVCompressor[]): KVCompressor {
@@ -26,7 +29,7 @@ export function compose(...parts: readonly KVCompressor[]): KVCompressor {
   if (parts.length === 1) return checked(first)
   const stages = KINDS.flatMap((kind) => parts.flatMap((p) => p.stages.filter((s) => s.kind === kind)))
   const store = singleStore(parts)
-  // Stages that cannot meet are the true reason; the windows of such a mix need no cure.
+  // Stages come before windows: where stages cannot meet, a cure for the windows would not help.
   checkStages(stages)
   const window = mergeWindows(parts)
   return checked({
@@ -38,7 +41,7 @@ export function compose(...parts: readonly KVCompressor[]): KVCompressor {
   })
 }
 
-/** Overrides the exact zones: `window({ sinks: 4, keys: { recent: 64 } }, kivi())`. */
+/** Overrides how many rows stay exact: `window({ sinks: 4, keys: { recent: 64 } }, kivi())`. */
 export function window(change: WindowChange, compressor: KVCompressor): KVCompressor {
   checkChange(change)
   checkCompressor('window', compressor)
@@ -54,7 +57,7 @@ export function window(change: WindowChange, compressor: KVCompressor): KVCompre
   })
 }
 
-/** One compressor for keys, another for values. Stages that decide over both parts (eviction, models) are refused. */
+/** Takes one compressor for keys and another for values. Stages that decide over both parts (evictions, models) are refused. */
 export function split(o: { readonly keys: KVCompressor; readonly values: KVCompressor }): KVCompressor {
   refuseUnknown('split', o, ['keys', 'values'])
   for (const part of ['keys', 'values'] as const) checkCompressor(`split, ${part}`, o[part])
@@ -128,7 +131,7 @@ export function exceptLayers(layers: readonly number[], compressor: KVCompressor
   })
 }
 
-/** What a step attends to in place of its own rows: the originals, or what is stored of them. */
+/** Sets what a step sees of the rows that it brings itself: the originals, or what is stored of them. */
 export function ownRows(which: 'exact' | 'stored', compressor: KVCompressor): KVCompressor {
   if (which !== 'exact' && which !== 'stored') throw new OptionError('ownRows', 'which', which, '"exact", "stored"')
   checkCompressor('ownRows', compressor)
@@ -160,7 +163,10 @@ export const modelSpace = (part: Part): Space => ({
   randomAccess: true,
 })
 
-/** The space of a part's rows after every stage; the fold that refuses illegal mixes. */
+/**
+ * The space of a part's rows after the last stage. Every stage is asked whether it accepts the space before it, so an illegal mix is
+ * refused here.
+ */
 export function foldSpace(stages: readonly AnyStage[], part: Part): Space {
   return foldSpaces(stages, part).at(-1)?.space ?? modelSpace(part)
 }
@@ -193,7 +199,7 @@ export function foldSpaces(stages: readonly AnyStage[], part: Part): readonly { 
 
 const SIDE = { pre: 'before', post: 'after' } as const
 
-/** On which side of RoPE a layer stores its keys: where its stages work, after RoPE when none says. */
+/** On which side of RoPE a layer stores its keys: where its stages work on them, and after RoPE when none says. */
 export function keySide(stages: readonly AnyStage[], layer: number): 'pre' | 'post' {
   const acting = stages.filter((s) => actsOn(s, layer))
   return foldSpaces(acting, 'keys').some(({ space }) => space.rope === 'pre') ? 'pre' : 'post'
@@ -219,7 +225,7 @@ function checkStages(stages: readonly AnyStage[]): void {
   for (const set of stageSets(stages)) for (const part of ['keys', 'values'] as const) foldSpace(set, part)
 }
 
-/** Every different set of stages that some layer meets: layers that nobody names are met once. */
+/** Every different set of stages that acts on some layer. Layers that no stage names stand for each other, and count once. */
 function stageSets(stages: readonly AnyStage[]): readonly (readonly AnyStage[])[] {
   const named = new Set(stages.flatMap((s) => [...(s.on?.layers ?? []), ...(s.on?.except ?? [])]))
   const unnamed = Math.max(-1, ...named) + 1

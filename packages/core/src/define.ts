@@ -1,4 +1,4 @@
-/** Narrow helpers: the common method in about ten lines. Each returns a factory that knows its card and options. */
+/** Helpers that make a common method in about ten lines. Each returns a factory that knows its card and options. */
 
 import type { Tensor } from '@tensorflow/tfjs-core'
 import { dropping, refuseHeadSets, refuseLayerSets, refuseSlots } from './accept'
@@ -26,14 +26,14 @@ import type {
 } from './contract'
 import { fraction, type OptionSchema, type OptionsOf, parseOptions } from './options'
 
-/** A method: options in, an immutable compressor out. Docs, the command line and the registry read `card` and `options`. */
+/** A method: a function that takes options and returns a compressor. Docs and the command line read its `card` and `options`. */
 export interface MethodFactory<S extends OptionSchema = OptionSchema> {
   (options?: Partial<OptionsOf<S>>): KVCompressor
   readonly card: MethodCard
   readonly options: S
 }
 
-/** A method described fully by hand. `build` gets checked options. */
+/** Makes a method whose stages are all written by hand. `build` gets options that were checked. */
 export function defineMethod<S extends OptionSchema>(
   card: MethodCard,
   options: S,
@@ -54,13 +54,13 @@ const cardOf = (d: Described, chunkInvariant: boolean): MethodCard => ({
   chunkInvariant: d.chunkInvariant ?? chunkInvariant,
 })
 
-/** Every scorer's `keep`, unless it declares its own. */
+/** The options of a scorer that declares none. */
 const KEEP = { keep: fraction({ default: 0.5, doc: 'Fraction of tokens kept, per KV head.' }) }
 
 /**
- * A scorer: a number per token and KV head, the best `keep` stay (trunc(tokens · keep), stable top-k; at least one, and whatever `protect` promises).
- * `score` gets what `needs` asked for and returns `[kvHeads, tokens]`, larger = keep, or `[1, tokens]` for one set per layer.
- * It runs inside tf.tidy: return a tensor, dispose nothing.
+ * Makes a scorer: a method that gives every token a number in every KV head. The trunc(tokens · keep) tokens with the largest ones stay, the
+ * older one of two that tie; at least one stays, and whatever `protect` promises. `score` gets what `needs` asked for and returns
+ * `[kvHeads, tokens]`, or `[1, tokens]` for one set of tokens per layer. It runs inside tf.tidy: return a tensor, dispose nothing.
  */
 export function defineScorer<const N extends Needs, S extends OptionSchema = typeof KEEP>(
   d: Described & {
@@ -71,10 +71,10 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
     readonly check?: (options: OptionsOf<S>) => void
     readonly needs: N | ((options: OptionsOf<S>, site: Site) => N)
     readonly columns?: readonly string[]
-    /** Layers it acts on; default all. */
+    /** The layers that it acts on. Default all. */
     readonly layers?: (options: OptionsOf<S>) => readonly number[] | undefined
     readonly tokenSets?: Space['tokenSets']
-    /** How many of `tokens` stay. Default trunc(tokens · options.keep). Core keeps at least the protected rows, and one. */
+    /** How many of `tokens` stay. Default trunc(tokens · options.keep). Core keeps at least the protected rows, and at least one. */
     readonly count?: (tokens: number, options: OptionsOf<S>, site: Site) => number
     /** Rows of every KV head that stay whatever scores and counts say. Default none. */
     readonly protect?: (options: OptionsOf<S>) => Protected
@@ -110,7 +110,7 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
   })
 }
 
-/** A pick: which tokens stay, from positions alone (`by: 'positions'`) or over any scorer's scores. */
+/** Makes a pick: a method that chooses which tokens stay, from positions alone (`by: 'positions'`) or from any scorer's scores. */
 export function definePick<const N extends Needs, S extends OptionSchema>(
   d: Described & {
     readonly when?: When | ((options: OptionsOf<S>) => When)
@@ -119,7 +119,7 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
     readonly check?: (options: OptionsOf<S>) => void
     readonly pick: (options: OptionsOf<S>, site: Site) => Pick<N>
     readonly tokenSets?: Space['tokenSets']
-    /** Exact zones it proposes, for example its sinks; merged with a quantizer's. */
+    /** The windows that it proposes, for example its sinks. They are merged with those of a quantizer beside it. */
     readonly window?: (options: OptionsOf<S>) => Windows
   },
 ): MethodFactory<S> {
@@ -142,7 +142,7 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
   })
 }
 
-/** A quantizer: one stage per part, so keys and values may differ; `window` is what it proposes. */
+/** Makes a quantizer. It gets one stage per part, so keys and values may differ; `window` is what it proposes to leave exact. */
 export function defineQuantizer<S extends OptionSchema>(
   d: Described & {
     readonly options: S
@@ -150,10 +150,10 @@ export function defineQuantizer<S extends OptionSchema>(
     readonly check?: (options: OptionsOf<S>) => void
     readonly window?: (options: OptionsOf<S>) => Windows
     readonly store?: (options: OptionsOf<S>) => RowStore
-    /** Where keys are quantized. Default after RoPE. */
+    /** The side of RoPE on which it takes keys. Default after (`post`). */
     readonly rope?: 'pre' | 'post'
     readonly randomAccess?: boolean
-    /** How tables are learned; absent: data-free. `bind` then gets the artifact. */
+    /** How its tables are learned; `quantizer` then gets the artifact. Absent when it learns nothing. */
     readonly fit?: (options: OptionsOf<S>) => Fit | undefined
     /** Throw ModelMismatch when the site's dims do not divide. */
     readonly quantizer: (options: OptionsOf<S>, site: Site, artifact?: Artifact) => Quantizer
@@ -187,22 +187,28 @@ export function defineQuantizer<S extends OptionSchema>(
   })
 }
 
-/** A transform: rows to latents, one stage per part it acts on; `fit` makes its maps from the model, `fitOnline` from the prompt. */
+/**
+ * Makes a transform, which maps rows to latents. It gets one stage per part that it acts on; `fit` makes its maps from the model,
+ * `fitOnline` from the prompt.
+ */
 export function defineTransform<S extends OptionSchema>(
   d: Described & {
     readonly options: S
     /** Throw OptionError for options that do not fit each other. */
     readonly check?: (options: OptionsOf<S>) => void
-    /** Default `seal`: as rows leave the window. `promptEnd`: the prompt stays exact until its end, where the map is fitted. */
+    /**
+     * When it acts. With `seal`, the default, it acts as rows leave the window; with `promptEnd` the prompt stays exact until its end,
+     * where the map is fitted.
+     */
     readonly when?: 'seal' | 'promptEnd'
-    /** Parts it acts on. Default both. */
+    /** The parts that it acts on. Default both. */
     readonly parts?: (options: OptionsOf<S>) => readonly Part[]
     readonly layers?: (options: OptionsOf<S>) => readonly number[] | undefined
-    /** Side of RoPE it takes keys on. `free`: either. */
+    /** The side of RoPE on which it takes keys; `free` takes either. */
     readonly rope: 'free' | 'pre' | 'post'
     /** Whether the heads of a token share one latent. */
     readonly mergesHeads?: boolean | ((options: OptionsOf<S>) => boolean)
-    /** Layers compressed together; they must keep the same tokens. Default 1. */
+    /** How many layers are compressed together; they must keep the same tokens. Default 1. */
     readonly layerGroup?: number
     readonly window?: (options: OptionsOf<S>) => Windows
     readonly store?: (options: OptionsOf<S>) => RowStore

@@ -3,7 +3,7 @@ import { KvloomError } from '@kvloom/errors'
 
 export { KvloomError } from '@kvloom/errors'
 
-/** An option out of its range or of the wrong type. */
+/** An option is out of its range, or of the wrong type. */
 export class OptionError extends KvloomError {
   constructor(
     readonly method: string,
@@ -16,10 +16,10 @@ export class OptionError extends KvloomError {
   }
 }
 
-/** Two stages that cannot work together, or one that lacks another; names both sides and the cure. */
+/** Two stages cannot work together, or one lacks another. The message names both and the cure. */
 export class IncompatibleStages extends KvloomError {
   constructor(
-    /** null: `later` cannot work without a stage that is not there. */
+    /** The earlier stage, or null when `later` lacks a stage that is not there. */
     readonly earlier: string | null,
     readonly later: string,
     reason: string,
@@ -32,7 +32,7 @@ export class IncompatibleStages extends KvloomError {
   }
 }
 
-/** A method that does not fit the model's shape (heads, dims, layers). */
+/** A method does not fit the model's shape: its heads, dims or layers. */
 export class ModelMismatch extends KvloomError {
   constructor(
     readonly method: string,
@@ -43,7 +43,7 @@ export class ModelMismatch extends KvloomError {
   }
 }
 
-/** A window that its stages cannot work with. */
+/** The stages cannot work with a window that was asked for. */
 export class WindowError extends KvloomError {
   constructor(
     reason: string,
@@ -53,7 +53,7 @@ export class WindowError extends KvloomError {
   }
 }
 
-/** NaN, infinity, or numbers its store cannot hold in the keys or values handed to a cache. Nothing of that layer's step was stored. */
+/** A cache was handed NaN, infinity, or a number that its store cannot hold. It has stored nothing of that layer's step. */
 export class NonFiniteError extends KvloomError {
   constructor(
     readonly layer: number,
@@ -68,7 +68,7 @@ export class NonFiniteError extends KvloomError {
   }
 }
 
-/** More positions than the model's context. */
+/** A step would need more positions than the model's context has. */
 export class ContextOverflow extends KvloomError {
   constructor(
     readonly asked: number,
@@ -82,7 +82,7 @@ export class ContextOverflow extends KvloomError {
   }
 }
 
-/** A call that the cache's life cycle does not allow now. */
+/** A cache was called in an order that its life cycle does not allow. */
 export class CacheStateError extends KvloomError {
   constructor(message: string) {
     super('CACHE_STATE', message)
@@ -112,7 +112,7 @@ export class NotCalibrated extends KvloomError {
   }
 }
 
-/** A serialised cache that is damaged, of another version, or of another compressor. */
+/** A saved cache is damaged, of another version, or of another compressor. */
 export class SerializedCacheError extends KvloomError {
   constructor(reason: string) {
     super('SERIALIZED_CACHE', `This serialised cache cannot be restored: ${reason}`)
@@ -122,7 +122,7 @@ export class SerializedCacheError extends KvloomError {
 const show = (value: unknown): string =>
   typeof value === 'string' ? `"${value}"` : String(JSON.stringify(value) ?? value)
 
-/** An artifact that was fitted for something else. */
+/** An artifact was fitted for something else. */
 export class ArtifactMismatch extends KvloomError {
   constructor(
     readonly stage: string,
@@ -133,7 +133,7 @@ export class ArtifactMismatch extends KvloomError {
   }
 }
 
-/** Calibration that cannot go on: too few rows, values that are not finite, an engine that lacks what a fit asks for. */
+/** Calibration cannot go on: there are too few rows, values are not finite, or the engine lacks what a fit asks for. */
 export class CalibrationError extends KvloomError {
   constructor(
     readonly stage: string,

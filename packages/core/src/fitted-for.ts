@@ -1,7 +1,7 @@
 /** What an artifact was fitted for, as data and in words: the same facts that its fingerprint hashes. */
 import type { AnyStage, Artifact, FittedFor, FittedStage, Json, Kind, KVCompressor, ModelShape, Part } from './contract'
 
-/** Kinds that decide what a fitted stage receives. */
+/** Stages of these kinds decide what a fitted stage receives. */
 const SHAPING: readonly Kind[] = ['model', 'transform', 'predict', 'quantize']
 
 /** The model's weights and every stage that shapes rows, with its options and the layers and part it acts on. */
@@ -14,7 +14,7 @@ export const fittedFor = (model: ModelShape, compressor: KVCompressor): FittedFo
 const fittedStage = ({ kind, id, options, on }: AnyStage): FittedStage => ({
   kind,
   id,
-  // A copy without what JSON leaves out, so that a description read from a file equals one made now.
+  // JSON leaves some fields out. So does this copy, and a description that was read from a file equals one made now.
   options: JSON.parse(JSON.stringify(options ?? null)) as Json,
   on: on ? (JSON.parse(JSON.stringify(on)) as NonNullable<FittedStage['on']>) : null,
 })
@@ -61,7 +61,7 @@ function stageDifferences(was: readonly FittedStage[], now: readonly FittedStage
   return differences
 }
 
-/** The stage of this id and kind among `left`, best of the same part and layers; it is taken out. */
+/** Takes the stage of this id and kind out of `left`, preferably the one of the same part and layers. */
 function takeLike(left: FittedStage[], { kind, id, on }: FittedStage): FittedStage | undefined {
   const like = left.filter((s) => s.kind === kind && s.id === id)
   const found =
@@ -72,7 +72,7 @@ function takeLike(left: FittedStage[], { kind, id, on }: FittedStage): FittedSta
   return found
 }
 
-/** An option of one stage and part that was another one. */
+/** One option of one stage and part whose value was another when the artifact was fitted. */
 interface OptionDifference {
   readonly id: string
   readonly part: Part | undefined
@@ -91,7 +91,7 @@ function optionDifferences(was: FittedStage, now: FittedStage): readonly OptionD
     }))
 }
 
-/** One clause per change; the part is named where only one of the two changed. */
+/** Says each change in a clause. The part is named where only one of the two changed. */
 function inWords(options: readonly OptionDifference[]): readonly string[] {
   return options.map(({ id, part, change }) => {
     const same = options.filter((o) => o.id === id && o.change === change)

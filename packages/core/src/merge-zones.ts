@@ -1,12 +1,15 @@
-/** What the parts of a mix must agree on: exact zones, their store, and what a step reads of its own rows. Every cure can be followed as it is. */
+/**
+ * What the compressors of a mix must agree on: windows, the store of exact rows, and what a step reads of its own rows. Every cure can be
+ * followed as it is written.
+ */
 import type { KVCompressor, Part, RowStore, Window, Windows } from './contract'
 import { IncompatibleStages } from './errors'
 
-/** Nothing is ever sealed: the window of a cache without a quantizer. */
+/** The window of a cache without a quantizer: it never ends, so nothing is ever sealed. */
 const UNBOUNDED: Window = { recent: Number.POSITIVE_INFINITY, block: 1, drain: 'blocks' }
 export const NO_SEALING: Windows = { sinks: 0, keys: UNBOUNDED, values: UNBOUNDED }
 
-/** What the parts that say so attend to of a step's own rows. @throws IncompatibleStages */
+/** What a step sees of its own rows, as those compressors say that say anything. @throws IncompatibleStages when two say different things */
 export function ownRowsOf(parts: readonly KVCompressor[]): Pick<KVCompressor, 'ownRows'> {
   const [a, ...rest] = parts.filter((p) => p.ownRows !== undefined)
   const b = rest.find((p) => p.ownRows !== a?.ownRows)
@@ -20,7 +23,7 @@ export function ownRowsOf(parts: readonly KVCompressor[]): Pick<KVCompressor, 'o
   return a?.ownRows ? { ownRows: a.ownRows } : {}
 }
 
-/** How the parts that say so store exact rows. @throws IncompatibleStages */
+/** How exact rows are stored, as those compressors say that say anything. @throws IncompatibleStages when two say different things */
 export function singleStore(parts: readonly KVCompressor[]): RowStore | undefined {
   const [a, ...rest] = parts.filter((p) => p.store !== undefined)
   const b = rest.find((p) => p.store !== a?.store)
@@ -34,7 +37,10 @@ export function singleStore(parts: readonly KVCompressor[]): RowStore | undefine
   return a?.store
 }
 
-/** Sinks: the most anyone asks for. Per part: the one finite window; two different ones are refused. @throws IncompatibleStages */
+/**
+ * Merges windows: it takes the most sinks that anyone asks for and, per part, the one finite window. @throws IncompatibleStages for two
+ * different finite ones
+ */
 export function mergeWindows(parts: readonly KVCompressor[]): Windows | undefined {
   const given = parts.flatMap((p) => (p.window ? [{ name: p.card.name, window: p.window }] : []))
   if (given.length === 0) return undefined
@@ -43,7 +49,7 @@ export function mergeWindows(parts: readonly KVCompressor[]): Windows | undefine
     const differs = (g: (typeof given)[number]) => JSON.stringify(g.window[part]) !== JSON.stringify(a?.window[part])
     const b = rest.find(differs)
     if (a && b) {
-      // The larger blocks fit both more often: a stage that seals row by row takes any, one of groups only multiples.
+      // The cure proposes the larger blocks, which fit both more often: a stage that seals row by row takes any size, one of groups only multiples.
       const [kept, changed] = blockOf(a.window) >= blockOf(b.window) ? [a, b] : [b, a]
       throw new IncompatibleStages(
         a.name,
@@ -57,11 +63,11 @@ export function mergeWindows(parts: readonly KVCompressor[]): Windows | undefine
   return { sinks: Math.max(...given.map((g) => g.window.sinks)), keys: one('keys'), values: one('values') }
 }
 
-/** Rows that the larger of two finite windows seals at once. */
+/** How many rows the larger of two finite windows seals at once. */
 const blockOf = ({ keys, values }: Windows): number =>
   Math.max(...[keys, values].map(({ recent, block }) => (recent === Number.POSITIVE_INFINITY ? 0 : block)))
 
-/** The windows of `a`, and those of `b` where `a` has none, as `window()` takes them. */
+/** Writes the windows of `a`, and those of `b` where `a` has none, as an argument of `window()`. */
 function windowsText(a: Windows, b: Windows): string {
   const one = (part: Part): string => {
     const { recent, block, drain } = a[part].recent === Number.POSITIVE_INFINITY ? b[part] : a[part]

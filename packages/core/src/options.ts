@@ -4,7 +4,7 @@ import { OptionError } from './errors'
 
 export interface OptionSpec<T> {
   readonly default: T
-  /** One line for the docs table: effect and unit. */
+  /** What it does and in which unit, in one line for the table of the docs. */
   readonly doc: string
   /** What is allowed, in words. */
   readonly allowed: string
@@ -17,7 +17,7 @@ export type OptionsOf<S extends OptionSchema> = {
 
 const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value)
 
-/** Whole number in [min, max]. */
+/** Declares an option that takes a whole number in [min, max]. */
 export const integer = (o: { default: number; min: number; max?: number; doc: string }): OptionSpec<number> => ({
   default: o.default,
   doc: o.doc,
@@ -25,7 +25,7 @@ export const integer = (o: { default: number; min: number; max?: number; doc: st
   valid: (v): v is number => isNumber(v) && Number.isInteger(v) && v >= o.min && v <= (o.max ?? Infinity),
 })
 
-/** Number in (above, max]. */
+/** Declares an option that takes a number above 0 and at most 1. */
 export const fraction = (o: { default: number; doc: string }): OptionSpec<number> => ({
   default: o.default,
   doc: o.doc,
@@ -33,7 +33,7 @@ export const fraction = (o: { default: number; doc: string }): OptionSpec<number
   valid: (v): v is number => isNumber(v) && v > 0 && v <= 1,
 })
 
-/** One of a few literals. */
+/** Declares an option that takes one of a few literals. */
 export const oneOf = <const T extends string | number>(
   values: readonly T[],
   o: { default: NoInfer<T>; doc: string },
@@ -44,7 +44,7 @@ export const oneOf = <const T extends string | number>(
   valid: (v): v is T => (values as readonly unknown[]).includes(v),
 })
 
-/** List of layer numbers. */
+/** Declares an option that takes a list of layer numbers. */
 export const layerList = (o: { default: readonly number[]; doc: string }): OptionSpec<readonly number[]> => ({
   default: o.default,
   doc: o.doc,

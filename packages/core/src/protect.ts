@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs-core'
 import type { Protected } from './contract'
 
-/** How many of `rows` rows of a head stay in any case: the protected ones, at least one where there is any. */
+/** How many of the `rows` rows of a head stay in any case: the protected ones, and at least one where there is any. */
 export const floorOf = (rows: number, { first = 0, last = 0 }: Protected = {}): number =>
   Math.min(rows, Math.max(1, first + last))
 
@@ -13,9 +13,9 @@ export const bothProtect = (a: Protected = {}, b: Protected = {}): Protected => 
 })
 
 /**
- * Scores `[heads, rows]` with protected rows at infinity and dropped ones at -infinity; the caller's.
+ * Lifts protected rows to infinity and lowers dropped ones to -infinity. The result `[heads, rows]` is the caller's.
  * @param scores `[heads, rows]`, or `[1, rows]` for one set of all heads
- * @param live per head and row 1 = live; null while every row is
+ * @param live 1 for every live row, per head; null while every row is live
  */
 export function liftProtected(
   scores: tf.Tensor2D,
@@ -38,7 +38,7 @@ export function liftProtected(
 
 const [FREE, DROPPED, STAYS] = [0, 1, 2]
 
-/** What holds for each row of a head: protected rows are the first and the last of those that are live. */
+/** Marks the protected rows of a head: the first and the last of those that are live. */
 function marksOf(live: Int32Array, first: number, last: number): Int32Array {
   const rows = [...live.keys()].filter((row) => live[row] === 1)
   const marks = new Int32Array(live.length).fill(DROPPED)

@@ -1,4 +1,4 @@
-/** Rotation tables for exactly the positions of one step, so that no position is too far. Half-split pairs (j, j + dim/2). */
+/** Makes rotation tables for exactly the positions of one step, so no position is too far. Channel j is paired with channel j + dim / 2. */
 
 import { rope as rotateKernel } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
@@ -8,14 +8,14 @@ import type { Rope } from './contract'
 export class StepRotation {
   private readonly tables = new Map<number, { cos: tf.Tensor; sin: tf.Tensor; positions: tf.Tensor }>()
 
-  /** @param start original position of the first row. @param count rows of the step. */
+  /** @param start original position of the first row. @param count number of rows of the step */
   constructor(
     private readonly rope: Rope | null,
     private readonly start: number,
     private readonly count: number,
   ) {}
 
-  /** `[heads, count, dim]` rotated to positions `start - shift + i`; a new tensor, also where nothing rotates. */
+  /** Rotates row i of `[heads, count, dim]` to position `start - shift + i`. The result is a new tensor, also where the model does not rotate. */
   rotate(rows: tf.Tensor, shift = 0): tf.Tensor {
     if (!this.rope) return tf.clone(rows)
     const { cos, sin, positions } = this.table(this.rope, shift)

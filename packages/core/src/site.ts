@@ -1,14 +1,14 @@
-/** Where stages are bound. */
+/** Makes sites: where a stage is bound. */
 import * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor, ModelShape, Part, Site } from './contract'
 
-/** A host tensor on the current backend; the caller's. */
+/** Copies a host tensor to the current backend. The result is the caller's. */
 export const upload = ({ shape, values }: HostTensor): tf.Tensor =>
   tf.tensor(values, [...shape], values instanceof Int32Array ? 'int32' : 'float32')
 
 /**
- * The site of the model's own rows in one layer and part. `hold` defaults to a plain upload whose tensors nobody frees:
- * fine for questions about a stage and for tests, while a cache hands in its own pool.
+ * The site where a stage receives the model's own rows of one layer and part. By default `hold` uploads a table that nobody frees, which is
+ * fine for tests and for questions about a stage; a cache hands in its own pool, which counts and frees them.
  */
 export const siteOf = (
   model: ModelShape,

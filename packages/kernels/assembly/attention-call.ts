@@ -68,7 +68,7 @@ export class Call {
   nextBytes: u32
   /** Rows already brought into the cache */
   touched: u32
-  /** Keeps the loads that do so */
+  /** What those loads read is added here, so that the compiler does not leave them out */
   sink: i32
 }
 

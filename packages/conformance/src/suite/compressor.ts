@@ -1,7 +1,7 @@
 /**
- * The suite every compressor passes: it reads what a cache holds, checks attention against a plain reference, the byte ledger
- * against tf.memory(), and that what is sealed stays as it is. Takes the test runner as parameters: vitest, jest, or another.
- * (One list of tests, in the order in which to read them; what they use lies beside this file.)
+ * The suite that every compressor passes. It reads what a cache holds, and checks attention against a plain reference, the byte ledger
+ * against tf.memory(), and that sealed rows stay as they are. The test runner is a parameter: vitest, jest, or another. This file is
+ * the list of tests, in the order in which to read them; what they use lies beside it.
  */
 import {
   CacheStateError,
@@ -28,35 +28,41 @@ import { type Bench, collect, turnSteps } from './turns'
 
 export interface SuiteOptions {
   readonly name: string
-  /** Makes the compressor; with windows small enough that `decode` tokens seal or evict several times. */
+  /** Makes the compressor. Its windows should be small enough that `decode` tokens seal or evict several times. */
   readonly make: () => KVCompressor
-  /** What `make` makes, fitted for a model, once per model. Default: calibrated on `syntheticRun(model)` where it has to be. */
+  /**
+   * Fits what `make` makes for a model; it is called once per model. By default a compressor that needs it is calibrated on
+   * `syntheticRun(model)`.
+   */
   readonly ready?: (model: ModelShape) => Promise<Ready>
-  /** Settings with which nothing is lost (full rank, nothing dropped, `window({ store: 'f32' })`): outputs must then be a dense cache's. */
+  /**
+   * Makes the compressor with settings that lose nothing (full rank, nothing dropped, `window({ store: 'f32' })`). Its outputs must be
+   * those of a dense cache.
+   */
   readonly identity?: () => KVCompressor
   /** Default cpu and wasm. */
   readonly backends?: readonly ('cpu' | 'wasm')[]
   /** Default three small models. Shapes that the method refuses with ModelMismatch are skipped, but not all may be. */
   readonly shapes?: readonly ModelShape[]
-  /** Layers of the default shapes; default 2. */
+  /** How many layers the default shapes have. Default 2. */
   readonly layers?: number
-  /** Tokens of the prompt; default 50. */
+  /** How many tokens the prompt has. Default 50. */
   readonly prompt?: number
-  /** Tokens decoded one by one after it; default 90. */
+  /** How many tokens are decoded one by one after the prompt. Default 90. */
   readonly decode?: number
-  /** Which prompts, chunks and turns are tried at the edges of its sizes. Same seed, same turns; default 1. */
+  /** Chooses the prompts and chunks that are tried around the sizes that the compressor names. The same seed chooses the same ones. Default 1. */
   readonly seed?: number
-  /** Whether a prompt in pieces leaves the same cache as at once; default what the card says, and false with a stage that acts at every append. */
+  /** Whether a prompt leaves the same cache in pieces as at once. Default what the card says, and false where a stage acts at every append. */
   readonly chunkInvariant?: boolean
 }
 
-/** A few f32 products more than a dense cache takes, relative to 1 + |reference|. */
+/** A compressor that loses nothing takes a few f32 products more than a dense cache. Relative to 1 + |reference|. */
 const IDENTITY_TOLERANCE = 5e-5
 
-/** Every so many decoded tokens attention is checked and everything held is read; a prime, so that it meets all phases of a window. */
+/** Attention is checked, and everything that is held is read, after every so many decoded tokens. A prime meets a window at every fill. */
 const LOOK_EVERY = 7
 
-/** Tokens decoded after a fork or a restore: enough to seal again. */
+/** How many tokens are decoded after a fork or a restore: enough to seal again. */
 const TAIL = 36
 
 /** Declares the suite's tests for one compressor. */
@@ -68,7 +74,7 @@ export function testCompressor(runner: TestRunner, options: SuiteOptions): void 
   const lossless = identity && new Readiness(identity)
   for (const backend of backends) {
     const start = async () => {
-      // A turn of the event loop: tfjs answers in microtasks, which would keep a test runner's own messages waiting.
+      // Waits for one turn of the event loop: tfjs answers in microtasks, which keep the messages of a test runner waiting.
       await new Promise((resolve) => setTimeout(resolve, 0))
       await registerKernels(backend)
       await setBackend(backend)
@@ -105,7 +111,7 @@ export function testCompressor(runner: TestRunner, options: SuiteOptions): void 
         expect(known.some((artifacts) => artifacts !== null)).toBe(true)
       })
 
-      // Edges are those of the method, not of a shape or a backend.
+      // Edges belong to the method and not to a shape or a backend, so one of each will do.
       if (backend === (backends.includes('wasm') ? 'wasm' : backends[0])) {
         const onFirst = (body: (bench: Bench, model: ModelShape) => Promise<void>) => async () => {
           for (const model of shapes)
@@ -242,14 +248,14 @@ export function testCompressor(runner: TestRunner, options: SuiteOptions): void 
               const cropped = long.fork()
               for (const step of tail(prompt + 5, TAIL)) await feed(long, step)
               long.dispose()
-              // Tables and masks are made when a cache is first read.
+              // The first read makes tables and masks, so it comes before the ledger is compared.
               const answer = await readAll(cropped)
               expect(cropped.bytes().total).toBe(memory().numBytes - base)
               const short = open()
               for (const step of stepsOf(short, prompt, 5)) await feed(short, step)
               expect(sameBits(answer, await readAll(short))).toBe(true)
               expect(differenceOf(await snapshot(cropped), await snapshot(short))).toBe('')
-              // Peaks tell what was before.
+              // The peak tells what was before, so it is left out.
               expect({ ...cropped.bytes(), peak: 0 }).toEqual({ ...short.bytes(), peak: 0 })
               short.dispose()
               cropped.dispose()
@@ -315,20 +321,20 @@ export function testCompressor(runner: TestRunner, options: SuiteOptions): void 
   }
 }
 
-/** A cache that holds everything as it came. */
+/** Makes a cache that holds everything as it came. */
 const DENSE: KVCompressor = {
   card: { name: 'dense', title: 'Dense', summary: 'Holds everything as it came.', chunkInvariant: true },
   stages: [],
   store: 'f32',
 }
 
-/** One after the other, the second begun when the first has ended. */
+/** Runs one after the other: the second begins when the first has ended. */
 function* chained<T>(first: Iterable<T>, second: () => Iterable<T>): Generator<T> {
   yield* first
   yield* second()
 }
 
-/** Answers of every layer to one query each, from what is stored. */
+/** What every layer answers to one query, from what is stored. */
 async function readAll(cache: KVCache) {
   const answers = []
   for (let layer = 0; layer < cache.model.layers; layer++) {

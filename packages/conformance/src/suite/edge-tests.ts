@@ -1,11 +1,11 @@
-/** The tests of the suite that cross every edge a compressor names, on the first of the shapes that it takes. */
+/** The tests that cross every size at which a compressor acts, on the first of the shapes that it takes. */
 import type { KVCompressor, ModelShape } from '@kvloom/core'
 import type { TestRunner } from '@kvloom/golden'
 import { strangeNumbers } from './numbers'
 import { expectNone } from './steps'
 import { type Bench, runLong, runTurns, turnsOf } from './turns'
 
-/** Tokens of the long run. */
+/** How many tokens the long run has. */
 const LONG = 500
 
 interface EdgeOptions {
@@ -16,7 +16,7 @@ interface EdgeOptions {
   readonly on: (body: (bench: Bench, model: ModelShape) => Promise<void>) => (...context: unknown[]) => Promise<void>
 }
 
-/** Declares them. */
+/** Declares these tests. */
 export function declareEdgeTests({ it }: TestRunner, { make, prompt, seed, on }: EdgeOptions): void {
   it(
     'keeps what it promises and a row of every head, over prompts of all sizes and further ones, as its fork and its restored copy',

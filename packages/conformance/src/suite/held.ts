@@ -1,20 +1,20 @@
-/** What a cache holds, read back as plain numbers. */
+/** Reads what a cache holds, as plain numbers. */
 import { type KVCache, siteOf, stagesOn } from '@kvloom/core'
 import { fromTensor, type NdArray } from '@kvloom/golden'
 import { dispose, tidy } from '@tensorflow/tfjs-core'
 
-/** What is held of one KV head; heads of a ragged layer hold different numbers of rows. */
+/** What one KV head holds. Heads of a ragged layer hold different numbers of rows. */
 export interface HeldHead {
-  /** Per row `[keyDim]` after RoPE at `positions`, and `[valueDim]`. */
+  /** One entry per row: keys `[keyDim]` after RoPE at `positions`, and values `[valueDim]`. */
   readonly keys: readonly Float32Array[]
   readonly values: readonly Float32Array[]
-  /** Original position of every row; -1 for a dropped row that its block still holds. */
+  /** The original position of every row, and -1 for a dropped row that its block still holds. */
   readonly positions: Int32Array
 }
 /** By KV head of the model. */
 export type Held = readonly HeldHead[]
 
-/** What a layer reads: its own rows in all lanes, or those of the layer it shares with. */
+/** Reads the rows that a layer attends to: its own in all lanes, or those of the layer that it shares with. */
 export async function heldIn(cache: KVCache, layer: number): Promise<Held> {
   const held: HeldHead[] = []
   for (const [lane, { heads }] of cache.segments(cache.sourceLayer(layer)).entries()) {
@@ -36,31 +36,31 @@ export function rowsOf({ shape, data }: NdArray, head: number): Float32Array[] {
   })
 }
 
-/** How many rows a head attends to. */
+/** How many rows of a head are live. */
 export const liveRows = ({ positions }: HeldHead): number => positions.filter((p) => p >= 0).length
 
-/** Whether rows are read at positions 0, 1, ... without gaps: after a resampling, or where dropped rows make the others move up. */
+/** Whether rows are read at positions 0, 1, ... without gaps, because they were resampled or are numbered anew after a drop. */
 export const usesSlots = (cache: KVCache, layer: number): boolean =>
   stagesOn(cache.compressor, 'resample', layer).length > 0 ||
   stagesOn(cache.compressor, 'pick', layer).some((stage) => {
     let slots = false
-    // Tables that it asks for are freed again.
+    // Frees the tables that the stage asks for.
     tidy(() => {
       slots = stage.bind(siteOf(cache.model, layer, 'keys')).positions === 'slot'
     })
     return slots
   })
 
-/** The bits of numbers, to compare exactly. */
+/** The bits of numbers, so that they can be compared exactly. */
 export const bitsOf = (row: NdArray['data']): string =>
   Buffer.from(row.buffer, row.byteOffset, row.byteLength).toString('base64')
 
-/** Equal in every bit, and in shape, one by one. */
+/** Whether tensors are equal one by one, in shape and in every bit. */
 export const sameBits = (a: readonly NdArray[], b: readonly NdArray[]): boolean =>
   a.length === b.length &&
   a.every(({ shape, data }, i) => shape.join() === b[i]?.shape.join() && bitsOf(data) === bitsOf(b[i].data))
 
-/** Everything a cache holds, as text that is equal exactly when every bit of it is. */
+/** Writes everything that a cache holds as text. Two texts are equal exactly when every bit is. */
 export async function snapshot(cache: KVCache): Promise<readonly string[]> {
   const { index, perPrompt, host } = cache.bytes()
   const lines: string[] = [JSON.stringify({ index, perPrompt, host })]

@@ -1,4 +1,4 @@
-/** Numbers that no cache can hold, or hardly: what happens must be a typed error or a right answer. */
+/** Feeds numbers that a cache can hardly hold, or not at all. What follows must be a typed error or a right answer. */
 import { CacheStateError, type KVCache, NonFiniteError } from '@kvloom/core'
 import { buffer, dispose, type Tensor3D } from '@tensorflow/tfjs-core'
 import { differenceOf, heldIn, snapshot } from './held'
@@ -10,10 +10,10 @@ import type { Bench } from './turns'
 const PARTS = ['queries', 'keys', 'values'] as const
 type StepPart = (typeof PARTS)[number]
 
-/** Within f16, and beyond it once a rotation or a norm makes it larger. */
+/** This number fits into f16, but not once a rotation or a norm has made it larger. */
 const LARGE = 65000
 
-/** With a number of that size scores reach 3e4, where f32 leaves two decimals; relative to 1 + |reference|. */
+/** With a number of that size scores reach 3e4, where f32 has two decimals left. Relative to 1 + |reference|. */
 const LARGE_TOLERANCE = 5e-2
 
 /** Sentences on what NaN, infinity and a large number in each of queries, keys and values do to a cache of so many tokens. */
@@ -54,7 +54,7 @@ async function oneNumber(
   }
 }
 
-/** The first number of one part becomes another. Takes the rows over. */
+/** Replaces the first number of one part. It takes the rows over. */
 function withNumber(rows: StepRows, part: StepPart, number: number): StepRows {
   const given = rows[part] as Tensor3D
   const values = buffer(given.shape, 'float32', Float32Array.from(given.dataSync<'float32'>()))
@@ -63,10 +63,10 @@ function withNumber(rows: StepRows, part: StepPart, number: number): StepRows {
   return { ...rows, [part]: values.toTensor() }
 }
 
-/** Tokens after which a large number has left the exact window, where it is small. */
+/** After so many tokens a large number has left the window, where the window is small. */
 const LATER = 40
 
-/** Rows that were stored, read back once they are sealed, and answers that come after them. */
+/** Checks rows that were stored once they are sealed, and the answers that come after them. */
 async function staysFinite(cache: KVCache): Promise<string[]> {
   const problems: string[] = []
   for (let i = 0; i < LATER; i++) problems.push(...(await answersOn(cache)))
@@ -83,14 +83,14 @@ async function answersOn(cache: KVCache): Promise<string[]> {
   return answers.every(({ data }) => data.every(Number.isFinite)) ? [] : ['the next answer is not finite']
 }
 
-/** A refusal at the first layer changes nothing but the room that was made for the step, which can be taken again. */
+/** Checks that a refusal at the first layer changes nothing but the room that was made for the step, and that the step can be taken again. */
 async function stillWhole(cache: KVCache, before: readonly string[]): Promise<string[]> {
   if (cache.compressor.stages.some(({ when }) => when === 'room')) return answersOn(cache)
   const difference = differenceOf(await snapshot(cache), before)
   return difference ? [`what is held changed: ${difference}`] : answersOn(cache)
 }
 
-/** Once a layer has stored its rows the step cannot be taken back: the cache says so, and what it holds stays readable. */
+/** Checks a refusal after a layer has stored its rows. The step cannot be taken back then: the cache says so, and what it holds stays readable. */
 async function broken(cache: KVCache): Promise<string[]> {
   const { keys, values } = await cache.materialize(cache.sourceLayer(0))
   dispose([keys, values])

@@ -1,12 +1,12 @@
-/** What a compressor says that it keeps, read from its stages, and whether a cache holds it. */
+/** Reads from its stages what a compressor promises to keep, and checks that a cache holds it. */
 import { type KVCache, type KVCompressor, type ModelShape, type Protected, siteOf, stagesOn } from '@kvloom/core'
 import { tidy } from '@tensorflow/tfjs-core'
 import { type Held, type HeldHead, heldIn } from './held'
 
-/** Rows of a layer that stay whatever scores, counts and budgets say. */
+/** The rows of a layer that stay whatever scores, counts and budgets say. */
 export function promisedOn(compressor: KVCompressor, model: ModelShape, layer: number): Required<Protected> {
   const stages = [...stagesOn(compressor, 'score', layer), ...stagesOn(compressor, 'pick', layer)]
-  // Tables that a stage asks for are freed again.
+  // Frees the tables that a stage asks for.
   const promises = tidyly(() => stages.map((stage) => stage.bind(siteOf(model, layer, 'keys')).protect))
   return {
     first: Math.max(0, ...promises.map((promise) => promise?.first ?? 0)),
@@ -14,7 +14,7 @@ export function promisedOn(compressor: KVCompressor, model: ModelShape, layer: n
   }
 }
 
-/** Runs what makes tensors that nobody keeps. */
+/** Runs `work` and frees the tensors that it makes. */
 export function tidyly<T>(work: () => T): T {
   const results: T[] = []
   tidy(() => {
@@ -28,7 +28,7 @@ export async function brokenPromises(cache: KVCache): Promise<string[]> {
   const problems: string[] = []
   for (let layer = 0; layer < cache.model.layers; layer++) {
     if (cache.sourceLayer(layer) !== layer) continue
-    // Rows that were resampled are no tokens any more.
+    // A resampled row stands for no single token, so it cannot be looked for.
     const resampled = stagesOn(cache.compressor, 'resample', layer).length > 0
     const promise = resampled ? { first: 0, last: 0 } : promisedOn(cache.compressor, cache.model, layer)
     problems.push(...missingRows(await heldIn(cache, layer), cache.tokensSeen, promise, `layer ${layer}`))
@@ -63,8 +63,8 @@ const range = (from: number, end: number): number[] =>
   Array.from({ length: Math.max(0, end - from) }, (_, i) => from + i)
 
 /**
- * The sizes at which a compressor acts, from what it says: its promises and exact zones, a full resampled cache, the budget of a recall,
- * the most tokens of a step. Prompts around them cross its edges.
+ * The sizes at which a compressor acts, as its stages state them: promised rows and windows, the capacity of a resampled cache, the budget of a
+ * recall, the most tokens of a step. Prompts of about these sizes cross its edges.
  */
 export function sizesOf(compressor: KVCompressor, model: ModelShape): readonly number[] {
   const { window } = compressor

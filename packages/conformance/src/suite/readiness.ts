@@ -1,4 +1,4 @@
-/** What a compressor has learned, per model of the suite; fitted once, whichever test asks first. */
+/** Fits a compressor for each model of the suite, once, when the first test asks for it. */
 import {
   type Artifact,
   calibrate,
@@ -21,7 +21,7 @@ export class Readiness {
     private readonly given?: (model: ModelShape) => Promise<Ready>,
   ) {}
 
-  /** What was fitted for a model, nothing for a compressor that needs no fit; null when the method refuses the model. */
+  /** The artifacts for a model; none for a compressor that needs no fit, and null when the method refuses the model. */
   artifacts(model: ModelShape): Promise<readonly Artifact[] | null> {
     const known = this.known.get(model) ?? this.fit(model)
     this.known.set(model, known)

@@ -1,10 +1,10 @@
-/** What a compressor's recalls are asked and answer, so that attention over a selection can be checked exactly. */
+/** Records what a compressor's recalls select, so that attention over a selection can be checked exactly. */
 import type { KVCache, KVCompressor, Recall, Stage } from '@kvloom/core'
 import { type Held, liveRows } from './held'
 
 interface Selection {
   readonly layer: number
-  /** Rows `[queryHeads, count]` of the indexed ones, as the recall chose them. */
+  /** Which of the indexed rows the recall chose, `[queryHeads, count]`. */
   readonly rows: Int32Array
   readonly count: number
   readonly indexed: number
@@ -16,7 +16,7 @@ export class RecallWatch {
   private selections: Selection[] = []
   private wrong: string[] = []
 
-  /** The same compressor, its recalls watched. */
+  /** Returns the same compressor with its recalls watched. */
   over(compressor: KVCompressor): KVCompressor {
     const stages = compressor.stages.map((stage) => (stage.kind === 'recall' ? this.watched(stage) : stage))
     return { ...compressor, stages }
@@ -47,7 +47,7 @@ export class RecallWatch {
     }
   }
 
-  /** Rows must be ascending, so none twice, and among the indexed ones. */
+  /** Checks that rows are ascending, and so none is there twice, and that they are among the indexed ones. */
   private look(selection: Selection, expected: readonly number[], shape: readonly number[]): void {
     const { layer, rows, count, indexed } = selection
     this.selections.push(selection)
@@ -70,8 +70,8 @@ export class RecallWatch {
   }
 
   /**
-   * Which stored rows each query head read since `forget`; null when it cannot be told (some lanes of a ragged layer selected,
-   * and not those that hold more than the budget).
+   * Which stored rows each query head read since `forget`. A selection does not name its lane, so selections are matched with the lanes that
+   * hold more rows than the budget. When there are more or fewer of these, nobody can tell which lane selected, and the answer is null.
    */
   readsOf(cache: KVCache, layer: number, held: Held): ((queryHead: number, row: number) => boolean) | null {
     const source = cache.sourceLayer(layer)

@@ -1,4 +1,4 @@
-/** Attention written out in plain double precision: what a cache's output is checked against. */
+/** Attention written out in plain double precision. A cache's output is checked against it. */
 import type { ModelShape } from '@kvloom/core'
 import type { NdArray } from '@kvloom/golden'
 import { type Held, type HeldHead, rowsOf } from './held'
@@ -12,11 +12,11 @@ export interface PlainStep {
 
 /** How a step reads what is held. */
 export interface Reading {
-  /** Original position of the step's first token. */
+  /** The original position of the step's first token. */
   readonly start: number
-  /** Rows held are read at positions 0, 1, … without gaps instead of their original ones, the step's rows after them. */
+  /** Whether held rows are read at positions 0, 1, ... without gaps instead of their original ones; the step's own rows follow them. */
   readonly slots: boolean
-  /** The step's own rows are among those held, and read as they are held; otherwise they are read as they came, after those held. */
+  /** Whether the step's own rows are among the held ones and read as they are held. Otherwise they are read as they came, behind the held ones. */
   readonly stored: boolean
   /** Whether a query head reads row number `row` of its KV head. */
   readonly reads: (queryHead: number, row: number) => boolean
@@ -54,7 +54,7 @@ export function plainAttention(model: ModelShape, held: Held, step: PlainStep, r
 }
 
 interface Row {
-  /** Number among the stored rows of its head. */
+  /** The number of the row among the stored rows of its head. */
   readonly row: number
   readonly position: number
   readonly key: ArrayLike<number>
@@ -66,7 +66,7 @@ function liveRowsOf(model: ModelShape, held: HeldHead | undefined, slots: boolea
   held?.positions.forEach((position, row) => {
     if (position < 0) return
     const key = held.keys[row] ?? []
-    // Keys are held rotated to their position.
+    // Held keys are rotated to their original positions already.
     const move = slots ? rows.length - position : 0
     rows.push({
       row,
@@ -88,7 +88,7 @@ function ownRows(model: ModelShape, step: PlainStep, kvHead: number, first: numb
   }))
 }
 
-/** Half-split rotary embedding: pairs (j, j + dim / 2). */
+/** Rotary embedding that pairs channel j with channel j + dim / 2. */
 export function rotate(
   x: ArrayLike<number>,
   position: number,

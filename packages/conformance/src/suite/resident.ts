@@ -1,19 +1,19 @@
-/** Whether a cache holds little more than its rows need: pages that are hardly used, and rows that were dropped and stay. */
+/** Checks that a cache holds little more than its rows need. Pages that are hardly used cost bytes, and so do dropped rows that stay. */
 import { foldSpace, type KVCache, type Part, type SegmentView, stagesOn } from '@kvloom/core'
 import { type Tensor, util } from '@tensorflow/tfjs-core'
 import { type Held, heldIn } from './held'
 
-/** Bytes of pages over what their rows need, besides the page of every zone of a part and lane that is being filled or emptied. */
+/** By how much pages may exceed what their rows need. A page that is being filled or emptied comes on top, one per zone of a part and lane. */
 export const RESIDENT_SHARE = 1.15
 
 const bytesOf = (tensors: SegmentView['tensors']): number =>
   Object.values(tensors).reduce((sum, t: Tensor) => sum + t.size * util.bytesPerElement(t.dtype), 0)
 
-/** What the segments of one part of one lane take. */
+/** How many bytes the segments of one part of one lane take. */
 export interface Resident {
   readonly held: number
   readonly needed: number
-  /** What may be idle: a page of every zone, two of a window that slides. */
+  /** How much may be idle: a page of every zone, and two of a window that slides. */
   readonly page: number
 }
 
@@ -24,7 +24,7 @@ export interface Resident {
 export function residentOf(segments: readonly SegmentView[], drops = false): Resident {
   const pages = new Map<SegmentView['tensors'][string] | undefined, { bytes: number; zone: string }>()
   let needed = 0
-  // Rows in host memory part the pages before them from those behind.
+  // Rows in host memory separate the pages before them from those behind.
   const parts = segments.some(({ tensors }) => Object.keys(tensors).length === 0) ? 2 : 1
   for (const { zone, tensors, rows, capacity } of segments) {
     const bytes = bytesOf(tensors)
@@ -46,8 +46,8 @@ export function residentOf(segments: readonly SegmentView[], drops = false): Res
 }
 
 /**
- * Sentences on parts that take more than their rows need. Reads nothing back.
- * @param prompts ended so far: rows sealed under another prompt's fit lie in pages of their own
+ * Returns sentences on parts that take more than their rows need. It reads nothing back.
+ * @param prompts how many prompts have ended: rows that were sealed under another prompt's fit lie in pages of their own
  */
 export function slackIn(cache: KVCache, prompts: number): string[] {
   const problems: string[] = []
@@ -70,10 +70,10 @@ export function slackIn(cache: KVCache, prompts: number): string[] {
 const fitsPrompts = (cache: KVCache, layer: number, part: Part): boolean =>
   stagesOn(cache.compressor, 'transform', layer, part).some((stage) => stage.when === 'promptEnd')
 
-/** Of dropped rows that no block needs, so many may wait to be copied away together: a share of the live ones, or one. */
+/** How many dropped rows that no block needs may wait to be copied away together: a share of the live ones, or one. */
 const WAITING_SHARE = 0.15
 
-/** Sentences on dropped rows that are held though no sealed block of either part holds them. */
+/** Returns sentences on dropped rows that are still held although no sealed block of either part needs them. */
 export async function deadRowsIn(cache: KVCache): Promise<string[]> {
   const problems: string[] = []
   for (let layer = 0; layer < cache.model.layers; layer++) {
@@ -92,7 +92,7 @@ export async function deadRowsIn(cache: KVCache): Promise<string[]> {
   return problems
 }
 
-/** Rows that are dead in every head and in no sealed segment that has a live row. */
+/** The rows that are dead in every head and lie in no sealed segment with a live row. */
 export function deadRows(
   positions: readonly Held[number]['positions'][],
   parts: readonly (readonly Pick<SegmentView, 'zone' | 'rows'>[])[],

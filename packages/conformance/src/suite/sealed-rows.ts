@@ -6,14 +6,14 @@ import { bitsOf, heldIn } from './held'
 
 export class SealedRows {
   private readonly rows = new Map<string, string>()
-  /** By tensor, which is kept so that its id is not given again. */
+  /** What was seen of each tensor. The tensor is held on to, so that no other one gets its id. */
   private readonly pages = new Map<number, { tensor: Tensor; bytes: string }>()
 
-  /** Sentences on what changed since it was sealed. */
+  /** Returns sentences on what changed since it was sealed. */
   async look(cache: KVCache): Promise<string[]> {
     const problems: string[] = []
     for (let layer = 0; layer < cache.model.layers; layer++) {
-      // A resampling rewrites rows, and names them anew.
+      // A resampling rewrites rows and numbers them anew, so they cannot be followed.
       const named = stagesOn(cache.compressor, 'resample', layer).length === 0
       const held = await heldIn(cache, layer)
       for (const lane of cache.segments(layer))

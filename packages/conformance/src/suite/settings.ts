@@ -1,4 +1,4 @@
-/** A method's settings drawn at random from what its options say is valid: each is refused by name or passes. */
+/** Draws a method's settings at random from what its options allow. Each must be refused with a typed error, or pass. */
 import {
   type Artifact,
   calibrate,
@@ -24,11 +24,11 @@ import { runTurns, type Turn } from './turns'
 
 export interface SettingsOptions {
   readonly name: string
-  /** Methods to compose, in this order; each is drawn settings for. */
+  /** The methods to compose, in this order. Settings are drawn for each. */
   readonly methods: readonly MethodFactory[]
   /** How many settings that open a cache are tried. Default 8. */
   readonly samples?: number
-  /** Same seed, same settings. Default 1. */
+  /** The same seed draws the same settings. Default 1. */
   readonly seed?: number
   /** Options that are not drawn, by method name. */
   readonly fixed?: Readonly<Record<string, Readonly<Record<string, unknown>>>>
@@ -47,7 +47,7 @@ const SHAPES: readonly ModelShape[] = [
   syntheticModel({ queryHeads: 3, kvHeads: 1, keyDim: 96, valueDim: 96 }),
 ]
 
-/** Draws for one sample, refused ones included. */
+/** How often settings are drawn for one sample, refused ones included. */
 const DRAWS = 40
 
 /** Declares one test: of the settings drawn from a seed, each is refused with a typed error before a cache opens, or passes turns of prompts. */
@@ -82,7 +82,7 @@ export function testSettings({ describe, it, expect }: TestRunner, options: Sett
         if (numBytes !== before.numBytes || numTensors !== before.numTensors)
           found.push(`${numTensors - before.numTensors} tensors, ${numBytes - before.numBytes} bytes are left`)
         problems.push(...found.map((problem) => `${JSON.stringify(drawn)} on ${model.name}: ${problem}`))
-        // A turn of the event loop: tfjs answers in microtasks, which would keep a test runner's own messages waiting.
+        // Waits for one turn of the event loop: tfjs answers in microtasks, which keep the messages of a test runner waiting.
         await new Promise((resolve) => setTimeout(resolve, 0))
       }
       expectNone(problems)
@@ -91,7 +91,7 @@ export function testSettings({ describe, it, expect }: TestRunner, options: Sett
   })
 }
 
-/** Codes of the layers below the cache: a setting that reaches them was not refused, it broke something. */
+/** Error codes of what lies below the cache. A setting that gets this far was not refused: it broke something. */
 const DEFECT = /^(?:KERNEL_|MATH$)/
 
 async function outcome(
@@ -128,13 +128,13 @@ async function outcome(
   }
 }
 
-/** Numbers at the edges of what methods do, and near them. */
+/** Numbers at which methods change what they do, and their neighbours. */
 const NUMBERS = [
   0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 17, 24, 31, 32, 33, 48, 64, 1e-6, 0.05, 0.1, 0.25, 0.3, 0.5, 0.75, 0.9, 1,
 ]
 const LISTS = [[], [0], [1], [0, 1]]
 
-/** Valid options: defaults, numbers and lists at the edges, and the literals that `allowed` names. */
+/** Values to try for an option: its default, numbers and lists at the edges, and the literals that `allowed` names. */
 export function drawOptions(schema: OptionSchema, random: () => number): Record<string, unknown> {
   const drawn: Record<string, unknown> = {}
   for (const [name, spec] of Object.entries(schema)) {

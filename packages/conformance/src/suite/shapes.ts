@@ -1,4 +1,4 @@
-/** Small synthetic models and their seeded rows. */
+/** Makes small synthetic models, and rows for them from a seed. */
 import type { ModelShape } from '@kvloom/core'
 import { type Tensor, tensor3d } from '@tensorflow/tfjs-core'
 
@@ -35,7 +35,7 @@ export function syntheticModel({ queryHeads, kvHeads, keyDim, valueDim, layers =
 /** Grouped queries, head dims 32, 64 and 80, and keys wider than values. */
 export const SHAPES: readonly ModelShape[] = shapesOf(2)
 
-/** The same with more layers, for methods that join or share layers. */
+/** The same shapes with more layers, for methods that join or share layers. */
 export function shapesOf(layers: number): readonly ModelShape[] {
   return [
     syntheticModel({ queryHeads: 4, kvHeads: 2, keyDim: 32, valueDim: 32, layers }),
@@ -44,14 +44,14 @@ export function shapesOf(layers: number): readonly ModelShape[] {
   ]
 }
 
-/** Queries, keys and values of one layer, before RoPE; the caller disposes. */
+/** Queries, keys and values of one layer, before RoPE. The caller disposes of them. */
 export interface StepRows {
   readonly queries: Tensor
   readonly keys: Tensor
   readonly values: Tensor
 }
 
-/** Rows of tokens `from ... from + count` of the sequence named by `seed`: the same however they are cut. */
+/** The rows of tokens `from ... from + count` in the sequence that `seed` names. They are the same however the sequence is cut. */
 export function rowsAt(model: ModelShape, layer: number, from: number, count: number, seed: number): StepRows {
   const rows = (part: number, heads: number, dim: number): Tensor => {
     const data = new Float32Array(heads * count * dim)
@@ -71,11 +71,11 @@ export function rowsAt(model: ModelShape, layer: number, from: number, count: nu
   }
 }
 
-/** Token ids below 8 of tokens `from ... from + count`: for methods that look at them. */
+/** The ids of tokens `from ... from + count`, all below 8, for methods that look at them. */
 export const tokensAt = (from: number, count: number): Int32Array =>
   Int32Array.from({ length: count }, (_, i) => Math.floor(8 * seeded(from + i)()))
 
-/** mulberry32: numbers in [0, 1). */
+/** Draws numbers in [0, 1) from a seed (mulberry32). */
 export function seeded(seed: number): () => number {
   let state = seed
   return () => {

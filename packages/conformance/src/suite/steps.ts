@@ -1,4 +1,4 @@
-/** Feeding a cache step by step, with or without checking its attention against the plain reference. */
+/** Feeds a cache step by step, with or without checking its attention against the plain reference. */
 import type { KVCache, Phase } from '@kvloom/core'
 import { fromTensor, type NdArray } from '@kvloom/golden'
 import { dispose } from '@tensorflow/tfjs-core'
@@ -7,7 +7,7 @@ import type { RecallWatch } from './recall-watch'
 import { plainAttention } from './reference'
 import { rowsAt, type StepRows, tokensAt } from './shapes'
 
-/** f32 products and sums against double precision, relative to 1 + |reference|. */
+/** How far f32 products and sums may be from double precision, relative to 1 + |reference|. */
 const ATTENTION_TOLERANCE = 2e-5
 
 export interface PlannedStep {
@@ -16,7 +16,7 @@ export interface PlannedStep {
   readonly phase: Phase
 }
 
-/** A prompt, in as few chunks as the cache allows at each step, and single tokens. */
+/** The steps of a prompt, in as few chunks as the cache allows at each, and of single tokens behind it. */
 export function* stepsOf(cache: KVCache, prompt: number, decode: number): Generator<PlannedStep> {
   for (let from = 0; from < prompt; ) {
     const count = Math.min(prompt - from, cache.chunkLimit)
@@ -26,7 +26,7 @@ export function* stepsOf(cache: KVCache, prompt: number, decode: number): Genera
   yield* tail(prompt, decode)
 }
 
-/** A prompt cut into `sizes` and the rest. */
+/** The steps of a prompt that is cut into `sizes` and the rest. */
 export function cut(prompt: number, sizes: readonly number[]): PlannedStep[] {
   const steps: PlannedStep[] = []
   let from = 0
@@ -38,11 +38,11 @@ export function cut(prompt: number, sizes: readonly number[]): PlannedStep[] {
   return [...steps, { from, count: prompt - from, phase: 'promptEnd' }]
 }
 
-/** Single tokens. */
+/** The steps of single tokens. */
 export const tail = (from: number, count: number): PlannedStep[] =>
   Array.from({ length: count }, (_, i) => ({ from: from + i, count: 1, phase: 'decode' }))
 
-/** One step through all layers; every layer's output. A layer that shares is handed queries only. */
+/** Takes one step through all layers and returns every layer's output. A layer that reads another one's rows is handed queries only. */
 export async function feed(cache: KVCache, { from, count, phase }: PlannedStep, seed = 1): Promise<NdArray[]> {
   cache.begin(tokensAt(from, count), phase)
   const outputs: NdArray[] = []
@@ -57,16 +57,17 @@ export async function feed(cache: KVCache, { from, count, phase }: PlannedStep, 
   return outputs
 }
 
-/** Rows of a step that are not those of the sequence, and what that does to the precision of an answer. */
+/** Replaces the rows of a step by others, and says what that does to the precision of an answer. */
 export interface Changed {
-  /** Takes the rows of a layer over and gives others. */
+  /** Takes over the rows of a layer and returns others. */
   readonly rows: (layer: number, rows: StepRows) => StepRows
   readonly tolerance: number
 }
 
 /**
- * One step whose attention is checked, every layer's against what it read; sentences on what is wrong. Left out is a layer of which that cannot
- * be told afterwards: rows read as they are stored and dropped in the same turn, and some, not all, large lanes of a ragged layer recalled.
+ * Takes one step and checks every layer's attention against the rows that the layer read. Returns sentences on what is wrong. A layer is left
+ * out when nobody can tell afterwards what it read: when it read its own rows as they are stored and dropped some of them in the same
+ * step, or when a recall selected in some of the large lanes of a ragged layer and not in all.
  */
 export async function feedChecked(
   cache: KVCache,
@@ -111,14 +112,14 @@ export async function feedChecked(
   return problems
 }
 
-/** Whether rows may have been dropped or rewritten between a step's attention to them and the end of the layer's turn. */
+/** Whether rows may have been dropped or rewritten after a step attended to them and before the layer's work in that step ended. */
 function changedAfter(cache: KVCache, { count, phase }: PlannedStep, before: Held, after: Held): boolean {
   const waits = cache.compressor.stages.some(({ when }) => when === 'promptEnd')
   const grew = after.every((head, h) => liveRows(head) === (before[h] ? liveRows(before[h]) : 0) + count)
   return (waits && phase === 'promptEnd') || !grew
 }
 
-/** Relative to 1 + |expected|. */
+/** The largest difference, relative to 1 + |expected|. */
 export function largestError(actual: ArrayLike<number>, expected: ArrayLike<number>): { error: number; at: number } {
   if (actual.length !== expected.length) return { error: Number.POSITIVE_INFINITY, at: -1 }
   let worst = { error: 0, at: 0 }
@@ -131,10 +132,10 @@ export function largestError(actual: ArrayLike<number>, expected: ArrayLike<numb
   return worst
 }
 
-/** Most sentences that an error lists. */
+/** An error lists at most so many sentences. */
 const LISTED = 20
 
-/** Fails with all that is wrong in its message, which runners shorten when they compare lists. */
+/** Fails with all that is wrong in its message. Runners shorten lists that they compare, so it does not compare one. */
 export function expectNone(problems: readonly string[]): void {
   if (problems.length === 0) return
   const more = problems.length > LISTED ? [`and ${problems.length - LISTED} more`] : []

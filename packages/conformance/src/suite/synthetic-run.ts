@@ -1,4 +1,4 @@
-/** A calibration run without a model: what an engine would offer, made up, seeded and small. */
+/** Makes up a calibration run without a model. It offers what an engine offers, from a seed and small. */
 import {
   type CalibrationRun,
   type HostTensor,
@@ -12,7 +12,7 @@ import { tensor2d, tidy } from '@tensorflow/tfjs-core'
 import { rotate } from './reference'
 import { seeded } from './shapes'
 
-/** Width of the hidden states, more than the KV heads of `SHAPES` have channels. */
+/** The width of the hidden states; the KV heads of `SHAPES` have fewer channels. */
 const HIDDEN = 160
 const SEQUENCES = [0, 1]
 const TOKENS = 96
@@ -21,8 +21,8 @@ const SENTENCE_TOKENS = 12
 const PROJECTIONS = { key: 'keys', value: 'values' } as const
 
 /**
- * Calibration data for any model shape, the same at every call: hidden states that drift from token to token and change little from layer to
- * layer, and rows that are products of weights of falling spectrum with them, so that every kind of fit has something to find.
+ * Makes calibration data for any model shape, the same at every call. Hidden states drift from token to token and change little from layer to
+ * layer; rows are their products with weights of falling spectrum. So every kind of fit has something to find.
  */
 export function syntheticRun(model: ModelShape): CalibrationRun {
   const states = new Map<string, Float32Array>()
@@ -77,7 +77,7 @@ const dimOf = (model: ModelShape, part: Part): number => (part === 'keys' ? mode
 const seedOf = (what: number, layer: number, sequence: number): number =>
   ((what * 31 + layer) * 31 + sequence) * 8191 + 1
 
-/** Hidden states of a layer from those of the layer before; the first layer's follow each other. */
+/** Makes the hidden states of a layer from those of the layer before. In the first layer each token's follow from the token before. */
 function nextState(before: Float32Array | null, tokens: number, seed: number): Float32Array {
   const random = seeded(seed)
   const states = new Float32Array(tokens * HIDDEN)
@@ -113,7 +113,7 @@ function projected(states: Float32Array, weight: Float32Array, heads: number, di
   return { shape: [heads, tokens, dim], values }
 }
 
-/** Squared gradients: positive, of sizes that differ from token to token. */
+/** Makes squared gradients: positive numbers whose size differs from token to token. */
 function squares(model: ModelShape, part: Part, seed: number): HostTensor {
   const random = seeded(seed)
   const dim = dimOf(model, part)
@@ -138,7 +138,7 @@ function rotated(model: ModelShape, { shape, values }: HostTensor): HostTensor {
 function sharedLayers(model: ModelShape, candidate: KVCompressor): number {
   const stages = stagesOn(candidate, 'model', 0)
   let shared = 0
-  // Tables that a stage asks for are freed again.
+  // Frees the tables that a stage asks for.
   tidy(() => {
     const bound = stages.map((stage) => stage.bind(siteOf(model, 0, 'keys')))
     for (let layer = 0; layer < model.layers; layer++)

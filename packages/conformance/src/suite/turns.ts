@@ -1,4 +1,4 @@
-/** Prompts that follow each other on one cache: cut in chunks, each followed by decoded tokens, every step watched. */
+/** Feeds one cache several prompts after each other, cut into chunks and followed by decoded tokens, and watches every step. */
 import type { KVCache, KVCompressor, ModelShape } from '@kvloom/core'
 import type { NdArray } from '@kvloom/golden'
 import { memory } from '@tensorflow/tfjs-core'
@@ -10,7 +10,7 @@ import { SealedRows } from './sealed-rows'
 import { seeded } from './shapes'
 import { feed, feedChecked, type PlannedStep } from './steps'
 
-/** What a test works with: caches of the compressor on one model, which may also be restored. */
+/** What a test works with: it opens and restores caches of one compressor on one model. */
 export interface Bench {
   readonly open: () => KVCache
   readonly restore: (bytes: Uint8Array) => KVCache
@@ -20,7 +20,7 @@ export interface Bench {
 /** A prompt and the tokens decoded after it. */
 export interface Turn {
   readonly prompt: number
-  /** Tokens of a step of the prompt, at most. */
+  /** The most tokens that a step of the prompt has. */
   readonly chunk: number
   readonly decode: number
 }
@@ -31,8 +31,8 @@ const ALL = Number.POSITIVE_INFINITY
 const LONGEST = 400
 
 /**
- * Prompts of 1 and 2 tokens and around every size at which the compressor acts, 5 times the largest, in chunks of 1, 7 and all; each followed
- * by prompts of 1, of 3 and of many tokens on the same cache.
+ * Collects prompts of 1 and 2 tokens, of about every size at which the compressor acts, and of 5 times the largest such size, in chunks of 1, 7
+ * and all. Prompts of 1, of 3 and of many tokens follow each on the same cache.
  */
 export function turnsOf(compressor: KVCompressor, model: ModelShape, seed: number): readonly (readonly Turn[])[] {
   const random = seeded(seed)
@@ -51,7 +51,7 @@ export function turnsOf(compressor: KVCompressor, model: ModelShape, seed: numbe
   })
 }
 
-/** The steps of one turn, in as few chunks as turn and cache allow at each. */
+/** The steps of one turn, a prompt with what is decoded after it, in as few chunks as turn and cache allow at each. */
 export function* turnSteps(cache: KVCache, { prompt, chunk, decode }: Turn): Generator<PlannedStep> {
   const end = cache.tokensSeen + prompt
   while (cache.tokensSeen < end) {
@@ -63,8 +63,8 @@ export function* turnSteps(cache: KVCache, { prompt, chunk, decode }: Turn): Gen
 }
 
 /**
- * Sentences on what is wrong with a cache over these turns: attention at the ends of prompts, promised rows, rows of every head, sealed rows,
- * bytes; then that a fork and a restored copy, made after the first turn, go on as it does.
+ * Runs a cache through these turns and returns sentences on what is wrong: with attention at the ends of prompts, promised rows, rows of every
+ * head, sealed rows, or bytes; or with a fork and a restored copy, made after the first turn, that do not go on as it does.
  */
 export async function runTurns({ open, restore, watch }: Bench, turns: readonly Turn[]): Promise<string[]> {
   const base = memory().numBytes
@@ -102,7 +102,7 @@ export async function runTurns({ open, restore, watch }: Bench, turns: readonly 
   }
 }
 
-/** Whether a fork and a restored cache, made after the first turn, answer and end as the cache that went on. */
+/** Checks that a fork and a restored cache, made after the first turn, answer and end as the cache that went on. */
 async function goesOn(
   { open, restore }: Bench,
   turns: readonly Turn[],
@@ -146,7 +146,7 @@ export async function collect(chunks: AsyncIterable<Uint8Array>): Promise<Uint8A
   return Buffer.concat(pieces)
 }
 
-/** Decodes one token after another; sentences on bytes that grow with no row. */
+/** Decodes one token after another, and returns sentences on bytes that grow when no row does. */
 export async function runLong({ open }: Pick<Bench, 'open'>, prompt: number, steps: number): Promise<string[]> {
   const base = memory().numBytes
   const cache = open()

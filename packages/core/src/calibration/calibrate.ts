@@ -1,6 +1,7 @@
 /**
- * Calibration: fits every stage that learns, on what it will really receive. Model-wide fits first; then layer by layer, keys
- * before values, stages in order, each behind the stages before it, and predictors on reconstructions through their own quantizer.
+ * Calibration fits every stage that learns, on what the stage will receive when it runs. Fits of the whole model come first. Then it goes
+ * layer by layer, keys before values, stage by stage; each stage is fitted on what the stages before it hand on, and a predictor on
+ * reconstructions that went through its own quantizer.
  */
 import { ready } from '../artifacts'
 import { sourceLayers } from '../cache/plan'
@@ -10,7 +11,7 @@ import { fitPart, type Rows } from './fit-part'
 import { Fits } from './fits'
 
 export interface CalibrateOptions {
-  /** Artifacts of an interrupted calibration: what they hold is not fitted again. One that was fitted for something else is refused. */
+  /** Artifacts of an interrupted calibration. What they hold is not fitted again; one that was fitted for something else is refused. */
   readonly known?: readonly Artifact[]
   /** Called with everything fitted so far, after each model-wide fit and each layer. */
   readonly onArtifacts?: (artifacts: readonly Artifact[]) => void | Promise<void>

@@ -1,4 +1,4 @@
-/** Whether a compressor can run on a model, before anything is fitted: stages that still have to learn are stood in for. */
+/** Says whether a compressor can run on a model before anything is fitted. Stages that still have to learn are replaced by stand-ins. */
 
 import { ready } from '../artifacts'
 import { openCache } from '../cache/cache'
@@ -14,8 +14,8 @@ import {
 } from '../errors'
 
 /**
- * Opens an empty cache and frees it again. A stage without its artifact is bound all the same, for what it refuses on its own
- * (dims that do not divide); what only its artifact decides is taken as fitting.
+ * Opens an empty cache and frees it again. A stage without its artifact is bound all the same, so that it can refuse what it refuses on its
+ * own (dims that do not divide); what only its artifact decides is taken to fit.
  * @param model as the compressor's model stages leave it (their ids in `transformedBy`)
  * @param artifacts of the stages that are fitted already
  * @throws ModelMismatch, IncompatibleStages, WindowError, UnsupportedStage, ArtifactMismatch: what `openCache` throws
@@ -24,7 +24,7 @@ export function checkModel(model: ModelShape, compressor: KVCompressor, artifact
   const whole = compose(compressor)
   const lacks = (stage: AnyStage): boolean =>
     stage.fit !== undefined && !artifacts.some((artifact) => artifact.stage === stage.id)
-  // What a transform will make is not known before it is fitted, and so not what the stages behind it receive.
+  // Before a transform is fitted nobody knows what it will make, so the stages behind it cannot be asked either.
   const unknownRows = whole.stages.some((s) => lacks(s) && s.kind === 'transform')
   const stages = whole.stages.map((stage) => {
     if (unknownRows && (stage.kind === 'predict' || stage.kind === 'quantize')) return standIn(stage, false)
@@ -33,7 +33,7 @@ export function checkModel(model: ModelShape, compressor: KVCompressor, artifact
   openCache(model, ready({ ...whole, stages }, artifacts)).dispose()
 }
 
-/** The stage as it would be, were its artifact there; nothing but the form of its rows is asked of it. */
+/** Stands in for a stage whose artifact is not there yet. It is asked for nothing but the form of its rows. */
 function standIn(stage: AnyStage, asked: boolean): AnyStage {
   const { fit: _, ...rest } = stage as Stage
   const bind = (site: Site): Bound[AnyStage['kind']] => {
@@ -42,7 +42,7 @@ function standIn(stage: AnyStage, asked: boolean): AnyStage {
     try {
       return (stage as Stage).bind(site)
     } catch (error) {
-      // A stage checks itself first and looks for its artifact then; its own refusals count.
+      // A stage checks itself before it looks for its artifact, so what it refuses here it refuses with an artifact too.
       if (REFUSALS.some((refusal) => error instanceof refusal)) throw error
       return like
     }

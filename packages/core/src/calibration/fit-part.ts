@@ -1,4 +1,4 @@
-/** One layer and part of a calibration: its stages in order, each fitted on what the stages before it hand on. */
+/** Fits one part of one layer: its stages in order, each on what the stages before it hand on. */
 import * as tf from '@tensorflow/tfjs-core'
 import { mergeHeads } from '../cache/codec'
 import { codecOf } from '../cache/plan'
@@ -26,7 +26,7 @@ export interface PartRun {
   readonly predicts: boolean
 }
 
-/** Fits one layer and part; returns its reconstructions when a predictor will read them. */
+/** Fits one part of one layer. @returns its reconstructions when a predictor will read them, else null */
 export async function fitPart(p: PartRun): Promise<Rows | null> {
   const { compressor, run, fits, layer, part, predicts } = p
   const stages = (['transform', 'predict', 'quantize'] as const).flatMap((kind) =>
@@ -114,7 +114,7 @@ export async function fitPart(p: PartRun): Promise<Rows | null> {
   }
 }
 
-/** The reconstructions that a predictor reads, in its order. Its bound form says which, and needs an artifact only to predict. */
+/** The reconstructions that a predictor reads, in its order. It is bound without an artifact to say which, since it needs one only to predict. */
 function sourcesOf(stage: Stage<'predict'>, { before, now, layer, part }: PartRun, model: ModelShape): readonly Rows[] {
   const sources =
     stage.fit?.scope === 'layer' ? stage.fit.sources?.(part) : stage.bind(siteOf(model, layer, part)).sources
@@ -131,7 +131,7 @@ function sourcesOf(stage: Stage<'predict'>, { before, now, layer, part }: PartRu
 
 const EMPTY: HostTensor = { shape: [0], values: new Float32Array(0) }
 
-/** A tensor's values in host memory; everything made on the way is freed. */
+/** Copies a tensor's values to host memory, and frees everything that was made on the way. */
 function hostOf(make: () => tf.Tensor): HostTensor {
   const tensor = tf.tidy(make)
   const host = { shape: tensor.shape, values: tensor.dataSync() as Float32Array }
@@ -142,7 +142,7 @@ function hostOf(make: () => tf.Tensor): HostTensor {
 const mapRows = (rows: Rows, change: (t: tf.Tensor) => tf.Tensor): Rows =>
   rows.map((row) => hostOf(() => change(upload(row))))
 
-/** Gradients `[heads, n, dim]` in the shape of the rows a stage receives (merged over heads under a predictor). */
+/** Brings gradients `[heads, n, dim]` into the shape of the rows that a stage receives, which are merged over heads under a predictor. */
 function shapedLike(gradients: HostTensor, target: HostTensor | undefined): HostTensor {
   if (!target || gradients.shape[0] === target.shape[0]) return gradients
   return hostOf(() => tf.expandDims(mergeHeads(upload(gradients)), 0))

@@ -1,4 +1,4 @@
-/** Toys of the cache's tests: a synthetic model, a quantizer of both forms, scorers and a pick, and a way to feed them. */
+/** Toys for the cache's tests: a synthetic model, quantizers, scorers and a pick, and a way to feed caches. */
 import { affineDecode, affineEncode } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { KVCache, KVCompressor, ModelShape, Phase } from '../contract'
@@ -23,7 +23,7 @@ export const dense: KVCompressor = {
   store: 'f32',
 }
 
-/** A quantizer of both shapes: keys in blocks along tokens, values row by row. */
+/** A quantizer that has both forms: it seals keys in blocks along tokens, and values row by row. */
 export const blocks = defineQuantizer({
   name: 'blocks',
   options: {
@@ -58,7 +58,7 @@ export const blocks = defineQuantizer({
     }
   },
 })
-/** A quantizer whose rows go one by one, keys and values alike, sealed 16 at a time. */
+/** A quantizer whose keys and values are sealed 16 rows at a time and can be dropped one by one. */
 export const rows = defineQuantizer({
   name: 'rows',
   options: { bits: integer({ default: 4, min: 1, max: 8, doc: '' }) },
@@ -97,7 +97,7 @@ export const lastAttention = defineScorer({
   count: (tokens, { cache }) => Math.min(tokens, cache),
   score: ({ attention }) => tf.mean(attention, 0, true),
 })
-/** Sums the attention a token ever received, a state per token. */
+/** Sums the attention that a token has ever received, in a column. */
 export const heavy = defineScorer({
   name: 'heavy',
   when: 'step',
@@ -145,7 +145,7 @@ export const inputs = (n: number, seed: number, layer: number) => ({
   values: random([model.kvHeads, n, 32], seed * 100 + layer * 10 + 3),
 })
 
-/** Feeds chunks; returns the last output of layer 0. */
+/** Feeds chunks to a cache and returns the last output of layer 0. */
 export async function feed(
   cache: KVCache,
   chunks: readonly number[],
