@@ -1,5 +1,5 @@
 /** Checks what the combinators are given, so that plain JavaScript too gets an error that says what to do. */
-import type { RowStore, Window } from './contract'
+import type { ModelShape, RowStore, Window } from './contract'
 import { OptionError } from './errors'
 import { refuseUnknown } from './options'
 
@@ -27,6 +27,26 @@ export function checkCompressor(where: string, given: unknown): void {
           : given,
     'a compressor, such as kivi({ bits: 2 })',
     method ? 'Call it: a method gives a compressor.' : '',
+  )
+}
+
+/** A model as the engine loads it, or its shape alone. */
+export type ModelOrShape = ModelShape | { readonly shape: ModelShape }
+
+/** @param where who was given it. @throws OptionError for anything but a model or a shape */
+export function shapeGiven(where: string, given: ModelOrShape): ModelShape {
+  const object: unknown = given
+  if (typeof object === 'object' && object !== null) {
+    const shape: unknown = 'shape' in object ? object.shape : object
+    if (typeof shape === 'object' && shape !== null && 'layers' in shape && 'kvHeads' in shape && 'rope' in shape)
+      return shape as ModelShape
+  }
+  throw new OptionError(
+    where,
+    'model',
+    typeof object === 'object' && object !== null ? 'another object' : object,
+    'a model of loadModel(), or its shape',
+    typeof object === 'string' ? 'Load it first: await loadModel(name).' : '',
   )
 }
 

@@ -1,5 +1,6 @@
 export { dropping, refuseHeadSets, refuseLayerSets, refuseSlots } from './accept'
-export type { WindowChange } from './arguments'
+export type { ModelOrShape, WindowChange } from './arguments'
+export { checkCompressor } from './arguments'
 export { artifactFingerprint, checkArtifact, learned, needsCalibration, ready } from './artifacts'
 export { openCache } from './cache/cache'
 export { restoreCache } from './cache/restore'

@@ -2,8 +2,9 @@
 import fs from 'node:fs/promises'
 import {
   type KVCache,
+  type KVCompressor,
   KvloomError,
-  type ModelShape,
+  type ModelOrShape,
   type Ready,
   restoreCache,
   SerializedCacheError,
@@ -32,7 +33,11 @@ export async function saveCache(cache: KVCache, file: string): Promise<void> {
  * Restores what `saveCache` wrote, bit for bit, for the same model and compressor.
  * @throws SerializedCacheError when the file is missing, damaged, or of another version, model or compressor
  */
-export async function loadCache(model: ModelShape, ready: Ready, file: string): Promise<KVCache> {
+export async function loadCache(
+  model: ModelOrShape,
+  compressor: Ready | KVCompressor,
+  file: string,
+): Promise<KVCache> {
   let bytes: Uint8Array
   try {
     bytes = await fs.readFile(file)
@@ -40,5 +45,5 @@ export async function loadCache(model: ModelShape, ready: Ready, file: string): 
     const code = cause instanceof Error && 'code' in cause ? String(cause.code) : String(cause)
     throw new SerializedCacheError(`${file} cannot be read (${code}).`)
   }
-  return restoreCache(model, ready, bytes)
+  return restoreCache(model, compressor, bytes)
 }

@@ -137,7 +137,6 @@ describe('generate', () => {
 
   const asIds = (value: unknown) => value as Int32Array
   it.each([
-    ['a text', 'hello', 'NOT_IDS', /the text "hello".*tokenizer\.encode/],
     ['nothing', undefined, 'NOT_IDS', /undefined/],
     ['a number', 5, 'NOT_IDS', /5/],
     ['an object', { length: 1, 0: 5 }, 'NOT_IDS', /an object/],
@@ -162,6 +161,12 @@ describe('generate', () => {
     },
   )
 
+  it('refuses a text in the place of ids where ids alone are taken', () =>
+    expect(model.forward(openCache(model, exact), asIds('hello'), 'prompt')).rejects.toMatchObject({
+      code: 'NOT_IDS',
+      message: expect.stringMatching(/the text "hello".*tokenizer\.encode/),
+    }))
+
   it('takes numbers in an array', async () => {
     const options = { ...ids, maxNewTokens: 3 }
     const expected = (await generateAll(model, { compressor: exact }, prompt, options)).ids
@@ -174,12 +179,40 @@ describe('generate', () => {
   it.each([
     ['nothing', undefined],
     ['a text', 'exact'],
-    ['a compressor alone', exact],
     ['an object', {}],
+    ['a method that was not called', () => exact],
+    ['an object of another compressor', { compressor: {} }],
   ])('refuses %s in the place of a cache', (_, into) => {
     expect(() => generate(model, into as never, prompt, ids)).toThrow(
-      expect.objectContaining({ code: 'OPTION', message: expect.stringContaining('{ compressor }') }),
+      expect.objectContaining({ code: 'OPTION', message: expect.stringContaining('a compressor, such as') }),
     )
+  })
+
+  it.each([
+    ['nothing', undefined, /undefined; allowed: a model of loadModel/],
+    ['a name', 'tiny', /"tiny"/],
+    ['a model that is still loading', Promise.resolve(), /await/],
+  ])('refuses %s in the place of a model', (_, given, message) => {
+    expect(() => generate(given as never, exact, prompt, ids)).toThrow(
+      expect.objectContaining({ code: 'OPTION', message: expect.stringMatching(message) }),
+    )
+  })
+
+  it('refuses an option it does not know, with the nearest', () => {
+    expect(() => generate(model, exact, prompt, { maxNewToken: 3 } as never)).toThrow(/Did you mean "maxNewTokens"/)
+  })
+
+  it('takes a compressor as it is, and leaves a cache that was given open', async () => {
+    const options = { ...ids, maxNewTokens: 3 }
+    const { ids: expected } = await generateAll(model, { compressor: exact }, prompt, options)
+    const before = tf.memory().numBytes
+    for (const into of [exact, ready(exact)]) expect((await generateAll(model, into, prompt, options)).ids).toEqual(expected)
+    expect(tf.memory().numBytes).toBe(before)
+    const cache = openCache(model, exact)
+    expect((await generateAll(model, cache, prompt, options)).ids).toEqual(expected)
+    expect(cache.tokensSeen).toBe(prompt.length + 2)
+    expect(cache.bytes().total).toBe(tf.memory().numBytes - before)
+    cache.dispose()
   })
 
   it('needs the tokenizer only for text', () => {

@@ -1,12 +1,14 @@
 // Generation: prefill, then token after token, greedy or sampled, streamed as ids and text.
 import {
   ContextOverflow,
+  checkCompressor,
   type KVCache,
   type KVCompressor,
   OptionError,
   openCache,
   type Ready,
   ready,
+  refuseUnknown,
 } from '@kvloom/core'
 import type { Tensor } from '@tensorflow/tfjs-core'
 import type { Model } from './model'
@@ -54,38 +56,64 @@ export interface Generation {
   readonly decodeMilliseconds: number
 }
 
-/** A cache to continue (it stays the caller's), or a compressor to open one with (freed at the end). */
-export type GenerateInto = KVCache | { readonly compressor: KVCompressor | Ready }
+/**
+ * A cache to continue, which stays the caller's and can be looked at afterwards; or a compressor to open one with, which is freed at
+ * the end. One that learns comes with its artifacts (`ready()`).
+ */
+export type GenerateInto = KVCache | KVCompressor | Ready | { readonly compressor: KVCompressor | Ready }
+
+/** A text, which the model's tokenizer encodes (special tokens are taken as text), or token ids of its vocabulary; at least one token. */
+export type Prompt = string | Int32Array | readonly number[]
 
 /**
  * Continues a prompt.
  * @param into a cache, which may hold earlier turns; or a compressor
- * @param promptIds token ids of the vocabulary, at least one
+ * @param prompt a text begins with the model's start token, except where it continues what the cache holds
  * @returns yields each new token, returns the summary; leaving the loop early frees what is generate's own. The texts are what the new
  *   tokens add to the text of the prompt
- * @throws OptionError, ForwardError('NOT_IDS'), ('BAD_ID') at once; ContextOverflow before any work; the signal's reason; what `forward` throws
+ * @throws OptionError, NotCalibrated, ForwardError('NOT_IDS'), ('BAD_ID'), TokenizerError at once; ContextOverflow before any work; the signal's reason; what `forward` throws
  */
 export function generate(
   model: Model,
   into: GenerateInto,
-  promptIds: Int32Array | readonly number[],
+  prompt: Prompt,
   options: GenerateOptions = {},
 ): AsyncGenerator<GeneratedToken, Generation, void> {
+  checkModelGiven(model)
+  refuseUnknown('generate', options, OPTIONS)
   const { maxNewTokens = 128, seed = 0, stopIds = model.config.eosIds } = options
   // The model's own end ids were checked when it was loaded.
   check({ maxNewTokens, seed, stopIds: options.stopIds ?? [] }, options, model)
-  checkInto(into)
-  return run(model, into, checkedIds('generate', promptIds, model.config.vocabSize), {
-    ...options,
-    maxNewTokens,
-    seed,
-    stopIds,
-  })
+  const opened = intoOf(into)
+  return run(model, opened, idsOf(model, opened, prompt), { ...options, maxNewTokens, seed, stopIds })
+}
+
+const OPTIONS = [
+  'maxNewTokens',
+  'temperature',
+  'topK',
+  'topP',
+  'seed',
+  'stopIds',
+  'text',
+  'chunk',
+  'signal',
+  'onToken',
+  'onPrefill',
+]
+
+/** The ids of a prompt; a text that continues a cache gets no start token. */
+function idsOf(model: Model, into: KVCache | Ready, prompt: Prompt): Int32Array {
+  if (typeof prompt !== 'string') return checkedIds('generate', prompt, model.config.vocabSize)
+  const continues = !('ready' in into) && into.tokensSeen > 0
+  const ids = model.tokenizer.encode(prompt, { special: false, ...(continues ? { bos: false } : {}) })
+  if (ids.length === 0) throw new OptionError('generate', 'prompt', prompt, 'a text or token ids, at least one token')
+  return ids
 }
 
 async function* run(
   model: Model,
-  into: GenerateInto,
+  into: KVCache | Ready,
   promptIds: Int32Array,
   options: GenerateOptions & {
     readonly maxNewTokens: number
@@ -96,8 +124,8 @@ async function* run(
   const { maxNewTokens, seed, stopIds, signal, onToken } = options
   const random = uniformRandom(seed)
   const stops = new Set(stopIds)
-  const own = 'compressor' in into && !('attend' in into) ? openOwn(model, into.compressor) : null
-  const cache = own ?? (into as KVCache)
+  const cache = 'ready' in into ? openCache(model, into) : into
+  const own = 'ready' in into ? cache : null
   const ids: number[] = []
   let text = ''
   let reason: Generation['reason'] = 'length'
@@ -149,22 +177,18 @@ async function* run(
   }
 }
 
-/** Runs a generation to its end. */
+/** Runs a generation to its end. A cache that was given is the caller's still: `cache.bytes()` says what it holds. */
 export async function generateAll(
   model: Model,
   into: GenerateInto,
-  promptIds: Int32Array | readonly number[],
+  prompt: Prompt,
   options: GenerateOptions = {},
 ): Promise<Generation> {
-  const stream = generate(model, into, promptIds, options)
+  const stream = generate(model, into, prompt, options)
   for (;;) {
     const next = await stream.next()
     if (next.done) return next.value
   }
-}
-
-function openOwn(model: Model, compressor: KVCompressor | Ready): KVCache {
-  return openCache(model.shape, 'ready' in compressor ? compressor : ready(compressor))
 }
 
 /** Logits after one more token, or null when the cache takes no further position. */
@@ -187,17 +211,33 @@ async function valuesOf(logits: Tensor | null): Promise<Float32Array> {
   }
 }
 
-function checkInto(into: GenerateInto): void {
+/** @throws OptionError for what is no cache and no compressor; NotCalibrated for one that learns and comes without artifacts */
+function intoOf(into: GenerateInto): KVCache | Ready {
   const given: unknown = into
-  const isObject = typeof given === 'object' && given !== null
-  if (isObject && ('attend' in given || 'compressor' in given)) return
-  const bare = isObject && 'stages' in given
+  if (typeof given !== 'object' || given === null || !('attend' in given || 'compressor' in given || 'stages' in given))
+    throw new OptionError(
+      'generate',
+      'into',
+      typeof given === 'object' && given !== null ? 'an object' : typeof given === 'function' ? 'a function' : given,
+      'a cache of openCache(), or a compressor, such as kivi({ bits: 2 })',
+      typeof given === 'function' ? 'Call it: a method gives a compressor.' : '',
+    )
+  if ('attend' in into || 'ready' in into) return into
+  const compressor = 'compressor' in into ? into.compressor : into
+  if (typeof compressor === 'object' && compressor !== null && 'ready' in compressor) return compressor
+  checkCompressor('generate', compressor)
+  return ready(compressor)
+}
+
+function checkModelGiven(model: Model): void {
+  const given: unknown = model
+  if (typeof given === 'object' && given !== null && 'forward' in given) return
   throw new OptionError(
     'generate',
-    'into',
-    bare ? 'a compressor alone' : isObject ? 'an object' : given,
-    'a cache of openCache(), or { compressor }',
-    bare ? 'Write { compressor: … } around it.' : '',
+    'model',
+    typeof given === 'object' && given !== null ? 'an object' : given,
+    'a model of loadModel()',
+    given instanceof Promise ? 'Write await in front of loadModel().' : '',
   )
 }
 

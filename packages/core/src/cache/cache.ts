@@ -2,6 +2,7 @@
 
 import { hasNonFinite } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
+import { checkCompressor, type ModelOrShape, shapeGiven } from '../arguments'
 import { checkArtifacts, ready as pairWithArtifacts } from '../artifacts'
 import type {
   ByteLedger,
@@ -34,14 +35,23 @@ import { ZONES } from './stored-rows'
 /**
  * Opens an empty cache for a model. Lanes per head are decided here (ragged budgets). A compressor that needs no calibration
  * may be given as it is; one that does is paired with its artifacts by `ready()` or `calibrate()`.
- * @throws NotCalibrated, ModelMismatch, IncompatibleStages, UnsupportedStage, WindowError, ArtifactMismatch
+ * @param given a loaded model, or its shape
+ * @throws OptionError for anything else; NotCalibrated, ModelMismatch, IncompatibleStages, UnsupportedStage, WindowError, ArtifactMismatch
  */
-export function openCache(model: ModelShape, compressor: Ready | KVCompressor): KVCache {
-  const ready = 'ready' in compressor ? compressor : pairWithArtifacts(compressor)
+export function openCache(given: ModelOrShape, compressor: Ready | KVCompressor): KVCache {
+  const model = shapeGiven('openCache', given)
+  const ready = readyGiven('openCache', compressor)
   checkArtifacts(model, ready)
   const account = new Account()
   const { layers, pool } = openLayers(model, ready, account)
   return cacheOf(model, ready, { layers, pool, account, tokens: [] })
+}
+
+/** @throws OptionError for anything but a compressor, with or without its artifacts; NotCalibrated */
+export function readyGiven(where: string, given: Ready | KVCompressor): Ready {
+  if (typeof given === 'object' && given !== null && 'ready' in given) return given
+  checkCompressor(where, given)
+  return pairWithArtifacts(given)
 }
 
 /** Empty layers, bound to their stages. */

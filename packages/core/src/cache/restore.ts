@@ -2,11 +2,12 @@
 import { KernelInputError } from '@kvloom/kernels'
 import { sha256 } from '@noble/hashes/sha2.js'
 import type * as tf from '@tensorflow/tfjs-core'
+import { type ModelOrShape, shapeGiven } from '../arguments'
 import { checkArtifacts } from '../artifacts'
-import type { HostTensor, KVCache, ModelShape, Ready, Tensors } from '../contract'
-import { KvloomError, SerializedCacheError } from '../errors'
+import type { HostTensor, KVCache, KVCompressor, ModelShape, Ready, Tensors } from '../contract'
+import { KvloomError, OptionError, SerializedCacheError } from '../errors'
 import { upload } from '../site'
-import { cacheOf, openLayers } from './cache'
+import { cacheOf, openLayers, readyGiven } from './cache'
 import {
   DIGEST_BYTES,
   fingerprintOf,
@@ -26,9 +27,15 @@ import type { PartStore } from './part-store'
 
 /**
  * Restores a cache from the bytes of `serialize()`.
- * @throws SerializedCacheError when damaged, of another version, model or compressor; ArtifactMismatch
+ * @param given the loaded model that the cache was of, or its shape
+ * @param compressor with its artifacts (`ready()`) where it has any
+ * @throws OptionError for anything else; SerializedCacheError when damaged, of another version, model or compressor; ArtifactMismatch
  */
-export function restoreCache(model: ModelShape, ready: Ready, file: Uint8Array): KVCache {
+export function restoreCache(given: ModelOrShape, compressor: Ready | KVCompressor, file: Uint8Array): KVCache {
+  const model = shapeGiven('restoreCache', given)
+  const ready = readyGiven('restoreCache', compressor)
+  if (!(file instanceof Uint8Array))
+    throw new OptionError('restoreCache', 'file', typeof file, 'the bytes that serialize() gave')
   checkArtifacts(model, ready)
   const { header, tensors } = open(model, ready, file)
   const account = new Account()
