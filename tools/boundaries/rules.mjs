@@ -14,7 +14,7 @@ const ALLOWED = {
   'tiny-model': [],
   core: ['errors', 'kernels', 'math'],
   engine: ['core', 'errors', 'kernels', 'math', 'tiny-model'],
-  eval: ['core', 'engine', 'errors', 'kernels', 'math'],
+  eval: ['core', 'engine', 'errors', 'kernels', 'math', 'tiny-model'],
   golden: ['core', 'errors', 'kernels', 'math'],
   conformance: ['core', 'golden', 'kernels', 'math'],
 }
@@ -113,7 +113,7 @@ export const configuration = {
       from: { path: '^packages/methods/' },
       to: {
         path: OWN_CODE,
-        pathNot: [`^${METHODS}/`, packagesNamed(['methods', 'core', 'golden']), '^tools/presets/', NO_NPM],
+        pathNot: [`^${METHODS}/`, packagesNamed(['methods', 'core', 'errors', 'golden']), '^tools/presets/', NO_NPM],
       },
     },
     {

@@ -22,6 +22,8 @@ afterAll(() => {
   rmSync(folder, { recursive: true })
 })
 
+const kvloom = () => import('../../packages/kvloom/src/index')
+
 it('finds them', () => {
   expect(configurations.map(({ name }) => name)).toEqual(
     expect.arrayContaining(['kvloom.config.json', 'rows.config.ts']),
@@ -39,7 +41,7 @@ describe('loads', () => {
         mkdirSync(dirname(join(place, name)), { recursive: true })
         writeFileSync(join(place, name), code)
       }
-      const rows = await chooseCompositions({ compressor: [], config: join(place, block.name) })
+      const rows = await chooseCompositions({ compressor: [], config: join(place, block.name), modules: { kvloom } })
       expect(rows.length).toBeGreaterThan(1)
       for (const { compressor } of rows) expect(compressor.stages).toBeInstanceOf(Array)
     },

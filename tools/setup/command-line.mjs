@@ -5,11 +5,11 @@ import { pathToFileURL } from 'node:url'
 import { SetupError } from './child.mjs'
 import { root } from './workspace.mjs'
 
-const MAIN = join(root, 'packages', 'cli', 'dist', 'main.js')
+const MAIN = join(root, 'packages', 'kvloom', 'bin', 'kvloom.js')
 const SAME_KEYSTROKE_MS = 500
 
 export async function runCommandLine(args) {
-  if (!existsSync(MAIN)) throw new SetupError('packages/cli/dist/main.js is missing although the build went through.')
+  if (!existsSync(MAIN)) throw new SetupError('packages/kvloom/bin/kvloom.js is missing.')
   oneSignalPerKeystroke()
   process.argv = [process.execPath, MAIN, ...args]
   await import(pathToFileURL(MAIN).href)

@@ -8,10 +8,10 @@
 import { readFile, writeFile } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { parseArgs } from 'node:util'
-import { buildComposition, methods, prepareComposition } from '@kvloom/cli'
 import { ready } from '@kvloom/core'
 import { loadModel, type Model, resolveModel } from '@kvloom/engine'
-import { CALIBRATION_TEXT_NAME, type Composition, calibrationText, compare } from '@kvloom/eval'
+import { CALIBRATION_TEXT_NAME, type Composition, calibrationText, compareRows, prepareComposition } from '@kvloom/eval'
+import { composition } from '@kvloom/methods'
 import { machine } from './harness'
 import { type Group, here, idsOf, interruptSignal, planOf, showProgress } from './measurements'
 import { rowErrors } from './row-error'
@@ -112,9 +112,9 @@ async function measure(model: Model, ids: Int32Array): Promise<void> {
   const compositions: Composition[] = missing.map((row) => {
     const name = `${row.store}, fitted from character ${row.offset}`
     rows.set(name, row)
-    return { name, compressor: buildComposition(compositionOf(row.store), methods) }
+    return { name, compressor: composition(compositionOf(row.store)) }
   })
-  await compare({
+  await compareRows({
     model,
     backend: model.backend,
     ids,
@@ -153,7 +153,7 @@ async function measure(model: Model, ids: Int32Array): Promise<void> {
 
 /** Compares rows as one fit stores them; exact rows are f32, so that nothing else tells them apart. */
 async function readBack(model: Model, ids: Int32Array, { offset, text }: TurnedText): Promise<void> {
-  const compressor = buildComposition(compositionOf('f32'), methods)
+  const compressor = composition(compositionOf('f32'))
   const { artifacts } = await prepareComposition({ model, compressor, data: { text }, signal })
   const rowError = await rowErrors(model, ready(compressor, artifacts), ids.slice(0, ROW_TOKENS), SINKS)
   fitted = [...fitted, { composition: compositionOf('f32'), text: textName, offset, rowError }]

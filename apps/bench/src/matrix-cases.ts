@@ -1,7 +1,7 @@
 // Every pair of methods and the named mixes, at sizes where windows fill, blocks are sealed and evictions happen within 200 tokens
 // of the tiny model.
-import { buildComposition, methods } from '@kvloom/cli'
 import { type KVCompressor, KvloomError } from '@kvloom/core'
+import { composition, methods } from '@kvloom/methods'
 
 /** Methods at small sizes, by name; further entries are what their refusals advise. The others run with their defaults. */
 export const SMALL: Readonly<Record<string, readonly string[]>> = {
@@ -62,7 +62,7 @@ export function candidates(names: readonly string[]): readonly string[] {
 /** Builds a composition, or says why it is refused. */
 export function composeText(text: string): { readonly compressor: KVCompressor } | { readonly refused: string } {
   try {
-    return { compressor: buildComposition(text, methods) }
+    return { compressor: composition(text) }
   } catch (error) {
     if (error instanceof KvloomError) return { refused: sentence(error.message) }
     throw error

@@ -2,21 +2,22 @@
 // not run again unless asked, so an interrupted run goes on where it stopped and a part can be run alone.
 import { createHash } from 'node:crypto'
 import { readFile, rename, writeFile } from 'node:fs/promises'
-import { buildComposition, methods, prepareComposition } from '@kvloom/cli'
 import type { KVCompressor } from '@kvloom/core'
 import { loadModel, type Model, resolveModel } from '@kvloom/engine'
 import {
   type Activity,
   type Composition,
-  compare,
+  compareRows,
   type Footprint,
   type Plan,
   type Progress,
+  prepareComposition,
   protocolE,
   protocolP,
   protocolW,
   type ResultReport,
 } from '@kvloom/eval'
+import { composition } from '@kvloom/methods'
 import { machine } from './harness'
 
 /** How a group of rows is run. */
@@ -155,14 +156,14 @@ async function runGroup(
   const compositions: Composition[] = []
   for (const text of texts) {
     try {
-      compositions.push({ name: text, compressor: buildComposition(withTokens(text, model), methods) })
+      compositions.push({ name: text, compressor: composition(withTokens(text, model)) })
     } catch (error) {
       failures.set(text, messageOf(error))
     }
   }
   if (compositions.length === 0) return
   let started = performance.now()
-  await compare({
+  await compareRows({
     model,
     backend: model.backend,
     ids,

@@ -3,6 +3,7 @@ import { access, readFile } from 'node:fs/promises'
 import { extname, resolve } from 'node:path'
 import type { KVCompressor } from '@kvloom/core'
 import type { Method } from '@kvloom/methods'
+import type { ServedModules } from './config-modules'
 import { UsageError } from './errors'
 
 export interface KvloomConfig {
@@ -37,18 +38,26 @@ export async function findConfig(folder = process.cwd()): Promise<string | null>
   return null
 }
 
-/** Reads a configuration. @throws UsageError when it is missing, does not run, or has another form. */
-export async function loadConfig(path: string): Promise<LoadedConfig> {
+/**
+ * Reads a configuration.
+ * @param modules what it may import beyond the libraries of kvloom
+ * @throws UsageError when it is missing, does not run, or has another form
+ */
+export async function loadConfig(path: string, modules: ServedModules = {}): Promise<LoadedConfig> {
   const full = resolve(path)
   if (!(await exists(full))) throw new UsageError(`${path} does not exist; --config takes a .ts, .js or .json file.`)
-  const config = await evaluate(full, path)
+  const config = await evaluate(full, path, modules)
   return { compositions: compositionsOf(config, path), methods: methodsOf(config, path) }
 }
 
-async function evaluate(full: string, path: string): Promise<Readonly<Record<string, unknown>>> {
+async function evaluate(
+  full: string,
+  path: string,
+  modules: ServedModules,
+): Promise<Readonly<Record<string, unknown>>> {
   let value: unknown
   try {
-    value = extname(full) === '.json' ? JSON.parse(await readFile(full, 'utf8')) : await runModule(full)
+    value = extname(full) === '.json' ? JSON.parse(await readFile(full, 'utf8')) : await runModule(full, modules)
   } catch (cause) {
     throw new UsageError(
       `${path} cannot be loaded: ${cause instanceof Error ? cause.message.split('\n')[0] : String(cause)}`,
@@ -65,11 +74,11 @@ async function evaluate(full: string, path: string): Promise<Readonly<Record<str
 }
 
 /** Runs a TypeScript or JavaScript module; imports of kvloom's packages get the very modules that run here. */
-async function runModule(full: string): Promise<unknown> {
+async function runModule(full: string, modules: ServedModules): Promise<unknown> {
   const { createJiti } = await import('jiti')
   const { configModules } = await import('./config-modules')
   const jiti = createJiti(import.meta.url, {
-    virtualModules: await configModules({ defineConfig }),
+    virtualModules: await configModules({ defineConfig }, modules),
     fsCache: false,
     moduleCache: false,
     interopDefault: true,

@@ -1,5 +1,6 @@
 /** What the command line itself refuses, and how an error becomes a line and an exit code. */
 import { KvloomError } from '@kvloom/core'
+import { CompositionError } from '@kvloom/methods'
 
 export const EXIT = { ok: 0, failure: 1, usage: 2, interrupted: 130 } as const
 
@@ -7,18 +8,6 @@ export const EXIT = { ok: 0, failure: 1, usage: 2, interrupted: 130 } as const
 export class UsageError extends KvloomError {
   constructor(message: string, options?: ErrorOptions) {
     super('USAGE', message, options)
-  }
-}
-
-/** A composition that cannot be read or built. `position` counts characters from 1. */
-export class CompositionError extends KvloomError {
-  constructor(
-    readonly text: string,
-    readonly position: number,
-    reason: string,
-    options?: ErrorOptions,
-  ) {
-    super('COMPOSITION', `${reason} (character ${position} of "${text}")`, options)
   }
 }
 

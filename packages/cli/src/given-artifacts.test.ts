@@ -3,11 +3,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Artifact, ArtifactMismatch, artifactFingerprint, calibrate } from '@kvloom/core'
 import { calibrationRun, loadArtifacts, loadModel, type Model, resolveModel, saveArtifacts } from '@kvloom/engine'
+import { type CalibrationState, calibrateComposition, givenFitting, prepareComposition } from '@kvloom/eval'
 import { aquaKv, kivi } from '@kvloom/methods'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { type CalibrationState, calibrateComposition, prepareComposition } from './calibration'
 import { artifactsOf } from './commands/artifacts'
-import { givenFitting } from './given-artifacts'
 
 const [two, three] = [aquaKv({ bits: 2, block: 16 }), aquaKv({ bits: 3, block: 16 })]
 const WHY = /linear-predictor does not fit: it was fitted with higgs at bits=2, and bits=3 is asked for/

@@ -1,12 +1,5 @@
 #!/usr/bin/env node
-/** The `kvloom` command. */
-import { env } from '@tensorflow/tfjs-core'
-import { run } from './program'
+/** The `kvloom` command as this package alone brings it; the package `kvloom` runs it with itself for configurations to import. */
+import { runCommand } from './command'
 
-// tfjs greets users of its plain backends in Node; a command line has no use for that.
-env().set('PROD', true)
-// A reader that closes early (`kvloom methods | head`) is no error.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error
-})
-process.exitCode = await run(process.argv.slice(2))
+await runCommand()

@@ -1,5 +1,6 @@
 /** The commands and their options; the work is loaded when a command runs, so that help is instant. */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import type { ServedModules } from './config-modules'
 import { describeError, EXIT, exitCodeOf } from './errors'
 import { version } from './version'
 
@@ -18,8 +19,11 @@ const decimal = (text: string): number => {
 }
 const collect = (value: string, before: readonly string[]): readonly string[] => [...before, value]
 
-/** @param done receives the exit code of the command that ran. */
-export function buildProgram(done: (exitCode: number) => void): Command {
+/**
+ * @param done receives the exit code of the command that ran
+ * @param modules what configurations may import beyond the libraries of kvloom
+ */
+export function buildProgram(done: (exitCode: number) => void, modules: ServedModules = {}): Command {
   const program = new Command('kvloom')
     .description(
       'Compose KV-cache compressors, run them on a real model, see what each costs in quality, bytes and time.',
@@ -29,17 +33,19 @@ export function buildProgram(done: (exitCode: number) => void): Command {
     .showSuggestionAfterError()
     .exitOverride()
     .configureOutput({ outputError: (text, write) => write(`kvloom: ${text.replace(/^error: /, '')}`) })
-  addCompare(program, done)
-  addCalibrate(program, done)
-  addConvert(program, done)
-  addGenerate(program, done)
+  addCompare(program, done, modules)
+  addCalibrate(program, done, modules)
+  addConvert(program, done, modules)
+  addGenerate(program, done, modules)
   program
     .command('methods')
     .description('show methods and their options')
     .argument('[name...]', 'methods to show (default: all, those of a configuration too)')
     .option('--json', 'as JSON')
     .addOption(config())
-    .action(async (names, flags) => done(await (await import('./commands/methods')).methodsCommand(names, flags)))
+    .action(async (names, flags) =>
+      done(await (await import('./commands/methods')).methodsCommand(names, { ...flags, modules })),
+    )
   program
     .command('golden')
     .description('run reference cases against the methods')
@@ -72,7 +78,7 @@ const modelOptions = (command: Command): Command =>
     .option('--cache-dir <folder>', 'where models are kept')
     .option('--offline', 'use only what is on this machine')
 
-function addCompare(program: Command, done: (exitCode: number) => void): void {
+function addCompare(program: Command, done: (exitCode: number) => void, modules: ServedModules): void {
   modelOptions(program.command('compare'))
     .description('compare compositions on a model and a text; writes report.json and report.html')
     .option(
@@ -120,10 +126,10 @@ function addCompare(program: Command, done: (exitCode: number) => void): void {
     .option('--passkey-tokens <n>', 'tokens of a passkey trial', whole(64))
     .option('--out <folder>', 'where the report goes', 'kvloom-report')
     .option('--seed <n>', 'seed of the passkeys', whole(0), 0)
-    .action(async (flags) => done(await (await import('./commands/compare')).compareCommand(flags)))
+    .action(async (flags) => done(await (await import('./commands/compare')).compareCommand({ ...flags, modules })))
 }
 
-function addCalibrate(program: Command, done: (exitCode: number) => void): void {
+function addCalibrate(program: Command, done: (exitCode: number) => void, modules: ServedModules): void {
   modelOptions(program.command('calibrate'))
     .description('fit the stages of a composition on a model and a text')
     .option('--compressor <composition>', 'such as "aqua-kv(bits=2)"')
@@ -134,10 +140,10 @@ function addCalibrate(program: Command, done: (exitCode: number) => void): void 
     .option('--sequences <n>', 'sequences of the text', whole(1), 8)
     .option('--tokens <n>', 'tokens per sequence (default: 2048, or the context of the model)', whole(2))
     .option('--resume', 'go on with what an interrupted calibration kept beside --out')
-    .action(async (flags) => done(await (await import('./commands/calibrate')).calibrateCommand(flags)))
+    .action(async (flags) => done(await (await import('./commands/calibrate')).calibrateCommand({ ...flags, modules })))
 }
 
-function addConvert(program: Command, done: (exitCode: number) => void): void {
+function addConvert(program: Command, done: (exitCode: number) => void, modules: ServedModules): void {
   modelOptions(program.command('convert'))
     .description('write the model that a composition runs on, such as one with narrower heads')
     .option('--compressor <composition>', 'such as "kv-latent(keyDim=48, valueDim=64)"')
@@ -145,10 +151,10 @@ function addConvert(program: Command, done: (exitCode: number) => void): void {
     .addOption(config())
     .requiredOption('--out <folder>', 'where the model goes, a new folder; other commands take it as --model')
     .option('--artifacts <file>', 'what kvloom calibrate wrote; repeatable', collect, [])
-    .action(async (flags) => done(await (await import('./commands/convert')).convertCommand(flags)))
+    .action(async (flags) => done(await (await import('./commands/convert')).convertCommand({ ...flags, modules })))
 }
 
-function addGenerate(program: Command, done: (exitCode: number) => void): void {
+function addGenerate(program: Command, done: (exitCode: number) => void, modules: ServedModules): void {
   modelOptions(program.command('generate'))
     .description('generate text through a compressed cache')
     .requiredOption('--prompt <text>', 'the prompt; - reads it from stdin')
@@ -167,7 +173,7 @@ function addGenerate(program: Command, done: (exitCode: number) => void): void {
     .option('--top-k <n>', 'only the n most likely tokens', whole(1))
     .option('--top-p <p>', 'only the most likely tokens that together reach p', decimal)
     .option('--seed <n>', 'seed of the sampling', whole(0), 0)
-    .action(async (flags) => done(await (await import('./commands/generate')).generateCommand(flags)))
+    .action(async (flags) => done(await (await import('./commands/generate')).generateCommand({ ...flags, modules })))
 }
 
 function addModel(program: Command, done: (exitCode: number) => void): void {
@@ -194,12 +200,17 @@ function addModel(program: Command, done: (exitCode: number) => void): void {
     .action(async (name, flags) => done(await (await import('./commands/model')).inspectCommand(name, flags)))
 }
 
-/** Runs the command line. @param args without node and script. @returns the exit code; nothing is thrown. */
-export async function run(args: readonly string[]): Promise<number> {
+/**
+ * Runs the command line.
+ * @param args without node and script
+ * @param modules what configurations may import beyond the libraries of kvloom, by name
+ * @returns the exit code; nothing is thrown
+ */
+export async function run(args: readonly string[], modules: ServedModules = {}): Promise<number> {
   let exitCode: number = EXIT.ok
   const program = buildProgram((code) => {
     exitCode = code
-  })
+  }, modules)
   try {
     await program.parseAsync([...args], { from: 'user' })
   } catch (error) {

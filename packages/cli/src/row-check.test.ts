@@ -1,11 +1,10 @@
 /** The check before a comparison: what it lets through can be opened later, what it refuses would have failed. */
 import { checkModel } from '@kvloom/core'
 import { loadModel, type Model, resolveModel } from '@kvloom/engine'
-import { methods } from '@kvloom/methods'
+import { shapeFor } from '@kvloom/eval'
+import { composition, methods } from '@kvloom/methods'
 import { memory } from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { shapeOf } from './calibration'
-import { buildComposition } from './composition/build'
 
 let model: Model
 beforeAll(async () => {
@@ -16,9 +15,9 @@ afterAll(() => model.dispose())
 
 const check = (text: string): string => {
   const before = memory().numTensors
-  const compressor = buildComposition(text, methods)
+  const compressor = composition(text)
   try {
-    checkModel(shapeOf(model, compressor), compressor)
+    checkModel(shapeFor(model, compressor), compressor)
     return ''
   } catch (error) {
     return (error as Error).message

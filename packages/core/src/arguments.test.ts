@@ -2,9 +2,15 @@
 import { expect, it } from 'vitest'
 import { openCache } from './cache/cache'
 import { restoreCache } from './cache/restore'
+import type { KVCache } from './contract'
 import { KvloomError } from './errors'
 import { dense as exact, model } from './testing/cache-toys'
 
+const bytesOf = async (cache: KVCache): Promise<Uint8Array> => {
+  const pieces: Uint8Array[] = []
+  for await (const piece of cache.serialize()) pieces.push(piece)
+  return Buffer.concat(pieces)
+}
 const refusal = (run: () => unknown): KvloomError => {
   try {
     run()
@@ -15,11 +21,11 @@ const refusal = (run: () => unknown): KvloomError => {
   throw new Error('nothing was refused')
 }
 
-it('takes a model or its shape, a compressor or one with its artifacts', () => {
+it('takes a model or its shape, and a compressor as it is', async () => {
   for (const given of [model, { shape: model }]) {
     const cache = openCache(given, exact)
     expect(cache.model).toBe(model)
-    const again = restoreCache(given, exact, cache.serialize())
+    const again = restoreCache(given, exact, await bytesOf(cache))
     expect(again.tokensSeen).toBe(0)
     cache.dispose()
     again.dispose()

@@ -33,11 +33,7 @@ export async function saveCache(cache: KVCache, file: string): Promise<void> {
  * Restores what `saveCache` wrote, bit for bit, for the same model and compressor.
  * @throws SerializedCacheError when the file is missing, damaged, or of another version, model or compressor
  */
-export async function loadCache(
-  model: ModelOrShape,
-  compressor: Ready | KVCompressor,
-  file: string,
-): Promise<KVCache> {
+export async function loadCache(model: ModelOrShape, compressor: Ready | KVCompressor, file: string): Promise<KVCache> {
   let bytes: Uint8Array
   try {
     bytes = await fs.readFile(file)

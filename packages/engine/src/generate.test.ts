@@ -206,7 +206,8 @@ describe('generate', () => {
     const options = { ...ids, maxNewTokens: 3 }
     const { ids: expected } = await generateAll(model, { compressor: exact }, prompt, options)
     const before = tf.memory().numBytes
-    for (const into of [exact, ready(exact)]) expect((await generateAll(model, into, prompt, options)).ids).toEqual(expected)
+    for (const into of [exact, ready(exact)])
+      expect((await generateAll(model, into, prompt, options)).ids).toEqual(expected)
     expect(tf.memory().numBytes).toBe(before)
     const cache = openCache(model, exact)
     expect((await generateAll(model, cache, prompt, options)).ids).toEqual(expected)

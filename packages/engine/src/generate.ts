@@ -102,10 +102,12 @@ const OPTIONS = [
   'onPrefill',
 ]
 
+const isCache = (into: KVCache | Ready): into is KVCache => 'attend' in into
+
 /** The ids of a prompt; a text that continues a cache gets no start token. */
 function idsOf(model: Model, into: KVCache | Ready, prompt: Prompt): Int32Array {
   if (typeof prompt !== 'string') return checkedIds('generate', prompt, model.config.vocabSize)
-  const continues = !('ready' in into) && into.tokensSeen > 0
+  const continues = isCache(into) && into.tokensSeen > 0
   const ids = model.tokenizer.encode(prompt, { special: false, ...(continues ? { bos: false } : {}) })
   if (ids.length === 0) throw new OptionError('generate', 'prompt', prompt, 'a text or token ids, at least one token')
   return ids
@@ -124,8 +126,8 @@ async function* run(
   const { maxNewTokens, seed, stopIds, signal, onToken } = options
   const random = uniformRandom(seed)
   const stops = new Set(stopIds)
-  const cache = 'ready' in into ? openCache(model, into) : into
-  const own = 'ready' in into ? cache : null
+  const cache = isCache(into) ? into : openCache(model, into)
+  const own = isCache(into) ? null : cache
   const ids: number[] = []
   let text = ''
   let reason: Generation['reason'] = 'length'

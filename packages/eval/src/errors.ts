@@ -31,7 +31,7 @@ export class ReportError extends KvloomError {
   }
 }
 
-/** Thrown inside a run when its signal is aborted; `compare` turns it into a partial report. */
+/** Thrown inside a run when its signal is aborted; `compareRows` turns it into a partial report. */
 export class InterruptedError extends KvloomError {
   constructor() {
     super(

@@ -1,3 +1,5 @@
 #!/usr/bin/env node
-// The command of @kvloom/cli, so that `npm install kvloom` brings it.
-import '@kvloom/cli/main'
+// The command of @kvloom/cli, so that `npm install kvloom` brings it; configurations can import this package.
+import { runCommand } from '@kvloom/cli'
+
+await runCommand({ kvloom: () => import('../dist/index.js') })

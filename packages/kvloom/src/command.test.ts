@@ -4,7 +4,8 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { methods, run } from '@kvloom/cli'
+import { run } from '@kvloom/cli'
+import { methods } from '@kvloom/methods'
 import * as kvloom from 'kvloom'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 
@@ -28,7 +29,7 @@ async function exportsSeenBy(names: readonly string[]): Promise<Record<string, s
       `export default { compressors: ['no-such-method'] }\n`,
   )
   // The unknown method ends the command after the configuration ran and before a model is looked for.
-  expect(await run(['compare', '--model', 'tiny', '--config', config])).toBe(2)
+  expect(await run(['compare', '--model', 'tiny', '--config', config], { kvloom: async () => kvloom })).toBe(2)
   return JSON.parse(await readFile(seen, 'utf8')) as Record<string, string[]>
 }
 

@@ -1,8 +1,8 @@
 /** `--artifacts FILE`, as often as it is given. */
 import type { Artifact, KVCompressor } from '@kvloom/core'
 import { loadArtifacts } from '@kvloom/engine'
+import { learningStages } from '@kvloom/eval'
 import { UsageError } from '../errors'
-import { learningStages } from '../given-artifacts'
 
 /**
  * Everything the files hold. Whether it fits shows once the model is there.

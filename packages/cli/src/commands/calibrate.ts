@@ -3,15 +3,18 @@ import { readFile } from 'node:fs/promises'
 import { relative } from 'node:path'
 import { needsCalibration } from '@kvloom/core'
 import { saveArtifacts } from '@kvloom/engine'
-import { CALIBRATION_TEXT_NAME, calibrationText, InterruptedError } from '@kvloom/eval'
 import {
+  CALIBRATION_TEXT_NAME,
   type CalibrationData,
   calibrateComposition,
   calibrationKey,
+  calibrationText,
+  InterruptedError,
   loadIfThere,
-  modelOf,
+  modelFor,
   PartialFile,
-} from '../calibration'
+} from '@kvloom/eval'
+import type { ServedModules } from '../config-modules'
 import { EXIT, UsageError } from '../errors'
 import { openModel } from '../models'
 import { interruptible } from '../terminal/interrupt'
@@ -26,6 +29,7 @@ export interface CalibrateFlags {
   readonly compressor?: string
   readonly composition?: string
   readonly config?: string
+  readonly modules?: ServedModules | undefined
   readonly out: string
   readonly text?: string
   readonly sequences: number
@@ -36,16 +40,16 @@ export interface CalibrateFlags {
 /** @returns the exit code. */
 export async function calibrateCommand(flags: CalibrateFlags): Promise<number> {
   const asked = oneCompressor(flags)
-  const compressor = buildChecked(asked, await knownMethods(flags.config))
+  const compressor = buildChecked(asked, await knownMethods(flags))
   if (!needsCalibration(compressor))
     throw new UsageError(`${asked} has nothing to fit: it runs as it is, kvloom compare --compressor "${asked}".`)
   const text = await textOf(flags)
   return interruptible(async (signal) => {
-    const { model: loaded } = await openModel(flags, signal)
+    const loaded = await openModel(flags, signal)
     const line = progressLine()
     let model = loaded
     try {
-      model = await modelOf(loaded, compressor, signal)
+      model = await modelFor(loaded, compressor, signal)
       const data: CalibrationData = {
         text,
         sequences: flags.sequences,

@@ -2,11 +2,10 @@
 import { relative } from 'node:path'
 import { compose, type KVCompressor, KvloomError } from '@kvloom/core'
 import type { Composition } from '@kvloom/eval'
-import { type Method, methods as ownMethods } from '@kvloom/methods'
-import { buildComposition } from '../composition/build'
-import { messageInGrammar } from '../composition/cure'
+import { CompositionError, composition, type Method, messageInGrammar, methods as ownMethods } from '@kvloom/methods'
 import { findConfig, type LoadedConfig, loadConfig, type WantedComposition } from '../config'
-import { CompositionError, UsageError } from '../errors'
+import type { ServedModules } from '../config-modules'
+import { UsageError } from '../errors'
 
 /** What `kvloom compare` runs when nothing is named: exact, quantized, evicted, both. */
 export const DEFAULT_COMPOSITIONS = [
@@ -40,6 +39,7 @@ export interface Asked {
   /** Compositions of the command line. */
   readonly compressor: readonly string[]
   readonly config?: string | undefined
+  readonly modules?: ServedModules | undefined
 }
 
 /**
@@ -62,13 +62,13 @@ export async function chooseCompositions(asked: Asked): Promise<readonly Composi
 }
 
 /** The methods that texts can name: kvloom's own and those of a configuration. @throws UsageError */
-export async function knownMethods(config?: string | undefined): Promise<readonly Method[]> {
-  return [...ownMethods, ...(await readConfig({ compressor: [], config }, 'methods')).methods]
+export async function knownMethods({ config, modules }: Omit<Asked, 'compressor'>): Promise<readonly Method[]> {
+  return [...ownMethods, ...(await readConfig({ compressor: [], config, modules }, 'methods')).methods]
 }
 
 /** Builds one composition; what `compose` refuses is a mistake in the command. */
 export const buildChecked = (text: string, methods: readonly Method[] = ownMethods): KVCompressor =>
-  checked(text, () => buildComposition(text, methods))
+  checked(text, () => composition(text, methods))
 
 function checked(name: string, build: () => KVCompressor): KVCompressor {
   try {
@@ -82,10 +82,13 @@ function checked(name: string, build: () => KVCompressor): KVCompressor {
 const NOTHING: LoadedConfig = { compositions: [], methods: [] }
 
 /** Reads the configuration that is named or lies in the current folder, and says on stderr what of it is used. */
-async function readConfig({ compressor, config }: Asked, wanted: 'methods' | 'all' = 'all'): Promise<LoadedConfig> {
+async function readConfig(
+  { compressor, config, modules }: Asked,
+  wanted: 'methods' | 'all' = 'all',
+): Promise<LoadedConfig> {
   const path = config ?? (await findConfig())
   if (path === null) return NOTHING
-  const loaded = await loadConfig(path)
+  const loaded = await loadConfig(path, modules)
   const { compositions, methods } = loaded
   const names = methods.map((m) => m.card.name).join(', ')
   const facts = [

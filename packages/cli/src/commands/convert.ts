@@ -2,7 +2,8 @@
 import { relative } from 'node:path'
 import { type Artifact, type KVCompressor, type ModelShape, siteOf } from '@kvloom/core'
 import { type Model, saveModel } from '@kvloom/engine'
-import { artifactCacheDir, prepareComposition } from '../calibration'
+import { artifactCacheDir, prepareComposition } from '@kvloom/eval'
+import type { ServedModules } from '../config-modules'
 import { EXIT, UsageError } from '../errors'
 import { openModel } from '../models'
 import { interruptible } from '../terminal/interrupt'
@@ -18,6 +19,7 @@ export interface ConvertFlags {
   readonly compressor?: string
   readonly composition?: string
   readonly config?: string
+  readonly modules?: ServedModules | undefined
   readonly artifacts: readonly string[]
   readonly out: string
 }
@@ -25,11 +27,11 @@ export interface ConvertFlags {
 /** @returns the exit code. */
 export async function convertCommand(flags: ConvertFlags): Promise<number> {
   const asked = oneCompressor(flags)
-  const compressor = buildChecked(asked, await knownMethods(flags.config))
+  const compressor = buildChecked(asked, await knownMethods(flags))
   refuseOtherStages(compressor, asked)
   const given = await artifactsOf(flags.artifacts, [compressor])
   return interruptible(async (signal) => {
-    const { model } = await openModel(flags, signal)
+    const model = await openModel(flags, signal)
     const line = progressLine()
     try {
       const prepared = await prepareComposition({

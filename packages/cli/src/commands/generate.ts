@@ -1,8 +1,9 @@
 /** `kvloom generate`: text from a model through a compressed cache, streamed to stdout. */
 import { readFileSync } from 'node:fs'
-import { type Artifact, type KVCompressor, openCache, ready } from '@kvloom/core'
+import { type Artifact, type KVCompressor, openCache } from '@kvloom/core'
 import { generate, type Model } from '@kvloom/engine'
-import { footprintOf, heldBy, heldInWords } from '@kvloom/eval'
+import { artifactCacheDir, footprintOf, heldBy, heldInWords, type Prepared, prepareComposition } from '@kvloom/eval'
+import type { ServedModules } from '../config-modules'
 import { EXIT, Interrupted, UsageError } from '../errors'
 import { openModel } from '../models'
 import { interruptible } from '../terminal/interrupt'
@@ -20,6 +21,7 @@ export interface GenerateFlags {
   readonly compressor?: string
   readonly composition?: string
   readonly config?: string
+  readonly modules?: ServedModules | undefined
   readonly artifacts: readonly string[]
   readonly maxNewTokens: number
   readonly temperature: number
@@ -30,23 +32,27 @@ export interface GenerateFlags {
 
 /** @returns the exit code. */
 export async function generateCommand(flags: GenerateFlags): Promise<number> {
-  const compressor = buildChecked(oneCompressor(flags, 'none'), await knownMethods(flags.config))
+  const compressor = buildChecked(oneCompressor(flags, 'none'), await knownMethods(flags))
   const given = await artifactsOf(flags.artifacts, [compressor])
   const prompt = flags.prompt === '-' ? readFileSync(0, 'utf8') : flags.prompt
   if (prompt === '')
     throw new UsageError('the prompt is empty; give --prompt TEXT, or --prompt - to read it from stdin.')
   return interruptible(async (signal) => {
-    const { model: loaded } = await openModel(flags, signal)
-    const { model, artifacts, dispose } = await prepared(loaded, compressor, given, flags, signal)
+    const loaded = await openModel(flags, signal)
+    const { model, ready, dispose } = await prepared(loaded, compressor, given, flags, signal)
     const { tokenizer } = model
-    const text = flags.chat
-      ? tokenizer.applyChatTemplate([{ role: 'user', content: prompt }], { addGenerationPrompt: true })
-      : prompt
     // A chat template writes its own start token.
-    const ids = tokenizer.encode(text, flags.chat ? { bos: false } : { special: false })
-    const cache = openCache(model.shape, ready(compressor, artifacts))
+    const asked = flags.chat
+      ? tokenizer.encode(
+          tokenizer.applyChatTemplate([{ role: 'user', content: prompt }], { addGenerationPrompt: true }),
+          {
+            bos: false,
+          },
+        )
+      : prompt
+    const cache = openCache(model, ready)
     try {
-      const stream = generate(model, cache, ids, {
+      const stream = generate(model, cache, asked, {
         maxNewTokens: flags.maxNewTokens,
         temperature: flags.temperature,
         seed: flags.seed,
@@ -57,13 +63,13 @@ export async function generateCommand(flags: GenerateFlags): Promise<number> {
       for (;;) {
         const next = await stream.next()
         if (next.done) {
-          const { ids: made, prefillMilliseconds, decodeMilliseconds, reason } = next.value
+          const { ids: made, promptTokens, prefillMilliseconds, decodeMilliseconds, reason } = next.value
           const { theoreticalBits, residentBits, ledger } = footprintOf(cache, loaded.shape)
           const speed = (tokens: number, ms: number): string =>
             `${tokens} tokens, ${(ms / Math.max(1, tokens)).toFixed(1)} ms each`
           process.stdout.write('\n')
           process.stderr.write(
-            `prompt: ${speed(ids.length, prefillMilliseconds)}; new: ${speed(made.length, decodeMilliseconds)} (${reason}); cache: ${ledger.total} bytes, ${residentBits.toFixed(2)} bits per value held, ${theoreticalBits.toFixed(2)} by formula\n`,
+            `prompt: ${speed(promptTokens, prefillMilliseconds)}; new: ${speed(made.length, decodeMilliseconds)} (${reason}); cache: ${ledger.total} bytes, ${residentBits.toFixed(2)} bits per value held, ${theoreticalBits.toFixed(2)} by formula\n`,
           )
           for (const note of heldInWords(compressor, heldBy(cache))) process.stderr.write(`${note}\n`)
           return EXIT.ok
@@ -86,17 +92,14 @@ export async function generateCommand(flags: GenerateFlags): Promise<number> {
   })
 }
 
-/** Fits what is missing and applies model stages; the code for it is loaded only when it is needed. */
+/** Fits what is missing and applies model stages, with progress. */
 async function prepared(
   model: Model,
   compressor: KVCompressor,
   given: readonly Artifact[],
   flags: GenerateFlags,
   signal: AbortSignal,
-): Promise<{ model: Model; artifacts: readonly Artifact[]; dispose(): void }> {
-  if (!compressor.stages.some((s) => s.fit || s.kind === 'model'))
-    return { model, artifacts: [], dispose: () => undefined }
-  const { artifactCacheDir, prepareComposition } = await import('../calibration')
+): Promise<Prepared> {
   const line = progressLine()
   try {
     return await prepareComposition({

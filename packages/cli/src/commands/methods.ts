@@ -1,10 +1,10 @@
 /** `kvloom methods`: what can be composed, with every option. */
 
-import type { Method } from '@kvloom/methods'
+import { type Method, plainName } from '@kvloom/methods'
 import Table from 'cli-table3'
-import { plainName } from '../composition/build'
-import { nearest } from '../composition/nearest'
+import type { ServedModules } from '../config-modules'
 import { EXIT, UsageError } from '../errors'
+import { nearest } from '../nearest'
 import { knownMethods } from './compositions'
 
 /** A method as data, for `--json` and for tables made elsewhere. */
@@ -27,11 +27,15 @@ export function describeMethod({ card, options }: Method) {
 export interface MethodsFlags {
   readonly json?: boolean
   readonly config?: string
+  readonly modules?: ServedModules | undefined
 }
 
 /** @param names methods to show; none: all, those of a configuration too. @returns the exit code. */
-export async function methodsCommand(names: readonly string[], { json, config }: MethodsFlags): Promise<number> {
-  const known = await knownMethods(config)
+export async function methodsCommand(
+  names: readonly string[],
+  { json, config, modules }: MethodsFlags,
+): Promise<number> {
+  const known = await knownMethods({ config, modules })
   const shown = names.length === 0 ? known : names.map((name) => methodNamed(name, known))
   const described = shown.map(describeMethod)
   process.stdout.write(json ? `${JSON.stringify(described, null, 2)}\n` : described.map(section).join('\n'))

@@ -42,7 +42,7 @@ it('inspect says which end ids are left and what is wrong with the others', asyn
 })
 
 it('every command that loads a model says it', async () => {
-  const { model } = await openModel({ model: folder, backend: 'cpu' })
+  const model = await openModel({ model: folder, backend: 'cpu' })
   expect(stderr).toMatch(warning)
   model.dispose()
 })

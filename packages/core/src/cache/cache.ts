@@ -49,7 +49,7 @@ export function openCache(given: ModelOrShape, compressor: Ready | KVCompressor)
 
 /** @throws OptionError for anything but a compressor, with or without its artifacts; NotCalibrated */
 export function readyGiven(where: string, given: Ready | KVCompressor): Ready {
-  if (typeof given === 'object' && given !== null && 'ready' in given) return given
+  if (typeof given === 'object' && given !== null && 'ready' in given && given.ready === true) return given
   checkCompressor(where, given)
   return pairWithArtifacts(given)
 }

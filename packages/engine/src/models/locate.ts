@@ -51,7 +51,8 @@ const isHubName = (location: string): boolean =>
 
 function missing(location: unknown): never {
   const names = ['tiny', ...knownModels.map((model) => model.name)].map((name) => `"${name}"`).join(', ')
-  const given = typeof location === 'string' ? JSON.stringify(location) : `a location of type ${typeof location}`
+  const given =
+    typeof location === 'string' ? `model ${JSON.stringify(location)}` : `a location of type ${typeof location}`
   throw new ModelFileError('FILE_MISSING', {
     given: `${given}, where no file or folder is`,
     allowed: `a path to a .gguf file or a model folder, ${names}, owner/repo[/file.gguf] on the Hub, bytes as { file } or a folder as { folder }`,

@@ -1,6 +1,6 @@
 /** A comparison as it runs: rows are checked, measured one after the other, timed side by side; the report is kept up to date. */
 import { checkModel, type KVCompressor } from '@kvloom/core'
-import type { CompareOptions, Composition, PreparedRow } from '../compare'
+import type { CompareRowsOptions, Composition, PreparedRow } from '../compare-rows'
 import { InterruptedError } from '../errors'
 import { samplePositions } from '../metrics/attention-watch'
 import { writeReport } from '../report/file'
@@ -36,7 +36,7 @@ export class Comparison {
   private readonly toTime: TimingCandidate[] = []
 
   constructor(
-    private readonly options: CompareOptions,
+    private readonly options: CompareRowsOptions,
     private readonly report: Report,
     private readonly timing: TimingPlan | null,
   ) {

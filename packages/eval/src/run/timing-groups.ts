@@ -2,7 +2,7 @@
  * Rows are timed in groups whose caches fit into memory together; the uncompressed row is timed again with each group. A row on a
  * model of its own is a group alone, timed while that model is loaded: a second model is larger than any cache.
  */
-import type { CompareOptions, Composition } from '../compare'
+import type { CompareRowsOptions, Composition } from '../compare-rows'
 import type { CompositionReport } from '../report/schema'
 import type { ScoringModel } from './scoring-model'
 import { type RowSamples, summarizeTimes, type TimingPlan, timeRows, timingTokens } from './timing'
@@ -47,7 +47,7 @@ export class RowTimes {
 
   /** @param onTokens called with the tokens that timing fed so far, all rows together. */
   constructor(
-    private readonly options: CompareOptions,
+    private readonly options: CompareRowsOptions,
     private readonly plan: TimingPlan,
     private readonly onTokens: (tokens: number) => void,
   ) {}

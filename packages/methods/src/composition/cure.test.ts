@@ -1,12 +1,11 @@
 import { KvloomError, ModelMismatch } from '@kvloom/core'
-import { methods } from '@kvloom/methods'
 import { describe, expect, it } from 'vitest'
-import { buildComposition } from './build'
+import { composition } from './composition'
 import { inGrammar, messageInGrammar } from './cure'
 
 const refused = (text: string): string => {
   try {
-    buildComposition(text, methods)
+    composition(text)
   } catch (error) {
     return messageInGrammar(error as Error)
   }
@@ -49,7 +48,7 @@ describe('cures', () => {
     expect(message).toMatch(/^kivi and higgs cannot be composed: both quantize the same rows/)
     const [cure = ''] = /split\([^)]*\)/.exec(message) ?? []
     expect(cure).toBe('split(keys=kivi, values=higgs)')
-    expect(buildComposition(cure, methods).stages.map((s) => [s.id, s.on?.part])).toEqual([
+    expect(composition(cure).stages.map((s) => [s.id, s.on?.part])).toEqual([
       ['kivi', 'keys'],
       ['higgs', 'values'],
     ])
@@ -63,8 +62,8 @@ describe('cures', () => {
     const message = refused(text)
     const [cure = ''] = /window\(…[^)]*\)/.exec(message) ?? []
     expect(cure).toContain('keys={')
-    const mixed = buildComposition(`${cure.replace('…', changed)}+${other}`, methods)
-    expect(mixed.window?.keys).toEqual(buildComposition(other, methods).window?.keys)
+    const mixed = composition(`${cure.replace('…', changed)}+${other}`)
+    expect(mixed.window?.keys).toEqual(composition(other).window?.keys)
   })
 
   it('name what is missing, not what nobody wrote', () => {

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { defineScorer, type KVCompressor, ModelMismatch } from '@kvloom/core'
 import { memory, neg, norm } from '@tensorflow/tfjs-core'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { type CompareOptions, compare } from './compare'
+import { type CompareRowsOptions, compareRows } from './compare-rows'
 import { readReport } from './report/file'
 import { renderHtml } from './report/html'
 import type { Report } from './report/schema'
@@ -45,7 +45,7 @@ afterEach(async () => {
   await rm(folder, { recursive: true, force: true })
 })
 
-const wish = (more: Partial<CompareOptions> = {}): CompareOptions => ({
+const wish = (more: Partial<CompareRowsOptions> = {}): CompareRowsOptions => ({
   model,
   backend: 'cpu',
   ids: fakeIds(120),
@@ -63,7 +63,7 @@ const wish = (more: Partial<CompareOptions> = {}): CompareOptions => ({
 describe('compare', () => {
   it('measures quality, bytes and time of every composition', async () => {
     const before = memory().numBytes
-    const report = await compare(wish())
+    const report = await compareRows(wish())
     expect(memory().numBytes).toBe(before)
     expect(report.status).toBe('complete')
     const [f16, evicted] = report.compositions.map((c) => c.result!)
@@ -91,8 +91,8 @@ describe('compare', () => {
 
   it('protocol P: a chunk of one token is decoding, and larger chunks of an exact cache score the same', async () => {
     const plan = (chunk: number) => protocolP({ tokens: 48, chunk, scoreFrom: 16 })
-    const single = await compare(wish({ plan: plan(1) }))
-    const chunked = await compare(wish({ plan: plan(16) }))
+    const single = await compareRows(wish({ plan: plan(1) }))
+    const chunked = await compareRows(wish({ plan: plan(16) }))
     expect(single.baseline.result!.quality.perplexity).toBeCloseTo(chunked.baseline.result!.quality.perplexity, 4)
     expect(single.baseline.result!.times.prefill).toBeNull()
     expect(chunked.compositions[1]!.notes[0]).toContain('low-norm acts at the end of a prompt, and protocol P has none')
@@ -104,14 +104,14 @@ describe('compare', () => {
       stages: [{ ...lowNorm().stages[0]!, when: 'seal' as const }],
     } as KVCompressor
     const plan = protocolW({ tokens: 96, scoreFrom: 16, scoreTo: 64, chunk: 32 })
-    const report = await compare(wish({ plan, compositions: [{ name: 'f16', compressor: half }] }))
-    const whole = await compare(wish({ plan: protocolP({ tokens: 64, chunk: 64, scoreFrom: 16 }) }))
+    const report = await compareRows(wish({ plan, compositions: [{ name: 'f16', compressor: half }] }))
+    const whole = await compareRows(wish({ plan: protocolP({ tokens: 64, chunk: 64, scoreFrom: 16 }) }))
     expect(report.protocol).toMatchObject({ name: 'W', promptTokens: 96, scoredTargets: { from: 16, to: 64 } })
     expect(report.baseline.result!.quality.perplexity).toBeCloseTo(whole.baseline.result!.quality.perplexity, 4)
     expect(report.compositions[0]!.result!.footprint.tokens).toBe(96)
     expect(report.compositions[0]!.notes).toEqual([])
     expect(renderHtml(report)).toContain('Protocol W')
-    const noted = await compare(wish({ plan, compositions: [{ name: 'seals', compressor: sealing }] }))
+    const noted = await compareRows(wish({ plan, compositions: [{ name: 'seals', compressor: sealing }] }))
     expect(noted.compositions[0]!.notes[0]).toMatch(/32 tokens attended exactly to itself.*ownRows/)
   })
 
@@ -120,7 +120,7 @@ describe('compare', () => {
     const other = await fakeModel()
     let disposed = 0
     const activities: string[] = []
-    const report = await compare(
+    const report = await compareRows(
       wish({
         prepare: async ({ name }, busy) => {
           if (name === 'f16') return {}
@@ -143,7 +143,7 @@ describe('compare', () => {
   })
 
   it('a row that cannot be prepared fails alone', async () => {
-    const report = await compare(
+    const report = await compareRows(
       wish({
         prepare: async ({ name }) => {
           if (name === 'f16') throw new ModelMismatch('f16', 'no text.', 'Give one.')
@@ -155,7 +155,7 @@ describe('compare', () => {
   })
 
   it('keeps an error in its row and goes on', async () => {
-    const report = await compare(
+    const report = await compareRows(
       wish({ compositions: [{ name: 'misfit', compressor: misfit }, ...wish().compositions] }),
     )
     expect(report.compositions.map((c) => c.status)).toEqual(['failed', 'done', 'done'])
@@ -167,7 +167,7 @@ describe('compare', () => {
   it('has each finished composition on disk at once', async () => {
     const file = join(folder, 'report.json')
     const states: string[][] = []
-    await compare(
+    await compareRows(
       wish({
         onProgress: ({ index }) => {
           if (index < 2 || states.length > 0) return
@@ -182,7 +182,7 @@ describe('compare', () => {
 
   it('an abort keeps finished compositions and says so', async () => {
     const stop = new AbortController()
-    const report = await compare(
+    const report = await compareRows(
       wish({
         signal: stop.signal,
         onProgress: ({ index, fraction }) => {
@@ -199,7 +199,7 @@ describe('compare', () => {
   it('takes times side by side after all rows are measured, the uncompressed one like the others', async () => {
     const before = memory().numTensors
     const seen: string[] = []
-    const report = await compare(wish({ onProgress: ({ name }) => seen.push(name) }))
+    const report = await compareRows(wish({ onProgress: ({ name }) => seen.push(name) }))
     expect(memory().numTensors).toBe(before)
     expect(report.protocol.timing).toEqual({ contextTokens: 64, warmUpRounds: 2, rounds: 4, groups: 1 })
     const rows = [report.baseline, ...report.compositions].map((row) => row.result!.times)
@@ -215,25 +215,25 @@ describe('compare', () => {
   })
 
   it('times rows in groups where their caches do not fit into memory together', async () => {
-    const report = await compare(wish({ timingBytes: 1 }))
+    const report = await compareRows(wish({ timingBytes: 1 }))
     expect(report.protocol.timing?.groups).toBe(2)
     expect(report.baseline.result!.times.decode?.count).toBe(8)
     for (const row of report.compositions) expect(row.result!.times.ratios.decode?.count).toBe(4)
   })
 
   it('times nothing when no steps are asked for', async () => {
-    const report = await compare(wish({ decodeTokens: 0 }))
+    const report = await compareRows(wish({ decodeTokens: 0 }))
     expect(report.protocol).toMatchObject({ decodeTokens: 0, timing: null })
     expect(report.compositions[0]!.result!.times).toMatchObject({ prefill: null, decode: null, cacheShare: null })
     expect(report.compositions[0]!.result!.overhead).toEqual({ prefill: null, decode: null })
     expect(renderHtml(report)).toContain('Times were not taken')
     expect(renderTable(report)).not.toContain('decode: ms')
-    await expect(compare(wish({ decodeTokens: -1 }))).rejects.toThrow(/decodeTokens is -1/)
+    await expect(compareRows(wish({ decodeTokens: -1 }))).rejects.toThrow(/decodeTokens is -1/)
   })
 
   it('an abort while times are taken keeps what is measured', async () => {
     const stop = new AbortController()
-    const report = await compare(
+    const report = await compareRows(
       wish({
         signal: stop.signal,
         decodeTokens: 40,
@@ -271,7 +271,7 @@ describe('compare', () => {
         },
       ],
     } as unknown as KVCompressor
-    const report = await compare(
+    const report = await compareRows(
       wish({ compositions: [{ name: 'tiring', compressor: tiring }, ...wish().compositions] }),
     )
     const [row, f16] = report.compositions
@@ -285,7 +285,7 @@ describe('compare', () => {
   it('checks every row before the first one runs', async () => {
     const failed: number[] = []
     const asked: string[] = []
-    const report = await compare(
+    const report = await compareRows(
       wish({
         compositions: [...wish().compositions, { name: 'misfit', compressor: misfit }],
         onRow: (row) => {
@@ -295,7 +295,7 @@ describe('compare', () => {
     )
     expect(failed).toEqual([0])
     expect(report.compositions.map((c) => c.status)).toEqual(['done', 'done', 'failed'])
-    const own = await compare(
+    const own = await compareRows(
       wish({
         check: ({ name }) => {
           asked.push(name)
@@ -308,7 +308,7 @@ describe('compare', () => {
   })
 
   it('runs nothing when no row can run', async () => {
-    const report = await compare(wish({ compositions: [{ name: 'misfit', compressor: misfit }] }))
+    const report = await compareRows(wish({ compositions: [{ name: 'misfit', compressor: misfit }] }))
     expect(model.calls).toBe(0)
     expect([report.status, report.baseline.status]).toEqual(['complete', 'skipped'])
     expect(renderTable(report)).toContain('not run: no row could run')
@@ -321,7 +321,7 @@ describe('compare', () => {
       ...some,
       stages: some.stages.map((s) => ({ ...s, options: { skipLayers: [1] }, on: { layers: [0] } })),
     } as unknown as KVCompressor
-    const report = await compare(wish({ compositions: [{ name: 'spared', compressor: spared }] }))
+    const report = await compareRows(wish({ compositions: [{ name: 'spared', compressor: spared }] }))
     expect(report.baseline.notes).toEqual([
       'Exact rows are held in 32 bits; bits by formula count every exact row as 16.',
     ])
@@ -332,7 +332,7 @@ describe('compare', () => {
   })
 
   it('an abort before anything is finished still leaves a report', async () => {
-    const report = await compare(wish({ signal: AbortSignal.abort() }))
+    const report = await compareRows(wish({ signal: AbortSignal.abort() }))
     expect([report.status, report.baseline.status]).toEqual(['interrupted', 'interrupted'])
     expect(renderHtml(report)).toContain('Nothing to draw yet')
     expect(renderTable(report)).toContain('interrupted')
@@ -342,7 +342,7 @@ describe('compare', () => {
     onForward = () => {
       throw new Error('no weights')
     }
-    await expect(compare(wish())).rejects.toThrow('no weights')
+    await expect(compareRows(wish())).rejects.toThrow('no weights')
     expect(await readReport(join(folder, 'report.json'))).toMatchObject({
       status: 'failed',
       baseline: { status: 'failed' },
@@ -352,7 +352,7 @@ describe('compare', () => {
   it('reports progress with the time left', async () => {
     const left: (number | null)[] = []
     let last = 0
-    await compare(
+    await compareRows(
       wish({
         onProgress: ({ fraction, secondsLeft }) => {
           expect(fraction).toBeGreaterThanOrEqual(last)
@@ -368,15 +368,15 @@ describe('compare', () => {
 
   it('refuses a text longer than the context before any work', async () => {
     await expect(
-      compare(wish({ ids: fakeIds(600), plan: protocolP({ tokens: 512, chunk: 64, scoreFrom: 1 }) })),
+      compareRows(wish({ ids: fakeIds(600), plan: protocolP({ tokens: 512, chunk: 64, scoreFrom: 1 }) })),
     ).rejects.toThrow(/at most 512, the model's context/)
-    await expect(compare(wish({ ids: fakeIds(10) }))).rejects.toThrow(/Give a longer text/)
+    await expect(compareRows(wish({ ids: fakeIds(10) }))).rejects.toThrow(/Give a longer text/)
     expect(model.calls).toBe(0)
   })
 
   it('hits a passkey only when the digits are most likely', async () => {
     const trial = { context: fakeIds(20), question: fakeIds(4), answer: fakeIds(3), digits: { from: 0, to: 3 } }
-    const report = await compare(wish({ passkeyTrials: [trial] }))
+    const report = await compareRows(wish({ passkeyTrials: [trial] }))
     expect(report.baseline.result!.passkey).toMatchObject({ trials: 1, contextTokens: 20 })
     expect(report.baseline.result!.passkey!.meanLogProbability).toBeLessThan(0)
   })
@@ -385,7 +385,7 @@ describe('compare', () => {
 describe('report files', () => {
   it('are refused when damaged, foreign or of another version', async () => {
     const file = join(folder, 'report.json')
-    await compare(wish({ file }))
+    await compareRows(wish({ file }))
     const good = JSON.parse(await readFile(file, 'utf8'))
     const check = async (value: unknown): Promise<unknown> => {
       await writeFile(file, typeof value === 'string' ? value : JSON.stringify(value))
@@ -400,17 +400,17 @@ describe('report files', () => {
     await expect(readReport(join(folder, 'none.json'))).rejects.toThrow(/cannot be read/)
   })
   it('name neither host nor user', async () => {
-    const text = JSON.stringify(await compare(wish()))
+    const text = JSON.stringify(await compareRows(wish()))
     const { hostname, userInfo } = await import('node:os')
     for (const word of [hostname(), userInfo().username]) if (word.length > 4) expect(text).not.toContain(word)
   })
   it('are one page without scripts or anything from elsewhere', async () => {
-    const html = renderHtml(await compare(wish()))
+    const html = renderHtml(await compareRows(wish()))
     expect(html).toContain('<svg')
     expect(html).not.toMatch(/<script|<link|@import|src=|url\(/)
   })
   it('show the same tables of the model in the terminal and on the page', async () => {
-    const report = await compare(wish({ decodeTokens: 0 }))
+    const report = await compareRows(wish({ decodeTokens: 0 }))
     const { footprint, footprintAtEnd } = report.compositions[0]!.result!
     // The rotary tables of a model grow with the positions it has seen.
     Object.assign(footprint, { ledger: { ...footprint.ledger, perModel: 77 * 1024 } })
@@ -421,7 +421,7 @@ describe('report files', () => {
     }
   })
   it('draw every plot for a page and for a phone, with the numbers of the table', async () => {
-    const html = renderHtml(await compare(wish({ decodeTokens: 0 })))
+    const html = renderHtml(await compareRows(wish({ decodeTokens: 0 })))
     expect(html.match(/<div class="wide">/g)).toHaveLength(3)
     expect(html.match(/<div class="narrow">/g)).toHaveLength(3)
     const [pareto = ''] = /<section aria-labelledby="pareto">[\s\S]*?<\/section>/.exec(html) ?? []
@@ -435,7 +435,7 @@ describe('report files', () => {
   })
   it('say where they cannot be written', async () => {
     await writeFile(join(folder, 'blocked'), '')
-    await expect(compare(wish({ file: join(folder, 'blocked', 'report.json') }))).rejects.toThrow(
+    await expect(compareRows(wish({ file: join(folder, 'blocked', 'report.json') }))).rejects.toThrow(
       /cannot be written .* Choose another folder/,
     )
   })

@@ -1,11 +1,11 @@
 import { defineScorer, IncompatibleStages, stagesOn } from '@kvloom/core'
-import { methods } from '@kvloom/methods'
 import { sum } from '@tensorflow/tfjs-core'
 import { describe, expect, it } from 'vitest'
-import { buildComposition } from './build'
+import { methods } from '../index'
+import { composition } from './composition'
 import { parseComposition } from './parse'
 
-const build = (text: string) => buildComposition(text, methods)
+const build = (text: string) => composition(text)
 const optionsOf = (text: string) => build(text).stages[0]?.options
 
 describe('compositions', () => {
@@ -50,7 +50,7 @@ describe('compositions', () => {
   })
   it('know further methods', () => {
     const mine = defineScorer({ name: 'my-own', needs: { keys: { of: 'keys' } }, score: ({ keys }) => sum(keys, -1) })
-    expect(buildComposition('my-own(keep=0.3)+kivi', [...methods, mine]).card.name).toBe('my-own+kivi')
+    expect(composition('my-own(keep=0.3)+kivi', [...methods, mine]).card.name).toBe('my-own+kivi')
   })
 })
 
@@ -76,6 +76,8 @@ describe('mistakes', () => {
     ['kivi;', 5, /";" has no meaning/],
     ["none(store='f16)", 12, /a string begins here and does not end/],
     ['split(keys=kivi)', 1, /needs values=/],
+    ['protectLayers(total=[0], layers=24, kivi)', 15, /without "total="/],
+    ['compose(a=snapkv, kivi)', 9, /compose\(\) takes compositions, without "a="/],
     ['onLayers(kivi)', 1, /takes the list of layers, then a composition/],
     ['onLayers([0], 3)', 15, /expected a composition/],
     ['window(recent=4)', 1, /takes one composition and named settings/],
@@ -88,6 +90,18 @@ describe('mistakes', () => {
   it('illegal mixes keep the words of compose()', () => {
     expect(() => build('kivi(bits=2)+kivi(bits=4)')).toThrow(IncompatibleStages)
     expect(() => build('snapkv+tova')).toThrow(/snapkv and tova cannot be composed/)
+  })
+  it.each([
+    ['nothing', undefined],
+    ['a number', 2],
+    ['a compressor', build('none')],
+    ['a list', ['kivi']],
+  ])('%s in the place of a text', (_, given) => {
+    expect(() => composition(given as never)).toThrow(expect.objectContaining({ code: 'OPTION' }))
+  })
+  it('a name in the place of methods', () => {
+    for (const given of ['kivi', [build('none')], {}, null])
+      expect(() => composition('kivi', given as never)).toThrow(expect.objectContaining({ code: 'OPTION' }))
   })
   it('positions count from 1 in the tree too', () => {
     expect(parseComposition(' a + b').parts.map((p) => p.at)).toEqual([2, 6])

@@ -1,5 +1,5 @@
 /** Cuts a composition such as `snapkv(keep=0.5)+kivi(bits=2)` into tokens. */
-import { CompositionError } from '../errors'
+import { CompositionError } from './errors'
 
 export type Token =
   | { readonly kind: 'name' | 'symbol' | 'end'; readonly text: string; readonly at: number }

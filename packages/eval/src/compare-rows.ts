@@ -1,5 +1,5 @@
 /**
- * compare(): every row is checked against the model, then one uncompressed run and every composition over the same tokens,
+ * compareRows(): every row is checked against the model, then one uncompressed run and every composition over the same tokens,
  * then the times of all rows side by side. Each finished composition is in the report file at once; an error stays in its
  * row; an interruption keeps what is done.
  */
@@ -32,7 +32,7 @@ export interface PreparedRow {
   dispose?(): void
 }
 
-export interface CompareOptions {
+export interface CompareRowsOptions {
   readonly model: ScoringModel
   /** What the model is called in the report. Default: the name in its shape. */
   readonly modelName?: string
@@ -73,7 +73,7 @@ export interface CompareOptions {
  * @returns the report; its status is `interrupted` when the signal was aborted, rows that failed carry their error
  * @throws EvalOptionError for settings that cannot work, ReportError when the file cannot be written, and what the uncompressed run throws
  */
-export async function compare(options: CompareOptions): Promise<Report> {
+export async function compareRows(options: CompareRowsOptions): Promise<Report> {
   checkOptions(options)
   const timing = timingPlan(options.plan, options.decodeTokens ?? DECODE_TOKENS)
   const run = new Comparison(options, await openReport(options, timing), timing)
@@ -83,7 +83,7 @@ export async function compare(options: CompareOptions): Promise<Report> {
 /** Decode steps that are timed when nobody says. */
 const DECODE_TOKENS = 16
 
-function checkOptions({ model, plan, ids, compositions, decodeTokens = DECODE_TOKENS }: CompareOptions): void {
+function checkOptions({ model, plan, ids, compositions, decodeTokens = DECODE_TOKENS }: CompareRowsOptions): void {
   if (compositions.length === 0) throw new EvalOptionError('compositions', 0, 'at least one', 'Name a composition.')
   if (!Number.isInteger(decodeTokens) || decodeTokens < 0)
     throw new EvalOptionError('decodeTokens', decodeTokens, 'a whole number from 0', '0 times nothing.')
@@ -105,7 +105,7 @@ function checkOptions({ model, plan, ids, compositions, decodeTokens = DECODE_TO
     )
 }
 
-async function openReport(options: CompareOptions, timing: TimingPlan | null): Promise<Report> {
+async function openReport(options: CompareRowsOptions, timing: TimingPlan | null): Promise<Report> {
   const { model, plan, passkeyTrials = [] } = options
   const { shape } = model
   const used = options.ids.slice(0, plan.tokens)

@@ -8,7 +8,7 @@
  *   list        := '[' [ value (',' value)* ] ']'
  *   record      := '{' [ name '=' value (',' name '=' value)* ] '}'
  */
-import { CompositionError } from '../errors'
+import { CompositionError } from './errors'
 import { type Token, tokenize } from './tokens'
 
 export interface Call {

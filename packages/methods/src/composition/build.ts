@@ -10,8 +10,8 @@ import {
   split,
   window,
 } from '@kvloom/core'
-import type { Method } from '@kvloom/methods'
-import { CompositionError } from '../errors'
+import type { Method } from '../method'
+import { CompositionError } from './errors'
 import { nearest } from './nearest'
 import { type Argument, type Call, parseComposition, type Sum, type Value } from './parse'
 
@@ -23,7 +23,11 @@ export function buildComposition(text: string, methods: readonly Method[]): KVCo
 type Combinator = (builder: Builder, call: Call) => KVCompressor
 
 const COMBINATORS: Readonly<Record<string, Combinator>> = {
-  compose: (b, call) => compose(...call.args.map((a) => b.composition(a))),
+  compose: (b, call) => {
+    const named = call.args.find(({ name }) => name !== null)
+    if (named) throw b.error(named.at, `compose() takes compositions, without "${named.name}="`)
+    return compose(...call.args.map((a) => b.composition(a)))
+  },
   split: (b, call) => {
     const named = b.named(call, ['keys', 'values'])
     return split({
@@ -150,8 +154,10 @@ class Builder {
     return argument
   }
 
-  /** Exactly the arguments described, in this order; names in front of them are allowed and ignored. */
+  /** Exactly the arguments described, in this order, without names: a wrong one would change nothing. */
   positional<const W extends readonly string[]>(call: Call, wanted: W): { [I in keyof W]: Argument } {
+    const named = call.args.find(({ name }) => name !== null)
+    if (named) throw this.error(named.at, `${call.name}() takes ${wanted.join(', then ')}, without "${named.name}="`)
     if (call.args.length !== wanted.length) throw this.error(call.at, `${call.name}() takes ${wanted.join(', then ')}`)
     return call.args as unknown as { [I in keyof W]: Argument }
   }
