@@ -49,10 +49,13 @@ export function openCache(given: ModelOrShape, compressor: Ready | KVCompressor)
 
 /** @throws OptionError for anything but a compressor, with or without its artifacts; NotCalibrated */
 export function readyGiven(where: string, given: Ready | KVCompressor): Ready {
-  if (typeof given === 'object' && given !== null && 'ready' in given && given.ready === true) return given
+  if (isReady(given)) return given
   checkCompressor(where, given)
   return pairWithArtifacts(given)
 }
+
+const isReady = (given: Ready | KVCompressor): given is Ready =>
+  typeof given === 'object' && given !== null && 'ready' in given && given.ready
 
 /** Empty layers, bound to their stages. */
 export function openLayers(model: ModelShape, ready: Ready, account: Account) {
