@@ -1,4 +1,4 @@
-/** What brings golden data and a method together. A method's package has one on its subpath `./golden`, as `adapter`. */
+/** An adapter runs golden data through a method. A method's package has one on its subpath `./golden`, called `adapter`. */
 import type { KVCompressor } from '@kvloom/core'
 import type { TensorResult } from './compare'
 import type { CaseJson, GoldenCase } from './schema'
@@ -17,9 +17,9 @@ export interface CaseAdapter {
   readonly method: string
   /** Runs a case through the method; null when it is of a variant that the method does not know. */
   run(golden: GoldenCase): Promise<Outcome | null>
-  /** For golden.json files of another form: their cases in the form of the schema. Default: `json.cases` as it is. */
+  /** Brings the cases of a golden.json of another form into the form of the schema. Default `json.cases` as it is. */
   cases?(json: Readonly<Record<string, unknown>>): readonly CaseJson[]
-  /** Where a press of kvpress is this method too. */
+  /** The press of kvpress that is this method too, if there is one. */
   readonly press?: Press
 }
 
@@ -35,17 +35,17 @@ export type Presses = ReadonlyMap<string, Press>
 
 /** A press of kvpress as a method. */
 export interface Press {
-  /** As `options.press` of a case has it. */
+  /** The name of the press, as `options.press` of a case has it. */
   readonly name: string
   /**
-   * The method with the options of a case, keeping this fraction of the tokens.
-   * @param presses the others that are at hand, for a press that needs one beneath it
+   * Makes the method with the options of a case, so that it keeps this fraction of the tokens.
+   * @param presses the other presses at hand, for a press that needs one beneath it
    * @returns null when one that it needs is not there
    */
   make(golden: GoldenCase, keep: number, presses: Presses): KVCompressor | null
   /** Whether it keeps as many tokens as every press does by default; cases of the press `any` are checked against these. */
   readonly countsAsAny?: boolean
-  /** Results beside scores and kept tokens, for the expected tensors of these names. */
+  /** Makes results for the expected tensors of these names, beside scores and kept tokens. */
   readonly more?: {
     readonly names: readonly string[]
     results(golden: GoldenCase, rows: Rows): Promise<TensorResult[]>

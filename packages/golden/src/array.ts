@@ -1,4 +1,4 @@
-/** Plain arrays with a shape: what golden files hold and results are compared as. */
+/** Plain arrays with a shape. Golden files hold them, and results are compared as such. */
 import { type Tensor, tensor } from '@tensorflow/tfjs-core'
 import { GoldenError } from './errors'
 
@@ -10,12 +10,12 @@ export interface NdArray {
 
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((product, n) => product * n, 1)
 
-/** A tensor's numbers; waits for the device. */
+/** Reads a tensor's numbers, and waits for the device to have them. */
 export async function fromTensor(x: Tensor): Promise<NdArray> {
   return { shape: [...x.shape], data: (await x.data()).slice() as Float32Array | Int32Array }
 }
 
-/** A tensor of copies, owned by the caller: float32 from floats, int32 from integers. */
+/** Copies an array into a tensor that the caller owns: float32 from floats, int32 from integers. */
 export function toTensor({ shape, data }: NdArray): Tensor {
   return data instanceof Float32Array
     ? tensor(data.slice(), [...shape], 'float32')

@@ -1,4 +1,4 @@
-/** Typed reading of a case's options. */
+/** Reads the options of a case with their types checked. */
 import type { KVCompressor } from '@kvloom/core'
 import { GoldenError } from './errors'
 import type { GoldenCase } from './schema'
@@ -22,7 +22,7 @@ export function textOption(golden: GoldenCase, name: string, otherwise: string):
   return value
 }
 
-/** Makes a method with options that come from data: of any type here, since the method checks them itself. */
+/** Makes a method with options that come from data. They may be of any type, since the method checks them itself. */
 export const makeWith = (
   method: (options?: never) => KVCompressor,
   options: Readonly<Record<string, unknown>>,

@@ -1,4 +1,4 @@
-/** What a quantizer with a codebook makes of rows, in the shapes of golden data. */
+/** Shows what a quantizer with a codebook makes of rows, in the shapes of golden data. */
 import { type HostTensor, type ModelShape, type Quantizer, type Site, siteOf } from '@kvloom/core'
 import { codebookBits, floatFromHalf } from '@kvloom/kernels'
 import type { Tensor } from '@tensorflow/tfjs-core'
@@ -25,7 +25,7 @@ export interface CodebookResult {
   readonly recon: NdArray
 }
 
-/** A model of one layer after the other whose tokens have `channels` KV channels, all in one head, and no rotation. */
+/** A model whose tokens have `channels` KV channels, all in one head, and which does not rotate. */
 export const oneHead = (channels: number, layers = 1): ModelShape => ({
   name: 'golden',
   layers,
@@ -48,7 +48,7 @@ export function hostOf({ shape, data }: NdArray): HostTensor {
   return { shape, values: Float32Array.from(data) }
 }
 
-/** Rows `[tokens, channels]` through the quantizer. */
+/** Sends rows `[tokens, channels]` through the quantizer and back. */
 export async function throughCodebook(
   quantizer: Quantizer,
   rows: NdArray,
@@ -98,8 +98,9 @@ async function unpack(
 }
 
 /**
- * Codes outside the listed ambiguous places, norms, and reconstructions outside the blocks where an ambiguous code was chosen
- * differently. `names`: which expected tensor is compared with which part of the result; `ambiguous` names the list of flat places.
+ * Compares codes, norms and reconstructions. The data lists places where two codes are equally near: a code may differ there, and the
+ * reconstruction of a block with such a difference is not compared. `names` says which expected tensor belongs to which part of the
+ * result, and `ambiguous` is the name of that list of flat places.
  */
 export async function compareCodes(
   golden: GoldenCase,
@@ -134,7 +135,7 @@ export async function compareCodes(
   return results
 }
 
-/** Blocks `[tokens, blocks]` where a code differs at an ambiguous place. */
+/** Marks the blocks `[tokens, blocks]` in which a code differs at an ambiguous place. */
 function otherCodes(idx: NdArray, expected: NdArray, ambiguous: Uint8Array): NdArray {
   const [tokens = 0, blocks = 0, perBlock = 0] = expected.shape
   const data = new Uint8Array(tokens * blocks)
@@ -144,7 +145,7 @@ function otherCodes(idx: NdArray, expected: NdArray, ambiguous: Uint8Array): NdA
   return { shape: [tokens, blocks], data }
 }
 
-/** Blocks of `group` channels to the channels of rows `[rows, channels]`; the last block may be cut short. */
+/** Spreads marks of blocks of `group` channels over the channels of rows `[rows, channels]`. The last block may be cut short. */
 function spread({ shape: [, blocks = 1], data }: NdArray, shape: readonly number[], group: number): NdArray {
   const channels = shape[1] ?? 1
   const wide = Uint8Array.from(
@@ -164,7 +165,7 @@ export function relativeSquareError(x: NdArray, y: NdArray): number {
   return difference / square
 }
 
-/** A number of the case's scalars against the same number here. */
+/** Compares a number with the one of this name among the case's scalars. */
 export function compareScalar(golden: GoldenCase, name: string, actual: number, rel: number): TensorResult {
   const expected = golden.scalars[name]
   if (typeof expected !== 'number') return wrong(name, 'the case gives no such number')

@@ -4,8 +4,8 @@ import { compareArrays, type TensorResult, wrong } from './compare'
 import type { GoldenCase } from './schema'
 
 /**
- * One result per expected tensor, under its tolerance; a name without a result fails. Masks that tolerances name (`except_`)
- * are no results themselves.
+ * Compares one result with each expected tensor, under its tolerance. A name without a result fails. An expected tensor that a tolerance
+ * names as its mask (`except_`) is not compared itself.
  * @param skip masks of positions where anything is right, by name
  */
 export async function compareNamed(

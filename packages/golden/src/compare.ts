@@ -15,9 +15,9 @@ export interface TensorResult {
 }
 
 export interface CompareExtras {
-  /** For `absTimesScale`: the scale of the group of each element, shaped as the expected tensor. */
+  /** For `absTimesScale`, the scale of each element's group, in the shape of the expected tensor. */
   readonly scales?: NdArray
-  /** For `except_`: positions where anything is right, shaped as the expected tensor. */
+  /** For `except_`, the positions where anything is right, in the shape of the expected tensor. */
   readonly except?: NdArray
 }
 
@@ -42,7 +42,7 @@ export function compareArrays(
     if (Object.is(a, b) || a === b) continue
     const error = Math.abs(a - b)
     const allowed = abs + rel * Math.abs(b) + absTimesScale * (scales?.data[at] ?? 0)
-    // A NaN, and any error where none is allowed, uses more than everything.
+    // A NaN, or any error where none is allowed, counts as using more than the whole tolerance.
     const use = Number.isNaN(error) || allowed === 0 ? Number.POSITIVE_INFINITY : error / allowed
     if (use > worst.use || (use === worst.use && error > worst.error)) worst = { error, allowed, at, use }
   }

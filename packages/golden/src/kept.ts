@@ -1,14 +1,14 @@
-/** Compares kept sets: exact where the cut is unique, else any choice among the tied tokens is right. */
+/** Compares sets of kept tokens. Where several tokens tie at the cut, any choice among them is right; else the sets must be equal. */
 import type { NdArray } from './array'
 import { type TensorResult, wrong } from './compare'
 
-/** Tokens whose scores are so close to the cut are tied (the convention of the golden eviction data). */
+/** Tokens whose scores are so close to the cut tie with it, by the convention of the golden eviction data. */
 export const TIE = { abs: 2e-7, rel: 2e-6 }
 
 /**
  * Compares the kept positions `[heads, kept]`, or `[kept]` for one set of all heads.
  * @param scores `[heads, tokens]`, larger = keep: where given, a token may differ if its score ties with the cut.
- * @param tie distance below which scores tie; default `TIE`.
+ * @param tie the distance from the cut below which scores tie with it; default `TIE`
  */
 export function compareKept(
   name: string,
@@ -34,7 +34,7 @@ export function compareKept(
     const scoreOf = (token: number) => scores?.data[head * tokens + token] ?? Number.NaN
     const cut = Math.min(...want.map(scoreOf))
     for (const token of different) {
-      // Without scores the comparison below is with NaN: no tie.
+      // Without scores the comparison below is with NaN, so nothing ties.
       if (Math.abs(scoreOf(token) - cut) <= tie.abs + tie.rel * Math.abs(cut)) tied++
       else {
         misses++
@@ -52,7 +52,7 @@ export function compareKept(
 }
 
 /**
- * Compares masks `[heads, tokens]` of heads that keep different counts, as many tokens in all.
+ * Compares masks `[heads, tokens]` of heads that keep different numbers of tokens. All heads together must keep equally many.
  * @param scores `[heads, tokens]`: where given, a token may differ if its score ties with the cut over all heads.
  */
 export function compareMask(name: string, actual: NdArray, expected: NdArray, scores?: NdArray): TensorResult {
@@ -62,7 +62,7 @@ export function compareMask(name: string, actual: NdArray, expected: NdArray, sc
   const total = ({ data }: NdArray) => [...data].reduce((sum, x) => sum + x, 0)
   if (total(actual) !== total(expected)) return wrong(name, `${total(actual)} tokens kept, expected ${total(expected)}`)
   const different = [...expected.data.keys()].filter((at) => expected.data[at] !== actual.data[at])
-  // The lost and the won tie with each other: both lie at the cut.
+  // Tokens that only one of the two masks keeps lie at the cut, so they tie with each other.
   const at = different.map((i) => scores?.data[i] ?? Number.NaN)
   const [low, high] = [Math.min(...at), Math.max(...at)]
   const tied = different.length > 0 && high - low <= TIE.abs + TIE.rel * Math.abs(high)

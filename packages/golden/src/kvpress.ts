@@ -1,4 +1,4 @@
-/** Cases made by NVIDIA/kvpress: eviction once, at the end of the prompt. `compression_ratio` is the fraction removed. */
+/** Runs cases that NVIDIA/kvpress made: an eviction once, at the end of the prompt. Their `compression_ratio` is the fraction that goes. */
 import { type KVCompressor, stagesOn } from '@kvloom/core'
 import type { CaseAdapter, Outcome, Press, Presses } from './adapter'
 import { withArena } from './arena'
@@ -21,7 +21,7 @@ import {
   scoresOf,
 } from './through-cache'
 
-/** The adapter of all cases that kvpress made: each is run by the press that it names. */
+/** The adapter of all cases that kvpress made. Each case is run by the press that it names. */
 export const pressCases = (presses: Presses): CaseAdapter => ({
   method: 'kvpress',
   async run(golden) {
@@ -39,7 +39,7 @@ async function runPress(golden: GoldenCase, press: Press, presses: Presses): Pro
     const compressor = press.make(golden, 1 - ratio, presses)
     if (!compressor) return null
     const suffix = suffixOf(golden, ratio)
-    // Where the score depends on the ratio, `scores` belongs to the first.
+    // Where scores depend on the ratio, the expected `scores` are those of the first ratio.
     const scoresName = golden.expects.includes(`scores_${suffix}`) ? `scores_${suffix}` : 'scores'
     const stage = await byStage(compressor, rows)
     if (golden.expects.includes(scoresName) && (scoresName !== 'scores' || i === 0))
@@ -69,19 +69,19 @@ async function runPress(golden: GoldenCase, press: Press, presses: Presses): Pro
   return { tensors }
 }
 
-/** Rows that know their RoPE where the case names its base. */
+/** The rows of a case, with their RoPE where the case names its base. */
 async function rotatedRows(golden: GoldenCase): Promise<Rows> {
   const rows = await rowsOf(golden)
   if (golden.options['rope_theta'] === undefined) return rows
   return { ...rows, rope: ropeOf(numberOption(golden, 'rope_theta'), rows.keys.shape[2] ?? 0) }
 }
 
-/** What a case expects beside scores and kept tokens, where its press gives it. */
+/** Compares what a case expects beside scores and kept tokens, where its press makes it. */
 async function moreOf(golden: GoldenCase, { more }: Press, rows: Rows): Promise<TensorResult[]> {
   return more && golden.expects.some((name) => more.names.includes(name)) ? more.results(golden, rows) : []
 }
 
-/** Rows that each KV head keeps `[kvHeads, tokens]`, where a budget stage shares them out by these scores. */
+/** Marks the rows `[kvHeads, tokens]` that each KV head keeps where a budget stage shares them out by these scores. */
 async function maskByStage(compressor: KVCompressor, rows: Rows, scores: NdArray): Promise<NdArray> {
   const model = modelOf(rows)
   const [heads = 0, tokens = 0] = scores.shape
@@ -107,8 +107,9 @@ async function maskByStage(compressor: KVCompressor, rows: Rows, scores: NdArray
 }
 
 /**
- * Where a method promises more rows than the press keeps (a window of 64 of 48 tokens), the press takes some of them, whichever come
- * first, and the method all: what it keeps must be the promised rows and no other, and the authors' tokens among them.
+ * Compares a case in which a method promises more rows than the press keeps, as with a window of 64 of 48 tokens. The press keeps some of
+ * the promised rows, whichever come first, and the method keeps all of them. So the method must hold the promised rows and no others, and
+ * the authors' tokens must be among them.
  */
 function promisedBeyond(compressor: KVCompressor, rows: Rows, expected: NdArray): typeof compareKept | undefined {
   const tokens = rows.keys.shape[1] ?? 0
@@ -134,7 +135,7 @@ function isSeparate(golden: GoldenCase, suffix: string): boolean {
   return typeof gap === 'number' && gap > TIE.abs
 }
 
-/** Scores `[kvHeads, tokens]` and kept positions `[kvHeads, kept]` of a stage by itself. */
+/** Runs a stage by itself. @returns scores `[kvHeads, tokens]` and kept positions `[kvHeads, kept]` */
 async function byStage(compressor: KVCompressor, rows: Rows): Promise<{ scores: NdArray; kept: NdArray }> {
   const model = modelOf(rows)
   const tokens = rows.keys.shape[1] ?? 0
@@ -156,7 +157,7 @@ async function byStage(compressor: KVCompressor, rows: Rows): Promise<{ scores: 
   const positions = (count: number) =>
     rangesOf(count).flatMap(({ start, end }) => Array.from({ length: end - start }, (_, i) => start + i))
   const count = keptOf(bound, bound.count(tokens, 0), tokens)
-  // The press scores every sink 1, also where fewer tokens than that are kept.
+  // The press gives every sink the score 1, also where it keeps fewer tokens than there are sinks.
   const sinks = Number((pick.options as { readonly sinks?: number }).sinks ?? 0)
   const marks = new Float32Array(tokens)
   for (const position of positions(Math.max(count, Math.min(sinks, tokens)))) marks[position] = 1
@@ -167,7 +168,7 @@ async function byStage(compressor: KVCompressor, rows: Rows): Promise<{ scores: 
   }
 }
 
-/** `[1, n]` repeated to `[heads, n]`. */
+/** Repeats `[1, n]` to `[heads, n]`. */
 function onEveryHead(x: NdArray, heads: number): NdArray {
   if (x.shape[0] === heads) return x
   const n = x.shape[1] ?? 0
@@ -176,7 +177,7 @@ function onEveryHead(x: NdArray, heads: number): NdArray {
   return { shape: [heads, n], data }
 }
 
-/** `r25` of 0.25; a ratio that is no whole per cent is named by either neighbour. */
+/** The names that data may use for a ratio: `r25` for 0.25, and either neighbour for one that is no whole per cent. */
 function suffixOf(golden: GoldenCase, ratio: number): string {
   const names = [Math.round(ratio * 100), Math.floor(ratio * 100), Math.ceil(ratio * 100)].map(
     (n) => `r${String(n).padStart(2, '0')}`,
@@ -190,7 +191,7 @@ function isUnique(golden: GoldenCase, suffix: string): boolean {
   return cut?.[suffix]?.unique ?? true
 }
 
-/** Rows of [tokens, ratio, kept]: what every press keeps of so many tokens. */
+/** Checks lines of [tokens, ratio, kept]: how many of so many tokens every press keeps. */
 async function keptCounts(golden: GoldenCase, presses: Presses): Promise<Outcome | null> {
   const rows = golden.scalars['rows'] as readonly (readonly [number, number, number])[]
   const tensors: TensorResult[] = []

@@ -1,4 +1,4 @@
-/** Runs golden folders against methods. */
+/** Runs the cases of golden folders through methods. */
 import { readdir, stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { registerKernels } from '@kvloom/kernels'
@@ -14,7 +14,7 @@ export interface GoldenResult {
   /** Name of the folder. */
   readonly folder: string
   readonly case: string
-  /** `unknown`: no adapter here runs it. Counts as failed. */
+  /** `unknown` says that no adapter here runs the case. It counts as failed. */
   readonly status: 'passed' | 'failed' | 'unknown'
   readonly tensors: readonly TensorResult[]
   /** Why it failed, or what else a reader should know; may be empty. */
@@ -22,11 +22,11 @@ export interface GoldenResult {
 }
 
 export interface GoldenOptions {
-  /** Where two take the same cases, the first that knows a case runs it. */
+  /** The adapters at hand. Where two take the same cases, the first that knows a case runs it. */
   readonly adapters: readonly GoldenAdapter[]
-  /** Only cases whose method, press or name begins with one of these. Default all. */
+  /** Runs only cases whose method, press or name begins with one of these. Default all. */
   readonly only?: readonly string[]
-  /** Where to compute; it becomes and stays tfjs's backend. Default wasm. */
+  /** Where to compute. It becomes tfjs's backend and stays it. Default wasm. */
   readonly backend?: 'cpu' | 'wasm'
 }
 
@@ -93,7 +93,7 @@ function kindOf({ method, options }: GoldenCase): string {
   return typeof press === 'string' ? `${method} ${press}` : method
 }
 
-/** A folder with a golden.json, else its subfolders that have one. */
+/** The folder itself when it has a golden.json, else those of its subfolders that have one. */
 async function foldersOf(path: string): Promise<string[]> {
   if (basename(path) === 'golden.json') return [join(path, '..')]
   if (await exists(join(path, 'golden.json'))) return [path]

@@ -25,7 +25,7 @@ export async function readSafetensors(path: string): Promise<ReadonlyMap<string,
   for (const [name, entry] of Object.entries(header)) {
     if (name === '__metadata__') continue
     const [from, to] = entry.data_offsets
-    // A copy, so that typed arrays start on a boundary of their own.
+    // Copies the bytes, so that typed arrays start on a boundary of their own.
     const bytes = Uint8Array.from(file.subarray(8 + length + from, 8 + length + to)).buffer
     tensors.set(name, { shape: entry.shape, data: decode(entry.dtype, bytes, `${path}:${name}`) })
   }

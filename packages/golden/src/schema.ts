@@ -1,4 +1,4 @@
-/** The schema of golden folders: `golden.json` and the tensors it names. */
+/** Reads golden folders: a `golden.json` and the tensors that it names. */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { floatFromHalf, halfFromFloat } from '@kvloom/kernels'
@@ -6,17 +6,17 @@ import { type NdArray, sliceLikeNumpy } from './array'
 import { GoldenError } from './errors'
 import { readSafetensors } from './safetensors'
 
-/** How far a result may be off. A key may stand for several tensors: `kept` for `kept_r25`. */
+/** How far a result may be off. One tolerance may stand for several tensors: that of `kept` for `kept_r25`. */
 export interface Tolerance {
   /** |a - b| <= abs + rel · |b| + absTimesScale · scale of the element's group. */
   readonly abs?: number
   readonly rel?: number
   readonly absTimesScale?: number
-  /** Norm of the difference over the norm of what is expected. */
+  /** Limits the norm of the difference, relative to the norm of what is expected. */
   readonly relFrobenius?: number
-  /** Smallest share of equal elements. */
+  /** The smallest share of elements that must be equal. */
   readonly agreement?: number
-  /** Name of a mask of positions where anything is right. */
+  /** The name of a mask of positions where anything is right. */
   readonly except_?: string
   readonly why?: string
 }
@@ -43,13 +43,13 @@ export interface GoldenCase {
   readonly expects: readonly string[]
   /** Whether the case gives this input. */
   has(input: string): boolean
-  /** An input, rounded as `options.inputRounding` says. @throws GoldenError */
+  /** Reads an input and rounds it as `options.inputRounding` says. @throws GoldenError */
   input(name: string): Promise<NdArray>
-  /** An expected tensor. @throws GoldenError */
+  /** Reads an expected tensor. @throws GoldenError */
   expected(name: string): Promise<NdArray>
-  /** Any tensor of the folder, or of one beside it: `FILE:TENSOR`. @throws GoldenError */
+  /** Reads any tensor of the folder, or of a folder beside it, by `FILE:TENSOR`. @throws GoldenError */
   load(reference: string): Promise<NdArray>
-  /** The tolerance of an expected tensor: its own, or of the longest key that its name begins with. */
+  /** The tolerance of an expected tensor: its own, or that of the longest key with which its name begins. */
   tolerance(name: string): Tolerance
 }
 
@@ -118,7 +118,7 @@ function caseOf(method: string, json: CaseJson, load: (reference: string) => Pro
   }
 }
 
-/** `FILE:TENSOR` with an optional numpy slice in brackets. */
+/** Takes `FILE:TENSOR` apart, with an optional numpy slice in brackets. */
 function parseReference(reference: string): { file: string; tensor: string; slice?: string } {
   const parts = /^(?<file>[^:]+):(?<tensor>[^[\]]+)(?:\[(?<slice>[^\]]*)\])?$/.exec(reference)?.groups
   const { file, tensor, slice } = parts ?? {}

@@ -1,4 +1,4 @@
-/** What adapters share: rows through a whole cache, and an eviction stage on observations that the kernels make. */
+/** Helpers for adapters: they send rows through a whole cache, or run an eviction stage on observations that the kernels make. */
 import {
   floorOf,
   type KVCache,
@@ -22,18 +22,18 @@ import { fromTensor, type NdArray, toTensor } from './array'
 import { GoldenError } from './errors'
 import type { GoldenCase } from './schema'
 
-/** Rows of one layer, keys and queries after RoPE. */
+/** The rows of one layer, with keys and queries after RoPE. */
 export interface Rows {
   readonly queries: NdArray
   readonly keys: NdArray
   readonly values: NdArray
-  /** How queries and keys were rotated, for methods that turn them back. Absent: as if there were no RoPE. */
+  /** How queries and keys were rotated, for methods that turn them back. Absent when they count as never rotated. */
   readonly rope?: Rope
-  /** The token of every row. Absent: 0 for each. */
+  /** The token of every row. Absent when every token is 0. */
   readonly tokenIds?: Int32Array
 }
 
-/** The inputs q, k, v of a case. Where a method needs no queries or values, the keys stand in for them. */
+/** Reads the inputs q, k, v of a case. Where a method needs no queries or values, the keys stand in for them. */
 export async function rowsOf(golden: GoldenCase): Promise<Rows> {
   const keys = await golden.input('k')
   return {
@@ -43,7 +43,7 @@ export async function rowsOf(golden: GoldenCase): Promise<Rows> {
   }
 }
 
-/** A model of these rows; where they name no RoPE it does not rotate (they are rotated already). */
+/** Makes a model for these rows. Where they name no RoPE it does not rotate, since they are rotated already. */
 export function modelOf(rows: Rows, layers = 1): ModelShape {
   const [queryHeads = 0] = rows.queries.shape
   const [kvHeads = 0, , keyDim = 0] = rows.keys.shape
@@ -71,8 +71,8 @@ export function scorerOf(compressor: KVCompressor, model: ModelShape, layer = 0)
 }
 
 /**
- * Scores of the first `tokens` rows, `[kvHeads, tokens]` or `[1, tokens]`, from observations that the kernels make. Protected rows score
- * the largest of all plus 1, which is how the authors' code keeps them.
+ * Scores the first `tokens` rows from observations that the kernels make. @returns `[kvHeads, tokens]` or `[1, tokens]`; protected rows have
+ * the largest score plus 1, which is how the authors' code keeps them
  */
 export async function scoresOf(scorer: Scorer, rows: Rows, tokens = rows.keys.shape[1] ?? 0): Promise<NdArray> {
   return withArena(async (arena) => {
@@ -96,11 +96,11 @@ function aboveAll(scores: NdArray, { first = 0, last = 0 }: Protected = {}): NdA
   return { shape: scores.shape, data }
 }
 
-/** How many of `tokens` rows a scorer or a pick keeps, what it protects included. */
+/** How many of `tokens` rows a scorer or a pick keeps, the promised ones included. */
 export const keptOf = (stage: Pick<Scorer, 'protect'>, count: number, tokens: number): number =>
   Math.max(count, floorOf(tokens, stage.protect))
 
-/** `[queryHeads, tokens]`: attention of the last query of the rows. */
+/** The attention `[queryHeads, tokens]` of the last query to every row. */
 export function lastAttention(rows: Rows, arena: Arena): Tensor {
   return arena.own(observe({ of: 'attention', queries: 1, reduce: 'sum' }, rows, rows.keys.shape[1] ?? 0))
 }
@@ -142,7 +142,7 @@ function observe(what: Observation, rows: Rows, tokens: number): Tensor {
   }
 }
 
-/** Positions `[kvHeads, count]` of the best scores, by the kernel that core evicts with. */
+/** The positions `[kvHeads, count]` of the best scores, chosen by the kernel with which core evicts. */
 export async function bestOf(scores: NdArray, count: number, kvHeads: number): Promise<NdArray> {
   return withArena(async (arena) => {
     const best = arena.own(selectTop(arena.own(toTensor(scores)), count))
@@ -150,7 +150,7 @@ export async function bestOf(scores: NdArray, count: number, kvHeads: number): P
   })
 }
 
-/** Feeds rows `from ... from + count` to every layer of a cache; returns the last layer's output `[queryHeads, count, valueDim]`. */
+/** Feeds rows `from ... from + count` to every layer of a cache. @returns the last layer's output `[queryHeads, count, valueDim]` */
 export async function feed(
   cache: KVCache,
   rows: Rows,
@@ -176,16 +176,16 @@ export async function feed(
   })
 }
 
-/** Positions `[kvHeads, kept]` that a layer of a cache holds. */
+/** The positions `[kvHeads, kept]` that a layer of a cache holds. */
 export async function heldBy(cache: KVCache, layer: number): Promise<NdArray> {
   const { keys, values, positions } = await cache.materialize(layer)
   dispose([keys, values])
-  // Rows that cannot be gathered stay as dead ones, at position -1.
+  // A dropped row that its block still holds has position -1.
   const heads = positions.map((head) => [...head].filter((p) => p >= 0))
   return { shape: [heads.length, heads[0]?.length ?? 0], data: Int32Array.from(heads.flat()) }
 }
 
-/** Positions that layer `layer` holds after a prompt of all rows, in a real cache with exact f32 rows. */
+/** The positions that `layer` holds after a prompt of all rows, in a real cache with exact f32 rows. */
 export async function keptByCache(compressor: KVCompressor, rows: Rows, layer = 0): Promise<NdArray> {
   const cache = openExact(compressor, modelOf(rows, layer + 1))
   try {
@@ -196,7 +196,7 @@ export async function keptByCache(compressor: KVCompressor, rows: Rows, layer = 
   }
 }
 
-/** Rows `[kvHeads, tokens]` that a real cache of one layer keeps of a prompt of all rows, 1 or 0; heads may differ in number. */
+/** Marks the rows `[kvHeads, tokens]` that a real cache of one layer keeps of a prompt of all rows. Heads may keep different numbers of them. */
 export async function maskByCache(compressor: KVCompressor, rows: Rows): Promise<NdArray> {
   const [heads = 0, tokens = 0] = rows.keys.shape
   const cache = openExact(compressor, modelOf(rows))
@@ -215,7 +215,7 @@ export async function maskByCache(compressor: KVCompressor, rows: Rows): Promise
   }
 }
 
-/** The rows with queries and keys before RoPE, as a cache takes them; row t stands at position t. */
+/** Turns queries and keys back to before RoPE, as a cache takes them. Row t stands at position t. */
 export function beforeRope(rows: Rows): Rows {
   const { rope } = rows
   if (!rope) return rows
@@ -235,13 +235,13 @@ export function beforeRope(rows: Rows): Rows {
   return { ...rows, queries: back(rows.queries), keys: back(rows.keys) }
 }
 
-/** The RoPE of a base, over all channels. */
+/** Makes the RoPE of a base, over all channels. */
 export const ropeOf = (theta: number, dim: number): Rope => ({
   dim,
   frequencies: Float64Array.from({ length: dim / 2 }, (_, j) => theta ** ((-2 * j) / dim)),
   attentionFactor: 1,
 })
 
-/** A cache whose exact rows are f32, as golden data is. */
+/** Opens a cache whose exact rows are f32, as golden data is. */
 export const openExact = (compressor: KVCompressor, model: ModelShape): KVCache =>
   openCache(model, ready(window({ store: 'f32' }, compressor)))

@@ -27,7 +27,7 @@ import { marksOf, type Policy, policiesOf } from '../src/policies'
 import { type AttentionSums, choosePolicy, keepMask, meanAttention, profiledWidths, recoveryOf } from '../src/profile'
 import { runDecode } from './decode'
 
-/** What the authors take where no policy recovers enough. */
+/** The policy that the authors take where none recovers enough. */
 const CHEAPEST = 0
 
 /** FastGen against cold-compress. */
@@ -58,7 +58,7 @@ async function setupOf(golden: GoldenCase, rows: Rows): Promise<Setup> {
     golden,
     rows,
     policies: listed.map(policyOf),
-    // Without ids the data's convention: (7 t) mod 23.
+    // Where a case gives no ids, token t has the id (7 t) mod 23, by the convention of the data.
     ids: golden.has('ids')
       ? Int32Array.from((await golden.input('ids')).data)
       : Int32Array.from({ length: tokens }, (_, t) => (7 * t) % 23),
@@ -82,7 +82,7 @@ function policyOf(listed: Readonly<Record<string, unknown>>): Policy {
   }
 }
 
-/** Attention sums of each KV head over the first `tokens` rows. */
+/** The attention sums of each KV head over the first `tokens` rows. */
 function headSums({ rows, policies }: Setup, tokens: number): Promise<readonly AttentionSums[]> {
   const { kvHeads, queryHeads, attentionScale } = modelOf(rows)
   return withArena(async (arena) => {
@@ -134,7 +134,7 @@ async function profiles(setup: Setup): Promise<TensorResult[]> {
   for (const least of numbersOption(golden, 'min_recovery_frac')) {
     const name = `keep_${suffixOf(golden, least)}`
     const compressor = presetOf(setup, least)
-    // Where no policy recovers enough the method takes everything, the authors the cheapest.
+    // Where no policy recovers enough, the method takes everything and the authors take the cheapest policy.
     const reached = sums.every((_, head) => recoveries.some((own) => (own[head] ?? 0) >= least))
     if (!compressor || !reached || !golden.expects.includes(name)) continue
     const mask = await maskByCache(compressor, { ...firstRows(rows, tokens), tokenIds: ids.slice(0, tokens) })
@@ -143,7 +143,7 @@ async function profiles(setup: Setup): Promise<TensorResult[]> {
   return tensors
 }
 
-/** The method itself, where the case's policies are one of its presets. */
+/** Makes the method where the case's policies are one of its presets. */
 function presetOf(setup: Setup, minRecovery: number): KVCompressor | null {
   const { policies, globalTokens, maxLength, special, punctuation } = setup
   const { window = 0, heavy = 0 } =
@@ -162,7 +162,7 @@ const firstRows = (rows: Rows, tokens: number): Rows => ({
   values: sliceLikeNumpy(rows.values, `:, :${tokens}`),
 })
 
-/** `R90` of 0.9; a recovery that is no whole per cent is named by either neighbour. */
+/** The names that data may use for a recovery: `R90` for 0.9, and either neighbour for one that is no whole per cent. */
 function suffixOf(golden: GoldenCase, least: number): string {
   const names = [Math.round(least * 100), Math.floor(least * 100), Math.ceil(least * 100)].map((n) => `R${n}`)
   return names.find((name) => golden.expects.includes(`policy_${name}`)) ?? names[0] ?? ''
@@ -174,7 +174,7 @@ function at<T>(list: readonly T[], index: number): T {
   return found
 }
 
-/** Decode cases: what each KV head holds after the prompt and after every step, and what the steps return. */
+/** Runs a decode case: what each KV head holds after the prompt and after every step, and what the steps return. */
 async function decode(setup: Setup): Promise<TensorResult[]> {
   const { golden, rows, policies, globalTokens, maxLength } = setup
   const [prompt, count] = [numberOption(golden, 'prompt_tokens'), numberOption(golden, 'decode_steps')]
@@ -235,7 +235,7 @@ async function decode(setup: Setup): Promise<TensorResult[]> {
   )
 }
 
-/** Positions `[steps + 1][held]` of one head; -1 fills. */
+/** The positions `[steps + 1][held]` of one head, without the -1 that fills lines up. */
 function positionsOf({ shape, data }: NdArray, head: number): readonly (readonly number[])[] {
   const [steps = 0, heads = 0, width = 0] = shape
   return Array.from({ length: steps }, (_, step) =>

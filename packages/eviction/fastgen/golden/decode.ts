@@ -1,10 +1,14 @@
 /**
- * Decoding one KV head as cold-compress does. Records of attention belong to slots there: a new row goes on with those of its
- * slot, of the row it was exchanged for (the code that should clear them clears a copy) or of what lay in a free slot. Slots hold
- * what is kept of the prompt first, then what is dropped, in whatever order an unstable sort gave them. That order is in no file
- * of the data, and two things depend on it: which rows lie in the first slots, which are never exchanged, and the records of a
- * row that is added. So it is inferred: the fewest rows that must lie in the first slots, and the least records, for the expected
- * exchanges to be what upkeep decides. Then the head runs on its own, and what it holds must be what is expected.
+ * Decodes one KV head in the way of cold-compress, whose records of attention belong to slots of the cache and not to rows.
+ *
+ * A new row inherits the record of the slot that it is put into, since the code that should clear the record clears a copy. If the row
+ * replaces another one, it inherits that row's record; if its slot was free, the record of whatever lay in the slot before. After the
+ * prompt the slots hold the kept rows and then the dropped ones, in the order that an unstable sort gave them.
+ *
+ * The golden data does not contain this order, but two things depend on it: which rows lie in the first slots, whose rows are never
+ * replaced, and which record a row inherits in a free slot. So `inferSlots` infers both from the expected exchanges. It assumes as few
+ * rows in the first slots, and as small records, as make `upkeep` decide on these exchanges. Then `runDecode` runs the head on its
+ * own, and the rows that the head holds after every step must be the expected ones.
  */
 import { Arena, modelOf, type NdArray, type Rows, sliceLikeNumpy, toTensor } from '@kvloom/golden'
 import { attentionMass, pagedAttention } from '@kvloom/kernels'
@@ -14,34 +18,34 @@ import { upkeep } from '../src/upkeep'
 
 export interface DecodeCase {
   readonly rows: Rows
-  /** KV head. */
+  /** The KV head of `rows` that is decoded. */
   readonly head: number
-  /** Tokens of the prompt; steps after it. */
+  /** How many tokens the prompt has, and how many steps follow it. */
   readonly prompt: number
   readonly count: number
   readonly policy: Policy
   /** Mean attention of the prompt's tokens, and which of them are kept. */
   readonly mean: Float64Array
   readonly kept: Uint8Array
-  /** Of the prompt; of all tokens. */
+  /** Marks of special tokens, for the prompt; marks of punctuation, for all tokens. */
   readonly special: Uint8Array
   readonly punctuation: Uint8Array
   readonly globalTokens: number
   readonly maxLength: number
 }
 
-/** A row that a head holds. A mean is of `count` records, `sum` in all; every step is one, and so is the prompt. */
+/** A row that the head holds, with its record: its attention added up (`sum`) over the prompt and the steps (`count` of them in all). */
 interface Held {
   readonly position: number
   sum: number
   count: number
 }
 
-/** What the order of the slots decides. */
+/** What depends on the order of the slots. */
 interface Slots {
-  /** Positions of rows that are never exchanged. */
+  /** The positions of rows that are never replaced, because they lie in the first slots. */
   readonly first: readonly number[]
-  /** Record that the row added at a position goes on with. */
+  /** By position of a row that was added in a free slot, the record that it inherits. */
   readonly records: ReadonlyMap<number, number>
 }
 
@@ -55,7 +59,7 @@ export interface Decoded {
 export function runDecode(it: DecodeCase, expected: readonly (readonly number[])[]): Decoded {
   const { first, records } = inferSlots(it, expected)
   const held = start(it)
-  // Rows that stay anyway fill the first slots.
+  // The first slots that are left go to rows that stay to the end anyway.
   const spare = held.map(({ position }) => position).filter((p) => !first.includes(p) && expected.at(-1)?.includes(p))
   const front = [...first, ...spare].slice(0, it.globalTokens)
   const positions = [positionsOf(held)]
@@ -71,7 +75,7 @@ export function runDecode(it: DecodeCase, expected: readonly (readonly number[])
   return { positions, outputs }
 }
 
-/** Follows the expected positions and asks, at every exchange, what must be so for upkeep to choose the same row. */
+/** Follows the expected positions. At every exchange it finds what must be true of the slots for `upkeep` to choose the same row. */
 function inferSlots(it: DecodeCase, expected: readonly (readonly number[])[]): Slots {
   const dropped = [...it.mean].filter((_, i) => !it.kept[i]).sort((a, b) => a - b)
   const [held, last] = [start(it), expected.at(-1) ?? []]
@@ -87,7 +91,7 @@ function inferSlots(it: DecodeCase, expected: readonly (readonly number[])[]): S
       if (!chosen || chosen === gone) break
       const record = records.get(chosen.position)
       if (record !== undefined) {
-        // An added row that stays: its record must be one that lifts it above the row that goes.
+        // `upkeep` chose a row that was added and is expected to stay. So its record must be larger: large enough to lift it above the row that goes.
         const needed = (gone.sum / gone.count) * chosen.count - (chosen.sum - record)
         const higher = dropped.find((one) => one > record && one >= needed)
         if (higher === undefined) break
@@ -106,7 +110,7 @@ function inferSlots(it: DecodeCase, expected: readonly (readonly number[])[]): S
   return { first, records }
 }
 
-/** Whether the next free slot held a dropped token of the prompt. */
+/** Whether a dropped token of the prompt lay in the next free slot. */
 const slotIsOfPrompt = ({ prompt }: DecodeCase, held: readonly Held[]): boolean => held.length < prompt
 
 const start = ({ mean, kept }: DecodeCase): Held[] =>
@@ -140,7 +144,7 @@ function decide(it: DecodeCase, held: readonly Held[], position: number, globalT
   )
 }
 
-/** Exchanges a row for the new one, or adds it to what is held. Either way it goes on with the records of its slot. */
+/** Puts the new row into the place of `gone`, or adds it in a free slot. Either way it inherits the record of its slot. */
 function store(
   it: DecodeCase,
   held: Held[],
@@ -153,7 +157,7 @@ function store(
   held.push({ position, sum, count })
 }
 
-/** One step over the rows held: records their attention (mean over the query heads) and returns the outputs. */
+/** Takes one step over the rows that are held: adds their attention, as a mean over the query heads, to their records, and returns the outputs. */
 function attend({ rows, head }: DecodeCase, held: readonly Held[], position: number): number[] {
   const { queryHeads, kvHeads, keyDim, valueDim, attentionScale } = modelOf(rows)
   const group = queryHeads / kvHeads

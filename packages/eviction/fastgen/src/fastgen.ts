@@ -98,18 +98,21 @@ export const fastgen = defineMethod(
   },
 )
 
-/** What a head remembers. A type, not an interface, so that it is `Json`. */
+/** What a head remembers. It is a type and not an interface, so that it is assignable to `Json`. */
 type HeadMemory = {
   readonly policy: number
-  /** Positions of the prompt's special tokens. */
+  /** The positions of the prompt's special tokens. */
   readonly special: readonly number[]
-  /** Punctuation so far, whether stored or not. */
+  /** How many punctuation tokens there were so far, stored or not. */
   readonly punctuation: number
   readonly promptLength: number
   readonly tokensSeen: number
 }
 
-/** Mean attention per query that could see a token, over the group: columns `sum` and `count` `[kvHeads, tokens]`. */
+/**
+ * Scores a token by its mean attention: over the query heads of a KV head, and over the queries that could see the token. The columns `sum`
+ * and `count` `[kvHeads, tokens]` keep the mean running.
+ */
 const meanAttentionScorer = ({ model }: Site): Scorer => ({
   needs: { attention: { of: 'attention', queries: 'all', reduce: 'sum' } },
   columns: ['sum', 'count'],
@@ -118,7 +121,7 @@ const meanAttentionScorer = ({ model }: Site): Scorer => ({
     if (!attention || !columns['sum'] || !columns['count'])
       throw new KvloomError('FASTGEN_OBSERVED', 'fastgen: its scorer sees attention and the columns sum and count.')
     const perHead = mean(reshape(attention, [-1, model.queryHeads / model.kvHeads, attention.shape[1] ?? 0]), 1)
-    // A row is new while its count is 0; a row is seen by the queries of itself and of the new rows that follow.
+    // A count of 0 marks a new row. A row is seen by its own query and by those of the new rows behind it.
     const queries = cumsum(cast(equal(columns['count'], 0), 'float32'), 1, false, true)
     const [sum, count] = [add(columns['sum'], perHead), add(columns['count'], queries)]
     return { scores: div(sum, count), columns: { sum, count } }
@@ -157,7 +160,7 @@ function profileHead(
   return tensor2d(Float32Array.from(mask), [1, tokens])
 }
 
-/** Goes on by the policy of a head, new token by new token. */
+/** Applies the policy of a head to one new token after the other. */
 function followPolicy(
   memory: HeadMemory,
   policies: readonly Policy[],
@@ -170,7 +173,7 @@ function followPolicy(
   const means = scores?.dataSync<'float32'>() ?? new Float32Array(positions.length)
   const punctuation = marksOf(seen.tokenIds.dataSync<'int32'>(), [], punctuationIds).punctuation
   const specials = new Set(memory.special)
-  // Rows dropped before, but still in their block, have no score.
+  // A row that was dropped before and is still held in its block has no score.
   const rows = [...positions.keys()].filter((row) => means[row] !== Number.NEGATIVE_INFINITY)
   const fresh = (row: number) => (positions[row] ?? 0) >= memory.tokensSeen
   const held = rows.filter((row) => !fresh(row))
