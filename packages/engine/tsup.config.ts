@@ -1,3 +1,3 @@
-import { preset } from '../../tools/presets/tsup'
+import { goldenPreset } from '../../tools/presets/tsup'
 
-export default preset()
+export default goldenPreset()

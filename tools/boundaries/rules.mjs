@@ -34,10 +34,29 @@ const layerRules = Object.entries(ALLOWED).map(([name, allowed]) => ({
   name: `${name}-knows-only-${allowed.length === 0 ? 'itself' : allowed.join('-')}`,
   comment: `packages/${name} may import ${allowed.length === 0 ? 'no other package' : `only ${allowed.join(', ')}`}.`,
   severity: 'error',
-  from: { path: `^packages/${name}/` },
+  from: { path: `^packages/${name}/`, pathNot: `^packages/${name}/golden/` },
   // Its tests may run an example; that nothing else does is a rule below.
   to: { path: OWN_CODE, pathNot: [packagesNamed([name, ...allowed]), '^tools/presets/', '^examples/', NO_NPM] },
 }))
+
+/** Packages outside of the methods that have an adapter for golden data. */
+const ADAPTERS = ['engine']
+const adapterRules = ADAPTERS.flatMap((name) => [
+  {
+    name: `adapter-of-${name}-knows-also-golden`,
+    comment: `packages/${name}/golden may import packages/golden besides.`,
+    severity: 'error',
+    from: { path: `^packages/${name}/golden/` },
+    to: { path: OWN_CODE, pathNot: [packagesNamed([name, 'golden', ...ALLOWED[name]]), '^tools/presets/', NO_NPM] },
+  },
+  {
+    name: `source-of-${name}-does-not-know-golden`,
+    comment: 'Golden data is not installed with a package; only its adapter, on the subpath ./golden, knows of it.',
+    severity: 'error',
+    from: { path: `^packages/${name}/src/`, pathNot: TEST_FILE },
+    to: { path: `^packages/${name}/golden/` },
+  },
+])
 
 const methodRule = (name, comment, from, allowed) => ({
   name,
@@ -66,6 +85,7 @@ const byName = (name, from, itself) => ({
 export const configuration = {
   forbidden: [
     ...layerRules,
+    ...adapterRules,
     methodRule(
       'method-knows-core-kernels-math',
       'A method never imports another method, the engine or anything above; only a recipe (packages/recipes) mixes methods.',

@@ -14,5 +14,5 @@ export const preset = (overrides: Options = {}) =>
     ...overrides,
   })
 
-/** A method's package: its index, and on the subpath `./golden` its adapter for golden data. */
-export const methodPreset = () => preset({ entry: { index: 'src/index.ts', golden: 'golden/adapter.ts' } })
+/** A package with golden data: its index, and on the subpath `./golden` its adapter. */
+export const goldenPreset = () => preset({ entry: { index: 'src/index.ts', golden: 'golden/adapter.ts' } })

@@ -48,7 +48,7 @@ export function buildProgram(done: (exitCode: number) => void, modules: ServedMo
     )
   program
     .command('golden')
-    .description('run reference cases against the methods')
+    .description('run reference cases against the methods and the engine')
     .argument('<path...>', 'folders with a golden.json, or folders of such folders')
     .option(
       '--only <names>',
@@ -56,8 +56,20 @@ export function buildProgram(done: (exitCode: number) => void, modules: ServedMo
       collect,
       [],
     )
+    .option(
+      '--adapter <package or file>',
+      'what runs the cases of a method of your own: a package with a subpath ./golden, or a file; it exports "adapter" (repeatable)',
+      collect,
+      [],
+    )
+    .addOption(config())
+    .option('--model <name or path>', 'the model of the engine’s cases (default: smollm2-135m-instruct)')
+    .option('--cache-dir <folder>', 'where models are kept')
+    .option('--offline', 'use only what is on this machine')
     .addOption(backend())
-    .action(async (paths, flags) => done(await (await import('./commands/golden')).goldenCommand(paths, flags)))
+    .action(async (paths, flags) =>
+      done(await (await import('./commands/golden')).goldenCommand(paths, { ...flags, modules })),
+    )
   addModel(program, done)
   return program
 }

@@ -1,3 +1,3 @@
-import { methodPreset } from '../../../tools/presets/tsup'
+import { goldenPreset } from '../../../tools/presets/tsup'
 
-export default methodPreset()
+export default goldenPreset()

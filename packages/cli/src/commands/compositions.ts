@@ -79,7 +79,7 @@ function checked(name: string, build: () => KVCompressor): KVCompressor {
   }
 }
 
-const NOTHING: LoadedConfig = { compositions: [], methods: [] }
+const NOTHING: LoadedConfig = { compositions: [], methods: [], adapters: [] }
 
 /** Reads the configuration that is named or lies in the current folder, and says on stderr what of it is used. */
 async function readConfig(
