@@ -14,7 +14,7 @@ import { nearest } from './nearest'
 import { progressLine } from './terminal/progress'
 
 /** What runs when no model is named. */
-const DEFAULT_MODEL = 'smollm2-135m-instruct'
+export const DEFAULT_MODEL = 'smollm2-135m-instruct'
 
 export interface ModelWish {
   /** Default: SmolLM2, and the tiny model where that cannot be had. */
