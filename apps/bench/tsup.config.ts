@@ -1,8 +1,16 @@
 import { preset } from '../../tools/presets/tsup'
 
 export default preset({
-  entry: ['aqua-spread', 'attention', 'decode-step', 'long-run', 'matrix', 'reference', 'resident', 'same-bits'].map(
-    (name) => `src/${name}.ts`,
-  ),
+  entry: [
+    'aqua-spread',
+    'attention',
+    'decode-step',
+    'long-run',
+    'matrix',
+    'reference',
+    'resident',
+    'same-bits',
+    'steps',
+  ].map((name) => `src/${name}.ts`),
   dts: false,
 })

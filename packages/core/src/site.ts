@@ -1,10 +1,7 @@
 /** Makes sites: where a stage is bound. */
-import * as tf from '@tensorflow/tfjs-core'
+import type * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor, ModelShape, Part, Site } from './contract'
-
-/** Copies a host tensor to the current backend. The result is the caller's. */
-export const upload = ({ shape, values }: HostTensor): tf.Tensor =>
-  tf.tensor(values, [...shape], values instanceof Int32Array ? 'int32' : 'float32')
+import { upload } from './tensors'
 
 /**
  * The site where a stage receives the model's own rows of one layer and part. By default `hold` uploads a table that nobody frees, which is

@@ -27,8 +27,8 @@ import {
   recentOnly,
   rows,
 } from '../testing/cache-toys'
-import { openCache } from './cache'
-import { restoreCache } from './restore'
+import { restoreCache } from './file/restore'
+import { openCache } from './open'
 
 describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
   beforeAll(async () => {

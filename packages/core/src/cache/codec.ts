@@ -5,7 +5,8 @@
 import { allocateRows, readRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Predictor, Quantizer, RowStore, Tensors, Transform } from '../contract'
-import { mapTensors, type PageLayout } from './page'
+import { mapTensors, mergeHeads, splitHeads } from '../tensors'
+import type { PageLayout } from './rows/page'
 
 /** Bits of the scales and of exact rows. */
 const HALF_BITS = 16
@@ -52,7 +53,7 @@ export class Codec {
     const { quantizer, predictor } = this.parts
     return !predictor && !quantizer?.mergedHeads && this.layout.kind !== 'custom'
   }
-  /** The same, and `main` are the rows themselves. */
+  /** Attention kernels read the sealed tensors as the rows themselves: they read `main`, and no transform follows. */
   get fused(): boolean {
     return this.fusedMain && !this.parts.transform
   }
@@ -114,7 +115,7 @@ export class Codec {
     return sealed
   }
 
-  /** `main` f32 `[mainHeads, rows, mainDim]` of a page's first `rows` rows; with a predictor `prediction` `[rows, width]` is added. */
+  /** `main` f32 `[mainHeads, rows, mainDim]` of rows `from ... from + rows` of a page; with a predictor `prediction` `[rows, width]` is added. */
   main(tensors: Tensors, capacity: number, from: number, rows: number, prediction: tf.Tensor | null): tf.Tensor3D {
     const { quantizer, predictor, store } = this.parts
     return tf.tidy(() => {
@@ -149,20 +150,7 @@ export class Codec {
   }
 }
 
-/** `[heads, n, dim]` to `[n, heads * dim]`. */
-export const mergeHeads = (x: tf.Tensor): tf.Tensor2D => {
-  const [heads = 0, n = 0, dim = 0] = x.shape
-  if (heads === 1) return tf.reshape(x, [n, dim])
-  return tf.reshape(tf.transpose(x, [1, 0, 2]), [n, heads * dim])
-}
 const merged = (x: tf.Tensor): tf.Tensor => tf.expandDims(mergeHeads(x), 0)
-
-/** `[n, heads * dim]` to `[heads, n, dim]`. */
-export const splitHeads = (x: tf.Tensor, heads: number): tf.Tensor3D => {
-  const [n = 0, width = 0] = x.shape
-  if (heads === 1) return tf.reshape(x, [1, n, width])
-  return tf.transpose(tf.reshape(x, [n, heads, width / heads]), [1, 0, 2]) as tf.Tensor3D
-}
 
 /** main `[m, n, r]` . up `[m, r, w]`, heads of one main head split apart: `[heads, n, m * w / heads]`. Plain 2-D products: fast on wasm. */
 export function expand(main: tf.Tensor, up: tf.Tensor, heads: number): tf.Tensor3D {

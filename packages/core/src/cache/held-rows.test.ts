@@ -10,7 +10,7 @@ import { defineScorer, defineTransform } from '../define'
 import { fraction, integer } from '../options'
 import { StepRotation } from '../rope'
 import { blocks, feed, inputs, lastAttention, model, norms, random, recentOnly, rows } from '../testing/cache-toys'
-import { openCache } from './cache'
+import { openCache } from './open'
 
 /** Held bytes may lie so far above what live rows need, besides one page a part and lane. */
 const SHARE = 1.15

@@ -1,10 +1,13 @@
 /** The byte ledger: what the pages and tensors of a cache hold, by kind. */
 import type { ByteLedger, LayerCensus } from '../contract'
+import { bytesOf } from '../tensors'
+import type { Account } from './account'
 import type { LayerCache } from './layer'
-import { type Account, bytesOf, type Page } from './page'
-import type { PartStore } from './part-store'
 import type { TablePool } from './pool'
 import type { Rotary } from './rotary'
+import { hostBytes } from './rows/host'
+import type { Page } from './rows/page'
+import type { Rows } from './rows/rows'
 
 /** Sums every page and tensor held. */
 export function ledgerOf(layers: readonly LayerCache[], account: Account, pool: TablePool, rotary: Rotary): ByteLedger {
@@ -16,12 +19,12 @@ export function ledgerOf(layers: readonly LayerCache[], account: Account, pool: 
     for (const index of layer.recall) sum.index += index.bytes
     for (const lane of layer.lanes) {
       sum.state += lane.stateBytes
-      for (const part of [lane.keys, lane.values]) {
+      for (const part of lane.parts) {
         if (part.fitted) fits.add(part.fitted)
         sum.workspace += part.kept.bytes
-        sum.host += part.hostBytes
+        sum.host += hostBytes(part)
         const rows = new Map<Page, number>()
-        for (const v of part.views()) {
+        for (const v of part.views.all()) {
           rows.set(v.page, (rows.get(v.page) ?? 0) + v.rows)
           if (v.page.fitted) fits.add(v.page.fitted)
         }
@@ -66,11 +69,11 @@ export function censusOf(layer: LayerCache): LayerCensus {
   const mean = (of: (lane: LayerCache['lanes'][number]) => number) =>
     layer.lanes.reduce((n, lane) => n + of(lane) * lane.shape.heads.length, 0) / heads
   const zones = (part: 'keys' | 'values') => ({
-    exact: mean((lane) => lane[part].rowsIn('sink') + lane[part].rowsIn('window')),
-    sealed: mean((lane) => lane[part].rowsIn('sealed')),
-    sealedBitsPerValue: layer.lanes[0]?.[part].codec?.bitsPerValue ?? 16,
+    exact: mean((lane) => lane[part].count - lane[part].views.rowsIn('sealed')),
+    sealed: mean((lane) => lane[part].views.rowsIn('sealed')),
+    sealedBitsPerValue: layer.lanes[0]?.[part].form.codec?.bitsPerValue ?? 16,
   })
-  const room = layer.lanes.flatMap((lane) => [lane.keys, lane.values].map((part) => roomOf(part, lane.live)))
+  const room = layer.lanes.flatMap((lane) => lane.parts.map((part) => roomOf(part, lane.live.marks)))
   return {
     keys: zones('keys'),
     values: zones('values'),
@@ -81,13 +84,10 @@ export function censusOf(layer: LayerCache): LayerCensus {
 }
 
 /** Bytes of a part's live rows in the form they are stored in, and of its largest page; a share of pages that layers have together. */
-function roomOf(
-  part: PartStore,
-  marks: readonly Int32Array[] | null,
-): { readonly live: number; readonly page: number } {
-  const sharers = part.codec?.parts.layers.length ?? 1
+function roomOf(part: Rows, marks: readonly Int32Array[] | null): { readonly live: number; readonly page: number } {
+  const sharers = part.form.codec?.parts.layers.length ?? 1
   let [live, page, at] = [0, 0, 0]
-  for (const v of part.views()) {
+  for (const v of part.views.all()) {
     const bytes = v.page.bytes / (v.page.sealed ? sharers : 1)
     const first = at
     const rows = marks

@@ -12,9 +12,9 @@ import type { KVCache, KVCompressor } from '../contract'
 import { defineScorer } from '../define'
 import { CacheStateError, ContextOverflow, KvloomError, NonFiniteError, UnsupportedStage } from '../errors'
 import { blocks, dense, feed, inputs, lastAttention, model, norms, recentOnly, rows } from '../testing/cache-toys'
-import { openCache } from './cache'
-import { DIGEST_BYTES, MAGIC } from './file-format'
-import { restoreCache } from './restore'
+import { DIGEST_BYTES, MAGIC } from './file/format'
+import { restoreCache } from './file/restore'
+import { openCache } from './open'
 
 beforeAll(async () => {
   await tf.setBackend('wasm')

@@ -3,8 +3,9 @@ import { gatherRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Needs, Observation, Observed } from '../contract'
 import { UnsupportedStage } from '../errors'
+import { type Account, Held } from './account'
 import type { Lane, LaneContext } from './lane'
-import { type Account, Held } from './page'
+import { readAll } from './rows/read'
 
 /** What a stage may ask to see. */
 export const OBSERVED: readonly Observation['of'][] = [
@@ -118,7 +119,7 @@ function one(what: Observation, { lane, queryHeads, stepQueries, ring, context, 
     case 'keys':
       return lane.rotatedKeys(context)
     case 'values':
-      return lane.values.read(context.prediction('values'))
+      return readAll(lane.values, context.prediction('values'))
     case 'positions':
       return lane.positions.tensor()
     case 'tokenIds': {

@@ -1,8 +1,7 @@
 /** Tables that a cache's stages hold: uploaded once per array of values, counted, freed with the last fork. */
 import type * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor } from '../contract'
-import { upload } from '../site'
-import { bytesOf } from './page'
+import { bytesOf, upload } from '../tensors'
 
 export class TablePool {
   private readonly tables = new Map<HostTensor['values'], tf.Tensor>()

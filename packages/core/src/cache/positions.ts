@@ -1,13 +1,22 @@
 /** Original positions of a lane's rows: runs while every head holds the same tokens, a tensor once heads differ. */
-
 import { gatherRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import { type Account, Held } from './page'
+import { copyOf } from '../tensors'
+import { type Account, Held } from './account'
+import type { PositionsRecord, Recorder } from './file/format'
+import type { Reader } from './file/reader'
+
+interface Run {
+  readonly start: number
+  readonly rows: number
+}
 
 export class Positions {
   /** int32 `[heads, rows]` for rows that were gathered; runs follow it. */
   private readonly gathered: Held<tf.Tensor2D>
-  private runs: { start: number; rows: number }[] = []
+  private runs: Run[] = []
+  /** Above every position of `gathered`. */
+  private highest = 0
 
   constructor(
     private readonly heads: number,
@@ -19,12 +28,18 @@ export class Positions {
   get bytes(): number {
     return this.gathered.bytes
   }
-
-  /** One more than the largest position, or more. */
+  get rows(): number {
+    return (this.gathered.tensor?.shape[1] ?? 0) + this.runs.reduce((n, run) => n + run.rows, 0)
+  }
+  /** A bound above every position. */
   get end(): number {
     return Math.max(this.highest, ...this.runs.map((r) => r.start + r.rows))
   }
-  private highest = 0
+  /** Names the positions where they are the same for all heads: lanes of the same name have the same ones. Null once heads differ. */
+  get name(): string | null {
+    if (this.gathered.tensor) return null
+    return `${this.heads}: ${this.runs.map(({ start, rows }) => `${start}+${rows}`).join(' ')}`
+  }
 
   /** Rows are slots now: numbered from 0. */
   restart(rows: number): void {
@@ -34,18 +49,23 @@ export class Positions {
   }
 
   append(start: number, rows: number): void {
-    const last = this.runs[this.runs.length - 1]
-    if (last && last.start + last.rows === start) last.rows += rows
+    const last = this.runs.at(-1)
+    if (last && last.start + last.rows === start)
+      this.runs[this.runs.length - 1] = { start: last.start, rows: last.rows + rows }
     else this.runs.push({ start, rows })
   }
 
-  /** int32 `[heads, rows]`, owned by the caller. */
-  tensor(): tf.Tensor2D {
-    const flat = Int32Array.from(this.runs.flatMap((r) => Array.from({ length: r.rows }, (_, i) => r.start + i)))
-    const tail = tf.tidy(() => tf.tile(tf.tensor2d(flat, [1, flat.length], 'int32'), [this.heads, 1]))
+  /** int32 `[heads, rows + extra]`, owned by the caller; zeros for the `extra` ones. */
+  tensor(extra = 0): tf.Tensor2D {
     const held = this.gathered.tensor
+    const rows = this.rows - (held?.shape[1] ?? 0) + extra
+    const flat = new Int32Array(this.heads * rows)
+    let at = 0
+    for (const run of this.runs) for (let i = 0; i < run.rows; i++) flat[at++] = run.start + i
+    for (let h = 1; h < this.heads; h++) flat.copyWithin(h * rows, 0, at)
+    const tail = tf.tensor2d(flat, [this.heads, rows], 'int32')
     if (!held) return tail
-    const all = tf.concat([held, tail], 1) as tf.Tensor2D
+    const all: tf.Tensor2D = tf.concat([held, tail], 1)
     tail.dispose()
     return all
   }
@@ -92,23 +112,19 @@ export class Positions {
     const twin = new Positions(this.heads, account)
     const held = this.gathered.tensor
     if (held) twin.gathered.replace(copyOf(held))
-    twin.runs = this.runs.map((r) => ({ ...r }))
+    twin.runs = [...this.runs]
     twin.highest = this.highest
     return twin
   }
 
-  /** For serialisation. */
-  get state(): {
-    readonly gathered: tf.Tensor2D | null
-    readonly runs: readonly { start: number; rows: number }[]
-    readonly highest: number
-  } {
-    return { gathered: this.gathered.tensor, runs: this.runs, highest: this.highest }
+  record(to: Recorder): PositionsRecord {
+    const { tensor } = this.gathered
+    return { gathered: tensor && to.tensor(tensor), runs: this.runs, highest: this.highest }
   }
-  restore(gathered: tf.Tensor2D | null, runs: readonly { start: number; rows: number }[], highest: number): void {
-    this.gathered.replace(gathered)
+  restore({ gathered, runs, highest }: PositionsRecord, from: Reader): void {
+    this.gathered.replace(gathered && (from.tensor(gathered) as tf.Tensor2D))
+    this.runs = [...runs]
     this.highest = highest
-    this.runs = runs.map((r) => ({ ...r }))
   }
 
   dispose(): void {
@@ -116,7 +132,3 @@ export class Positions {
     this.runs = []
   }
 }
-
-/** A copy with storage of its own (tf.clone shares it, and the ledger counts what is held). */
-export const copyOf = <T extends tf.Tensor>(t: T): T =>
-  tf.tidy(() => tf.reshape(tf.concat([tf.reshape(t, [-1]), tf.zeros([0], t.dtype)]), t.shape)) as T

@@ -2,9 +2,12 @@
 import * as tf from '@tensorflow/tfjs-core'
 import type { Phase, Recall, Tensors } from '../contract'
 import { UnsupportedStage } from '../errors'
+import { bytesOf, copyOf, mapTensors } from '../tensors'
+import type { Account } from './account'
+import type { IndexRecord, Recorder } from './file/format'
+import type { Reader } from './file/reader'
 import type { Lane, LaneContext, NewRows } from './lane'
-import { type Account, bytesOf, mapTensors } from './page'
-import { copyOf } from './positions'
+import { fetchRows, toHost } from './rows/host'
 
 /** What one query head per KV head reads: `count` selected rows each, `[heads, count]`, and the rows that are always read. */
 interface Selection {
@@ -16,13 +19,16 @@ interface Selection {
   readonly rows: Int32Array
   readonly count: number
   readonly indexedEnd: number
-  /** For keys before RoPE: where every stored row is rotated to `[heads, rows]`. */
+  /** Device tier: 1 for rows that are read whatever is selected, `[heads, rows + own.n]`. */
+  readonly always: Int32Array
+  /** Host tier, for keys before RoPE: where every stored row is rotated to `[heads, rows]`. */
   readonly positions: Int32Array | null
 }
 
 export class RecallIndex {
   readonly blocks: Tensors[] = []
   readonly sizes: number[] = []
+  private rows = 0
 
   constructor(
     readonly does: Recall,
@@ -31,7 +37,7 @@ export class RecallIndex {
 
   /** Rows that are indexed; they follow the sinks. */
   get indexed(): number {
-    return this.sizes.reduce((a, b) => a + b, 0)
+    return this.rows
   }
   get bytes(): number {
     return this.blocks.flatMap((b) => Object.values(b)).reduce((n, t) => n + bytesOf(t), 0)
@@ -49,13 +55,14 @@ export class RecallIndex {
       const block = await this.does.index(keys, { number: this.blocks.length, phase })
       keys.dispose()
       this.add(block, due)
-      if (this.does.tier === 'host') for (const part of [lane.keys, lane.values]) await part.toHost(from, from + due)
+      if (this.does.tier === 'host') for (const part of lane.parts) await toHost(part, from, from + due)
     }
   }
 
   add(block: Tensors, rows: number): void {
     this.blocks.push(block)
     this.sizes.push(rows)
+    this.rows += rows
     this.account.add(Object.values(block).reduce((n, t) => n + bytesOf(t), 0))
   }
 
@@ -70,7 +77,7 @@ export class RecallIndex {
   async attend(lane: Lane, queries: tf.Tensor, own: NewRows | null, context: LaneContext): Promise<tf.Tensor> {
     const { sinks, budget, tier } = this.does
     const { heads, group } = lane.shape
-    if (lane.live && tier === 'host')
+    if (lane.live.marks && tier === 'host')
       throw new UnsupportedStage('recall', 'it cannot fetch rows of a lane that still holds dropped ones.')
     const rotated = context.rotation.rotate(queries)
     const flat = tf.reshape(rotated, [heads.length * group, lane.shape.keyDim])
@@ -79,7 +86,8 @@ export class RecallIndex {
     const picked = (await chosen.data()) as Int32Array
     tf.dispose([rotated, flat, chosen])
     const indexedEnd = sinks + this.indexed
-    const positions = tier === 'host' && lane.rotates(context.rotary) ? await positionsOf(lane) : null
+    const positions = tier === 'host' && lane.rotates(context.rotary) ? await positionsOf(lane, context) : null
+    const always = tier === 'host' ? new Int32Array(0) : this.alwaysRead(lane, own?.n ?? 0, indexedEnd)
     const outputs: tf.Tensor[] = []
     // Query heads of one KV head read rows of their own: one call per member of the group.
     for (let g = 0; g < group; g++) {
@@ -92,7 +100,7 @@ export class RecallIndex {
       heads.forEach((_, h) => {
         for (let i = 0; i < count; i++) rows[h * count + i] = sinks + (picked[(h * group + g) * count + i] ?? 0)
       })
-      const selection = { lane, queries: mine, own, context, rows, count, indexedEnd, positions }
+      const selection = { lane, queries: mine, own, context, rows, count, indexedEnd, always, positions }
       outputs.push(tier === 'host' ? this.attendFetched(selection) : this.attendMasked(selection))
       mine.dispose()
     }
@@ -103,22 +111,36 @@ export class RecallIndex {
     })
   }
 
-  private attendMasked({ lane, queries, own, context, rows, count, indexedEnd }: Selection): tf.Tensor {
+  private attendMasked({ lane, queries, own, context, rows, count, always }: Selection): tf.Tensor {
     const heads = lane.shape.heads.length
     const total = lane.rows + (own?.n ?? 0)
-    const mask = new Int32Array(heads * total)
-    for (let h = 0; h < heads; h++) {
-      mask.fill(1, h * total, h * total + this.does.sinks)
-      mask.fill(1, h * total + indexedEnd, (h + 1) * total)
-      for (let i = 0; i < count; i++) mask[h * total + (rows[h * count + i] ?? 0)] = 1
-      lane.live?.[h]?.forEach((x, row) => {
-        if (x === 0) mask[h * total + row] = 0
-      })
-    }
+    const mask = always.slice()
+    const marks = lane.live.marks
+    for (let h = 0; h < heads; h++)
+      for (let i = 0; i < count; i++) {
+        const row = rows[h * count + i] ?? 0
+        mask[h * total + row] = marks?.[h]?.[row] ?? 1
+      }
     const live = tf.tensor2d(mask, [heads, total], 'int32')
     const output = lane.attend(queries, own, 0, context, { live })
     live.dispose()
     return output
+  }
+
+  /** 1 for the rows that every query reads, `[heads, rows + extra]`: sinks and what is not indexed, but for dropped ones. */
+  private alwaysRead({ shape, rows, live }: Lane, extra: number, indexedEnd: number): Int32Array {
+    const total = rows + extra
+    const mask = new Int32Array(shape.heads.length * total)
+    const marks = live.marks
+    for (let h = 0; h < shape.heads.length; h++) {
+      const own = mask.subarray(h * total, (h + 1) * total)
+      own.fill(1, 0, this.does.sinks)
+      own.fill(1, indexedEnd)
+      marks?.[h]?.forEach((x, row) => {
+        if (x === 0) own[row] = 0
+      })
+    }
+    return mask
   }
 
   private attendFetched({
@@ -136,8 +158,8 @@ export class RecallIndex {
       [indexedEnd, lane.rows],
     ] as const
     if (count === 0) return lane.attend(queries, own, 0, context, { ranges })
-    const keys = lane.keys.fetch(rows, count)
-    const values = lane.values.fetch(rows, count)
+    const keys = fetchRows(lane.keys, rows, count)
+    const values = fetchRows(lane.values, rows, count)
     const at = (row: number, i: number) => all?.[Math.floor(i / count) * lane.rows + row] ?? 0
     const positions = all && tf.tensor2d(rows.map(at), [lane.shape.heads.length, count], 'int32')
     const output = lane.attend(queries, own, 0, context, { ranges, fetched: { keys, values, positions } })
@@ -153,17 +175,25 @@ export class RecallIndex {
     return twin
   }
 
+  record(to: Recorder): IndexRecord {
+    return this.blocks.map((block, i) => ({ rows: this.sizes[i] ?? 0, tensors: to.tensors(block) }))
+  }
+  restore(blocks: IndexRecord, from: Reader): void {
+    for (const { rows, tensors } of blocks) this.add(from.tensors(tensors), rows)
+  }
+
   dispose(): void {
     this.account.add(-this.bytes)
     for (const block of this.blocks) tf.dispose(Object.values(block))
     this.blocks.length = 0
     this.sizes.length = 0
+    this.rows = 0
   }
 }
 
-async function positionsOf(lane: Lane): Promise<Int32Array> {
-  const tensor = lane.rotaryPositions(0)
+async function positionsOf(lane: Lane, { positions: step }: LaneContext): Promise<Int32Array> {
+  const tensor = lane.rotaryPositions(0, step)
   const positions = (await tensor.data()) as Int32Array
-  tensor.dispose()
+  step.release(tensor)
   return positions
 }

@@ -4,8 +4,11 @@
  */
 import * as tf from '@tensorflow/tfjs-core'
 import type { Part } from '../contract'
+import { bytesOf } from '../tensors'
+import type { Account } from './account'
 import type { LayerCache } from './layer'
-import { type Account, bytesOf } from './page'
+import { readMain } from './rows/read'
+import type { Rows } from './rows/rows'
 
 export class Reconstructor {
   private readonly memo = new Map<string, { readonly layer: number; readonly tensor: tf.Tensor2D }>()
@@ -17,19 +20,19 @@ export class Reconstructor {
 
   /** What predictors see of stored rows `[from, from + count)` of a layer, `[count, width]`; borrowed until `forget`. */
   main(layer: number, part: Part, from: number, count: number): tf.Tensor2D {
-    const store = this.storeOf(layer, part)
-    return this.remember(`main ${layer} ${part} ${from} ${count} ${store.version}`, layer, () =>
-      store.readMain(from, count, (f, c) => this.prediction(layer, part, f, c)),
+    const rows = this.rowsOf(layer, part)
+    return this.remember(`main ${layer} ${part} ${from} ${count} ${rows.views.version}`, layer, () =>
+      readMain(rows, from, count, (f, c) => this.prediction(layer, part, f, c)),
     )
   }
 
   /** The prediction of rows `[from, from + count)`, or null for a part that nothing predicts. */
   prediction(layer: number, part: Part, from: number, count: number): tf.Tensor2D | null {
     const cache = this.layers[layer]
-    const predictor = this.storeOf(layer, part).codec?.parts.predictor
+    const rows = this.rowsOf(layer, part)
+    const predictor = rows.form.codec?.parts.predictor
     if (!predictor || !cache || count === 0) return null
-    const { version } = this.storeOf(layer, part)
-    return this.remember(`prediction ${layer} ${part} ${from} ${count} ${version}`, layer, () => {
+    return this.remember(`prediction ${layer} ${part} ${from} ${count} ${rows.views.version}`, layer, () => {
       const sources = predictor.sources.map(({ back, part: of }) =>
         this.main(back === 0 ? layer : (cache.plan.previous ?? 0), of, from, count),
       )
@@ -39,8 +42,8 @@ export class Reconstructor {
 
   /** The prediction of everything that is sealed. */
   ofSealed(layer: number, part: Part): tf.Tensor2D | null {
-    const store = this.storeOf(layer, part)
-    return this.prediction(layer, part, store.rowsIn('sink'), store.rowsIn('sealed'))
+    const { views } = this.rowsOf(layer, part)
+    return this.prediction(layer, part, views.rowsIn('sink'), views.rowsIn('sealed'))
   }
 
   /** Frees what layers before `layer` rebuilt. */
@@ -62,7 +65,7 @@ export class Reconstructor {
     return tensor
   }
 
-  private storeOf(layer: number, part: Part) {
+  private rowsOf(layer: number, part: Part): Rows {
     const lane = this.layers[layer]?.lanes[0]
     if (!lane) throw new Error(`layer ${layer} holds no rows`)
     return lane[part]

@@ -2,7 +2,7 @@
 import type * as tf from '@tensorflow/tfjs-core'
 import type { Rope } from '../contract'
 import { ropeTables } from '../rope'
-import { type Account, Held } from './page'
+import { type Account, Held } from './account'
 
 const FIRST = 256
 

@@ -3,9 +3,11 @@ import { allocateRows, gatherRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Part } from '../contract'
 import type { LayerCache } from './layer'
-import type { Page } from './page'
-import type { PartStore } from './part-store'
 import type { Reconstructor } from './reconstruct'
+import type { Page } from './rows/page'
+import { readRange } from './rows/read'
+import type { Rows } from './rows/rows'
+import { dueRows, keepReconstructions, sealRows } from './rows/write'
 
 /** Seals a layer, or, for the last layer of a group, the whole group. `atEnd`: this step ends the prompt. */
 export async function sealLayer(
@@ -16,53 +18,54 @@ export async function sealLayer(
 ): Promise<void> {
   for (const part of ['keys', 'values'] as const) {
     for (const [lane, { [part]: store }] of layer.lanes.entries()) {
-      const codec = store.codec
+      const { codec } = store.form
       if (!codec || codec.parts.layers.at(-1) !== layer.plan.layer) continue
       if (codec.fittedOnline && Object.keys(store.state).length === 0) continue
       if (codec.parts.transform?.afterPrompt === false && !atEnd) continue
       const stores = codec.parts.layers.map((l) => storeOf(layers, l, lane, part))
-      const { count, unit } = store.due
+      const { count, unit } = dueRows(store)
       if (count > 0) layer.changed = true
-      for (let done = 0; done < count; done += unit) await sealRows(stores, unit, layer, part, reconstructor)
+      for (let done = 0; done < count; done += unit) await sealOldest(stores, unit, layer, part, reconstructor)
     }
   }
 }
 
-const storeOf = (layers: readonly LayerCache[], layer: number, lane: number, part: Part): PartStore => {
+const storeOf = (layers: readonly LayerCache[], layer: number, lane: number, part: Part): Rows => {
   const store = layers[layer]?.lanes[lane]?.[part]
   if (!store) throw new Error(`layer ${layer} has no ${part} to seal`)
   return store
 }
 
-async function sealRows(
-  stores: readonly PartStore[],
+/** The oldest rows of the window, of every layer of a group. */
+async function sealOldest(
+  stores: readonly Rows[],
   count: number,
   layer: LayerCache,
   part: Part,
   reconstructor: Reconstructor,
 ): Promise<void> {
   const leader = stores.at(-1)
-  const codec = leader?.codec
+  const codec = leader?.form.codec
   if (!leader || !codec) return
-  const from = leader.rowsIn('sink') + leader.rowsIn('sealed')
+  const [, from] = leader.views.zoneEnds
   const { predictor } = codec.parts
   // From reconstructions as they are stored now, so that reading predicts the same.
   const prediction = reconstructor.prediction(layer.plan.layer, part, from, count)
-  const members = stores.map((s) => s.front(count))
+  const members = stores.map((s) => readRange(s, s.views.zoneEnds[1], count))
   const block = codec.encode(members, leader.state, prediction)
   const exempt = block.exempt && (await exemptRows(block.exempt, members, leader))
   tf.dispose([...members, ...(block.exempt ? [block.exempt] : [])])
   const sealed = { ...block.tensors, ...(exempt?.tensors ?? {}) }
   let page: Page | null = null
-  for (const store of [...stores].reverse()) page = store.seal(count, page ?? sealed, exempt?.index ?? null)
+  for (const store of [...stores].reverse()) page = sealRows(store, count, page ?? sealed, exempt?.index ?? null)
   if (predictor?.keepReconstruction) {
     const rows = reconstructor.main(layer.plan.layer, part, from, count)
-    leader.keep(tf.tidy(() => tf.add(rows, 0)) as tf.Tensor2D)
+    keepReconstructions(leader, tf.tidy(() => tf.add(rows, 0)) as tf.Tensor2D)
   }
 }
 
 /** The rows that stay exact, per layer of the group, and where they are. Reads the mask back once. */
-async function exemptRows(mask: tf.Tensor, members: readonly tf.Tensor3D[], store: PartStore) {
+async function exemptRows(mask: tf.Tensor, members: readonly tf.Tensor3D[], store: Rows) {
   const marks = await mask.data()
   const [heads = 0, n = 0] = mask.shape
   const lists = Array.from({ length: heads }, (_, h) =>
@@ -81,9 +84,9 @@ async function exemptRows(mask: tf.Tensor, members: readonly tf.Tensor3D[], stor
   )
   const tensors: Record<string, tf.Tensor> = { 'exempt.index': tf.tensor2d(index, [heads, most], 'int32') }
   members.forEach((rows, m) => {
-    const page = allocateRows(store.store, heads, most, rows.shape[2])
+    const page = allocateRows(store.form.store, heads, most, rows.shape[2])
     const exact = gatherRows([rows], [n], positions, most) as tf.Tensor3D
-    writeRows(page, store.store, 0, exact)
+    writeRows(page, store.form.store, 0, exact)
     exact.dispose()
     tensors[`exempt.rows.${m}`] = page
   })

@@ -9,8 +9,8 @@ import { compose, exceptLayers, ownRows, window } from '../compose'
 import type { HostTensor, KVCache, KVCompressor, ModelShape, Phase, Quantizer, Recall, Space, Stage } from '../contract'
 import { defineMethod, definePick, defineQuantizer, defineTransform } from '../define'
 import { integer, oneOf } from '../options'
-import { openCache } from './cache'
-import { restoreCache } from './restore'
+import { restoreCache } from './file/restore'
+import { openCache } from './open'
 
 const model: ModelShape = {
   name: 'synthetic',

@@ -1,7 +1,7 @@
 /** Says whether a compressor can run on a model before anything is fitted. Stages that still have to learn are replaced by stand-ins. */
 
 import { ready } from '../artifacts'
-import { openCache } from '../cache/cache'
+import { openCache } from '../cache/open'
 import { compose } from '../compose'
 import type { AnyStage, Artifact, Bound, KVCompressor, ModelShape, Site, Stage } from '../contract'
 import {

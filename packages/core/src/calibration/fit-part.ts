@@ -1,12 +1,12 @@
 /** Fits one part of one layer: its stages in order, each on what the stages before it hand on. */
 import * as tf from '@tensorflow/tfjs-core'
-import { mergeHeads } from '../cache/codec'
 import { codecOf } from '../cache/plan'
 import { TablePool } from '../cache/pool'
 import { stagesOn } from '../compose'
 import type { AnyStage, CalibrationRun, HostTensor, Kind, KVCompressor, ModelShape, Part, Stage } from '../contract'
 import { CalibrationError } from '../errors'
-import { siteOf, upload } from '../site'
+import { siteOf } from '../site'
+import { mergeHeads, upload } from '../tensors'
 import type { Fits } from './fits'
 
 /** Rows of every calibration sequence. */

@@ -1,14 +1,13 @@
 /**
  * A cache as one file: magic, version, JSON header, raw tensors in header order, SHA-256 of everything before.
- * Little-endian. Pages keep their layout, so restored bytes are the stored ones bit for bit.
+ * Little-endian. Pages keep their layout, so restored bytes are the stored ones bit for bit. Each class of the cache gives its
+ * record (`record(to)`) and takes it back (`restore(record, from)`); what a record looks like stands here.
  */
 import { sha256 } from '@noble/hashes/sha2.js'
 import { bytesToHex } from '@noble/hashes/utils.js'
-import type { Json, ModelShape, Ready } from '../contract'
-import type { LayerCache } from './layer'
-import type { Account } from './page'
-import type { TablePool } from './pool'
-import type { Zone } from './stored-rows'
+import type * as tf from '@tensorflow/tfjs-core'
+import type { HostTensor, Json, ModelShape, Ready } from '../../contract'
+import type { Zone } from '../rows/zones'
 
 export const MAGIC = new TextEncoder().encode('KVLOOM\0\0')
 export const VERSION = 3
@@ -18,10 +17,12 @@ export interface TensorRecord {
   readonly shape: readonly number[]
   readonly dtype: 'float32' | 'int32'
 }
+export type TensorRecords = Readonly<Record<string, TensorRecord>>
+
 export interface PageRecord {
-  readonly tensors: Readonly<Record<string, TensorRecord>>
+  readonly tensors: TensorRecords
   /** Rows in host memory in place of tensors. */
-  readonly host: Readonly<Record<string, TensorRecord>> | null
+  readonly host: TensorRecords | null
   readonly capacity: number
   readonly used: number
   readonly sealed: boolean
@@ -42,16 +43,27 @@ export interface PartRecord {
   readonly fitted: number | null
   readonly kept: TensorRecord | null
 }
-export interface LaneRecord {
-  readonly keys: PartRecord
-  readonly values: PartRecord
+export interface PositionsRecord {
   readonly gathered: TensorRecord | null
   readonly runs: readonly { readonly start: number; readonly rows: number }[]
   readonly highest: number
+}
+export interface LaneRecord extends PositionsRecord {
+  readonly keys: PartRecord
+  readonly values: PartRecord
   readonly shift: number
   /** Row numbers that are dropped but still held, per head. */
   readonly dead: readonly (readonly number[])[] | null
-  readonly columns: Readonly<Record<string, TensorRecord>>
+  readonly columns: TensorRecords
+}
+/** Blocks of a recall index. */
+export type IndexRecord = readonly { readonly rows: number; readonly tensors: TensorRecords }[]
+export interface LayerRecord {
+  readonly lanes: readonly LaneRecord[]
+  readonly ring: TensorRecord | null
+  /** Recall index per lane. */
+  readonly recall: readonly IndexRecord[]
+  readonly memory: readonly Json[]
 }
 export interface Header {
   readonly model: string
@@ -60,27 +72,38 @@ export interface Header {
   readonly tokens: readonly number[]
   /** Since so many tokens rows were only appended. */
   readonly settledTokens: number
-  readonly pages: readonly PageRecord[]
   readonly layers: readonly LayerRecord[]
-}
-export interface LayerRecord {
-  readonly lanes: readonly LaneRecord[]
-  readonly ring: TensorRecord | null
-  /** Blocks of the recall index per lane. */
-  readonly recall: readonly (readonly {
-    readonly rows: number
-    readonly tensors: Readonly<Record<string, TensorRecord>>
-  }[])[]
-  readonly memory: readonly Json[]
+  readonly pages: readonly PageRecord[]
 }
 
-export interface RestoredCache {
-  readonly layers: readonly LayerCache[]
-  readonly pool: TablePool
-  readonly account: Account
-  readonly tokens: readonly number[]
-  /** Since so many tokens rows were only appended; default: all of them. */
-  readonly settledTokens?: number
+/** What records are written to: tensors follow each other in the order in which they are handed in. */
+export interface Recorder {
+  tensor(t: tf.Tensor | HostTensor): TensorRecord
+  tensors(all: Readonly<Record<string, tf.Tensor | HostTensor>>): TensorRecords
+  /** The number of a page in the file's list. */
+  page(page: Recordable): number
+}
+/** A page, as far as a file sees it. */
+export interface Recordable {
+  /** What its rows were fitted with, which comes before it. */
+  readonly fitted: Recordable | null
+  record(to: Recorder): PageRecord
+}
+
+/** The tensors of a file in the order in which they follow the header: lanes, rings and indexes layer by layer, then pages. */
+export function* tensorsIn({ layers, pages }: Header): Generator<TensorRecord> {
+  for (const { lanes, ring, recall } of layers) {
+    for (const { keys, values, gathered, columns } of lanes) {
+      yield* [keys.kept, values.kept, gathered].filter((t) => t !== null)
+      yield* Object.values(columns)
+    }
+    if (ring) yield ring
+    for (const { tensors } of recall.flat()) yield* Object.values(tensors)
+  }
+  for (const { tensors, host } of pages) {
+    yield* Object.values(tensors)
+    yield* Object.values(host ?? {})
+  }
 }
 
 /** Identifies stages, options, windows and store: what a file must agree with to be restored. */

@@ -4,8 +4,8 @@
  */
 import { allocateRows, gatherRows, readRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import { unitOf } from './host-tier'
-import { as3d, Page, tensorOf, type View } from './page'
+import { as3d } from '../../tensors'
+import { Page, tensorOf, unitOf, type View } from './page'
 
 /**
  * Pages that hold rows `index` of some views.
@@ -14,7 +14,7 @@ import { as3d, Page, tensorOf, type View } from './page'
  * @param capacityAt rows of the page whose first row is `index[:, at]`, a multiple of `unit`
  * @param unit rows that share a word of the metadata
  */
-export function gatherPages(
+export function copyToPages(
   views: readonly View[],
   index: tf.Tensor2D,
   capacityAt: (at: number) => number,

@@ -1,15 +1,11 @@
 /** Rows in host memory: pages that hold arrays in place of tensors. */
 import type * as tf from '@tensorflow/tfjs-core'
-import type { HostTensor, Tensors } from '../contract'
-import { upload } from '../site'
-import { Page, tensorOf, type View } from './page'
+import type { HostTensor, Tensors } from '../../contract'
+import { mapRecord, upload } from '../../tensors'
+import { Page, tensorOf, unitOf, type View } from './page'
 
 /** The tensors of a page; of a host page uploads, which the tidy around frees. */
-export const uploads = (page: Page): Tensors =>
-  page.host ? Object.fromEntries(Object.entries(page.host).map(([name, t]) => [name, upload(t)])) : page.tensors
-
-/** Rows that share a row of a page's tensor: several for metadata whose halves are paired. */
-export const unitOf = (name: string, unit: number): number => (name.startsWith('metadata') ? unit : 1)
+export const uploads = (page: Page): Tensors => (page.host ? mapRecord(page.host, upload) : page.tensors)
 
 /** The rows of some views in one page of host memory. `unit`: rows that share a row of metadata. */
 export async function hostPage(views: readonly View[], unit: number): Promise<Page> {

@@ -1,9 +1,9 @@
 /** The header of a cache file, checked: numbers in range, names known, nothing missing. */
 import * as z from 'zod/mini'
-import type { Json } from '../contract'
-import { SerializedCacheError } from '../errors'
-import type { Header } from './file-format'
-import { ZONES } from './stored-rows'
+import type { Json } from '../../contract'
+import { SerializedCacheError } from '../../errors'
+import { ZONES } from '../rows/zones'
+import type { Header } from './format'
 
 const count = z.int().check(z.nonnegative())
 const rank = 6

@@ -1,66 +1,9 @@
-/** Storage: fixed-size pages of tensors, counted, shared by forks; views name rows of a page. */
+/** Pages: fixed-size tensors of rows that are held, shared by forks and freed together. Views name rows of a page. */
 import { copyRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import type { AffineLayout, CodebookLayout, HostTensor, RowStore, Tensors } from '../contract'
-
-/** Running sum of the bytes one cache holds; pages and tensors report to it. A page that several stores hold is counted once. */
-export class Account {
-  held = 0
-  peak = 0
-  private readonly holders = new Map<Page, number>()
-
-  add(bytes: number): void {
-    this.held += bytes
-    if (this.held > this.peak) this.peak = this.held
-  }
-  hold(page: Page): Page {
-    const holders = this.holders.get(page) ?? 0
-    if (holders === 0) {
-      this.add(page.bytes)
-      if (page.fitted) this.share(page.fitted)
-    }
-    this.holders.set(page, holders + 1)
-    return page
-  }
-  /** Holds a page that somebody else made: it is shared by count from the first time on. */
-  share(page: Page): Page {
-    return this.hold(this.holders.has(page) ? page : page.retain())
-  }
-  letGo(page: Page): void {
-    const left = (this.holders.get(page) ?? 1) - 1
-    if (left > 0) {
-      this.holders.set(page, left)
-      return
-    }
-    this.holders.delete(page)
-    this.add(-page.bytes)
-    page.release()
-    if (page.fitted) this.letGo(page.fitted)
-  }
-  /** Every page held, once each. */
-  get pages(): IterableIterator<Page> {
-    return this.holders.keys()
-  }
-}
-
-/** A tensor that a cache changes by replacing it: counted while held, freed when replaced. */
-export class Held<T extends tf.Tensor> {
-  private held: T | null = null
-  constructor(private readonly account: Account) {}
-  get tensor(): T | null {
-    return this.held
-  }
-  get bytes(): number {
-    return this.held ? bytesOf(this.held) : 0
-  }
-  replace(next: T | null): void {
-    // Kept, since a replacement may happen inside a stage's tidy.
-    if (next) this.account.add(bytesOf(tf.keep(next)))
-    this.account.add(-this.bytes)
-    this.held?.dispose()
-    this.held = next
-  }
-}
+import type { AffineLayout, CodebookLayout, HostTensor, RowStore, Tensors } from '../../contract'
+import { as3d, bytesOf, mapTensors } from '../../tensors'
+import type { PageRecord, Recorder } from '../file/format'
 
 export type PageLayout =
   | AffineLayout
@@ -91,7 +34,7 @@ export class Page {
 
   constructor(p: {
     readonly tensors: Tensors
-    readonly host?: Readonly<Record<string, HostTensor>>
+    readonly host?: Readonly<Record<string, HostTensor>> | null
     readonly capacity: number
     readonly layout: PageLayout
     readonly sealed: boolean
@@ -127,27 +70,37 @@ export class Page {
   release(): void {
     if (--this.owners === 0) tf.dispose(Object.values(this.tensors))
   }
+
+  record(to: Recorder): PageRecord {
+    const { capacity, used, sealed, rowWise } = this
+    return {
+      tensors: to.tensors(this.tensors),
+      host: this.host ? to.tensors(this.host) : null,
+      capacity,
+      used,
+      sealed,
+      rowWise,
+      fitted: this.fitted ? to.page(this.fitted) : null,
+    }
+  }
 }
 
 /** Rows `from .. from + rows` of a page. `shift`: how far their positions moved down (slot positions), 0 otherwise. */
 export interface View {
   readonly page: Page
-  from: number
-  rows: number
-  shift: number
+  readonly from: number
+  readonly rows: number
+  readonly shift: number
 }
 
-/** Bytes of a tensor as tf.memory() counts them. */
-export const bytesOf = (t: tf.Tensor): number => t.size * tf.util.bytesPerElement(t.dtype)
+/** Whether rows of a view can be copied on their own. */
+export const isFree = (v: View): boolean => v.page.rowWise && v.page.host === null
 
-export const mapTensors = (tensors: Tensors, change: (t: tf.Tensor) => tf.Tensor): Tensors =>
-  Object.fromEntries(Object.entries(tensors).map(([name, t]) => [name, change(t)]))
+/** Whether rows of two views may lie behind each other in one page. */
+export const sameForm = (a: View, b: View): boolean => a.shift === b.shift && a.page.fitted === b.page.fitted
 
-export const emptyLike = (t: tf.Tensor, rows: number): tf.Tensor =>
-  tf.zeros([t.shape[0] ?? 0, rows, ...t.shape.slice(2)], t.dtype)
-
-/** `[heads, rows, ...]` with everything behind the rows flattened; shares the data. */
-export const as3d = (t: tf.Tensor): tf.Tensor3D => tf.reshape(t, [t.shape[0] ?? 0, t.shape[1] ?? 0, -1])
+/** Rows that share a row of a page's tensor: several for metadata whose halves are paired. */
+export const unitOf = (name: string, unit: number): number => (name.startsWith('metadata') ? unit : 1)
 
 /** The rows written so far in a page of its own. */
 export function copyPage(page: Page): Page {
@@ -159,15 +112,8 @@ export function copyPage(page: Page): Page {
     tf.dispose([source, target])
     return fresh
   })
-  return new Page({
-    tensors,
-    capacity: page.capacity,
-    layout: page.layout,
-    sealed: page.sealed,
-    rowWise: page.rowWise,
-    used: page.used,
-    fitted: page.fitted,
-  })
+  const { capacity, layout, sealed, rowWise, used, fitted } = page
+  return new Page({ tensors, capacity, layout, sealed, rowWise, used, fitted })
 }
 
 /** Tensors that one prompt fitted, counted and shared as pages are. */

@@ -1,0 +1,59 @@
+/** What a cache holds, counted: pages by holder, tensors that are changed by being replaced. */
+import * as tf from '@tensorflow/tfjs-core'
+import { bytesOf } from '../tensors'
+import type { Page } from './rows/page'
+
+/** Running sum of the bytes one cache holds; pages and tensors report to it. A page that several stores hold is counted once. */
+export class Account {
+  held = 0
+  peak = 0
+  private readonly holders = new Map<Page, number>()
+
+  add(bytes: number): void {
+    this.held += bytes
+    if (this.held > this.peak) this.peak = this.held
+  }
+  hold(page: Page): Page {
+    const holders = this.holders.get(page) ?? 0
+    if (holders === 0) {
+      this.add(page.bytes)
+      if (page.fitted) this.share(page.fitted)
+    }
+    this.holders.set(page, holders + 1)
+    return page
+  }
+  /** Holds a page that somebody else made: it is shared by count from the first time on. */
+  share(page: Page): Page {
+    return this.hold(this.holders.has(page) ? page : page.retain())
+  }
+  letGo(page: Page): void {
+    const left = (this.holders.get(page) ?? 1) - 1
+    if (left > 0) {
+      this.holders.set(page, left)
+      return
+    }
+    this.holders.delete(page)
+    this.add(-page.bytes)
+    page.release()
+    if (page.fitted) this.letGo(page.fitted)
+  }
+}
+
+/** A tensor that a cache changes by replacing it: counted while held, freed when replaced. */
+export class Held<T extends tf.Tensor> {
+  private held: T | null = null
+  constructor(private readonly account: Account) {}
+  get tensor(): T | null {
+    return this.held
+  }
+  get bytes(): number {
+    return this.held ? bytesOf(this.held) : 0
+  }
+  replace(next: T | null): void {
+    // Kept, since a replacement may happen inside a stage's tidy.
+    if (next) this.account.add(bytesOf(tf.keep(next)))
+    this.account.add(-this.bytes)
+    this.held?.dispose()
+    this.held = next
+  }
+}

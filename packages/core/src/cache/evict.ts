@@ -1,0 +1,227 @@
+/** What stages do with the rows of a layer once a step's are appended: they are scored and picked, and those that are not go. */
+import { selectTop } from '@kvloom/kernels'
+import * as tf from '@tensorflow/tfjs-core'
+import type { Protected, Scorer, When } from '../contract'
+import { UnsupportedStage } from '../errors'
+import { bothProtect, floorOf, liftProtected } from '../protect'
+import { keepRanges, keepRows } from './drop'
+import type { Lane, LaneContext } from './lane'
+import { type LayerCache, queryHeadsOf, type Step } from './layer'
+import { observe, type Sight } from './observe'
+import { isRanges, liveToStored } from './room'
+import { toDevice } from './rows/host'
+
+/** What a step leaves behind for the stages that act after it. */
+export type Seen = Omit<Sight, 'lane' | 'queryHeads'>
+
+/**
+ * What this step's queries (before RoPE) leave for the stages of a layer, remembered where they look back; null when none looks at this
+ * step. `forget` ends it.
+ */
+export function watch(layer: LayerCache, queries: tf.Tensor, step: Step, context: LaneContext): Seen | null {
+  const { ring, plan } = layer
+  const { phase } = step
+  // After the prompt nobody looks at the queries for a stage that acts at its end.
+  const evicts = evictsIn(layer, step)
+  if (!evicts && !(plan.fitsPrompt && phase !== 'decode')) return null
+  const rotated = step.state.rotation.rotate(queries) as tf.Tensor3D
+  const watches = ring !== null && !(ring.ofPrompt && phase === 'decode')
+  if (watches) ring.push(rotated)
+  if (watches || actsNow(layer, step) || plan.fitsPrompt) layer.changed = true
+  return { stepQueries: rotated, ring, context, tokenIds: step.tokenIds }
+}
+
+/** The stages of a layer have looked at a step. */
+export function forget({ ring, plan }: LayerCache, { stepQueries }: Seen, { phase }: Step): void {
+  stepQueries.dispose()
+  const acting = plan.score?.when ?? plan.pick?.when
+  const onlyAtEnd = acting === undefined || acting === 'room' || acting === 'promptEnd'
+  if (phase === 'promptEnd' && (ring?.ofPrompt || onlyAtEnd)) ring?.replace(null)
+}
+
+/** Whether an eviction may look at this step, be it only to remember its queries. */
+function evictsIn({ plan }: LayerCache, { phase }: Step): boolean {
+  const acting = plan.score?.when ?? plan.pick?.when
+  return acting !== undefined && acting !== 'room' && (acting !== 'promptEnd' || phase !== 'decode')
+}
+
+/** Whether the eviction of a layer acts after this step. */
+export function actsNow(layer: LayerCache, step: Step): boolean {
+  return evictsIn(layer, step) && acts(layer.plan.score?.when ?? layer.plan.pick?.when, step)
+}
+
+/** `step` stages act after every append, `promptEnd` ones at the end of the prompt, the others when a multiple is crossed (and at the end of the prompt). */
+function acts(when: When | undefined, step: Step): boolean {
+  if (when === 'step') return true
+  if (when === 'promptEnd') return step.phase === 'promptEnd'
+  if (typeof when === 'object') {
+    const n = when.everyTokens
+    return step.phase === 'promptEnd' || Math.floor((step.start + step.count) / n) > Math.floor(step.start / n)
+  }
+  return false
+}
+
+/** Scores the rows of a layer and drops those that are not picked. */
+export async function evict(layer: LayerCache, seen: Seen, step: Step): Promise<void> {
+  const { score, pick, budget } = layer.plan
+  const { lanes } = layer
+  if (!score) {
+    if (!pick) return
+    for (const [i, lane] of lanes.entries()) {
+      const count = atLeast(layer, lane, pick.does.count(lane.liveRows, 0), pick.id)
+      await pickRows(layer, lane, i, null, count, seen, step)
+    }
+    return
+  }
+  const uniform = lanes.map((lane) => atLeast(layer, lane, score.does.count(lane.liveRows), score.id))
+  const dropsNothing = lanes.every((lane, i) => uniform[i] === lane.liveRows)
+  if (dropsNothing && !budget && !score.does.columns && !pick?.does.ragged) return
+  const scores = lanes.map((lane) => scoresOf(layer, lane, score.does, seen, step))
+  const counts = await countsOf(layer, scores, uniform)
+  for (const [i, lane] of lanes.entries())
+    await pickRows(layer, lane, i, scores[i] ?? null, counts[i] ?? lane.liveRows, seen, step)
+  tf.dispose(scores)
+}
+
+/** Rows that stay whatever scores and counts say. */
+const promisedBy = ({ plan }: LayerCache): Protected => bothProtect(plan.score?.does.protect, plan.pick?.does.protect)
+
+/** A count that stage `by` asked for, raised to what is promised and lowered to what a lane holds. */
+function atLeast(layer: LayerCache, { liveRows }: Lane, count: number, by: string): number {
+  if (!Number.isInteger(count))
+    throw new UnsupportedStage(by, `it would keep ${count} of ${liveRows} rows. Let it count whole rows.`)
+  return Math.min(liveRows, Math.max(count, floorOf(liveRows, promisedBy(layer))))
+}
+
+/** Scores of a lane, protected rows at infinity, dropped rows at -infinity. */
+function scoresOf(
+  layer: LayerCache,
+  lane: Lane,
+  scorer: Scorer,
+  seen: Seen,
+  { phase, start, count }: Step,
+): tf.Tensor2D {
+  const id = layer.plan.score?.id ?? 'a scorer'
+  const observed = observe(scorer.needs, { ...seen, lane, queryHeads: queryHeadsOf(lane) })
+  const columns = Object.fromEntries((scorer.columns ?? []).map((name) => [name, lane.columns.ensure(name, lane.rows)]))
+  const result = tf.tidy(() => {
+    const out = scorer.score(observed.seen, columns, { phase, tokensSeen: start + count })
+    const scores = out && 'scores' in out ? out.scores : out
+    const next = out && 'scores' in out ? out.columns : {}
+    const heads = lane.shape.heads.length
+    checkShape(id, 'scores', scores, [
+      [heads, lane.rows],
+      [1, lane.rows],
+    ])
+    for (const [name, column] of Object.entries(next)) checkShape(id, `column ${name}`, column, [[heads, lane.rows]])
+    return {
+      scores: lifted(lane, scores as tf.Tensor2D, promisedBy(layer)),
+      next: Object.fromEntries(Object.entries(next).map(([k, t]) => [k, tf.clone(t)])),
+    }
+  })
+  for (const [name, column] of Object.entries(result.next)) lane.columns.set(name, column as tf.Tensor2D)
+  observed.dispose()
+  return result.scores
+}
+
+/** Rows that each lane keeps: `uniform`, or what a budget stage makes of it. */
+async function countsOf(
+  layer: LayerCache,
+  scores: readonly tf.Tensor2D[],
+  uniform: readonly number[],
+): Promise<readonly number[]> {
+  const { budget } = layer.plan
+  if (!budget) return uniform
+  const perHead = scores.flatMap((s) => tf.tidy(() => tf.split(s, s.shape[0], 0)))
+  const heads = layer.lanes.flatMap((lane, i) =>
+    Array.from({ length: scores[i]?.shape[0] ?? 0 }, () => ({
+      rows: lane.liveRows,
+      uniform: uniform[i] ?? lane.liveRows,
+      floor: floorOf(lane.liveRows, promisedBy(layer)),
+    })),
+  )
+  const mean = Math.trunc(heads.reduce((sum, head) => sum + head.uniform, 0) / heads.length)
+  const counts = await budget.counts(perHead, mean, heads)
+  tf.dispose(perHead)
+  return layer.lanes.map((lane, i) => atLeast(layer, lane, counts[i] ?? lane.liveRows, 'budget'))
+}
+
+async function pickRows(
+  layer: LayerCache,
+  lane: Lane,
+  number: number,
+  scores: tf.Tensor2D | null,
+  count: number,
+  seen: Seen,
+  step: Step,
+): Promise<void> {
+  const { pick } = layer.plan
+  if (count >= lane.liveRows && !pick?.does.ragged) return
+  forgetIndex(layer, lane, number)
+  if (!pick) {
+    if (scores) await keepRows(lane, selectTop(scores, count) as tf.Tensor2D, count)
+    return
+  }
+  const observed = observe(pick.does.needs, { ...seen, lane, queryHeads: queryHeadsOf(lane) })
+  const tokens = scores ? lane.rows : lane.liveRows
+  const kept = pick.does.keep(tokens, count, scores, observed.seen, layer.pickContext(number, step))
+  observed.dispose()
+  if (isRanges(kept)) {
+    keepRanges(lane, scores ? kept : liveToStored(lane, kept), pick.does.positions === 'slot')
+    return
+  }
+  // A ragged pick counts by its mask: what is promised is marked in it, and the newest row where it would leave none.
+  const marked = (protect: Protected): tf.Tensor2D =>
+    tf.tidy(() => lifted(lane, tf.cast(kept, 'float32') as tf.Tensor2D, protect))
+  let mask = marked(pick.does.ragged ? promisedBy(layer) : {})
+  let keeps = pick.does.ragged ? await countOf(mask) : count
+  if (keeps === 0) {
+    mask.dispose()
+    mask = marked({ last: 1 })
+    keeps = 1
+  }
+  kept.dispose()
+  if (keeps < lane.liveRows) await keepRows(lane, selectTop(mask, keeps) as tf.Tensor2D, keeps)
+  mask.dispose()
+}
+
+/** Rows are about to go: what was indexed by their numbers is indexed again after that, and rows in host memory come back. */
+function forgetIndex({ recall }: LayerCache, lane: Lane, number: number): void {
+  const index = recall[number]
+  if (!index || index.indexed === 0) return
+  index.dispose()
+  for (const part of lane.parts) toDevice(part)
+}
+
+/** @throws UnsupportedStage when a stage returned no tensor of one of these shapes */
+function checkShape(
+  id: string,
+  what: string,
+  given: tf.Tensor | undefined,
+  allowed: readonly (readonly number[])[],
+): void {
+  if (given instanceof tf.Tensor && allowed.some((shape) => tf.util.arraysEqual(given.shape, [...shape]))) return
+  const found = given instanceof tf.Tensor ? `shape [${given.shape.join(', ')}]` : String(given)
+  throw new UnsupportedStage(
+    id,
+    `it returned ${what} of ${found}; allowed: ${allowed.map((shape) => `[${shape.join(', ')}]`).join(' or ')}.`,
+  )
+}
+
+/** Marked rows of a mask `[1, tokens]`. */
+async function countOf(mask: tf.Tensor): Promise<number> {
+  const ones = tf.tidy(() => tf.sum(tf.cast(tf.greater(mask, 0), 'int32')))
+  const [n = 0] = await ones.data()
+  ones.dispose()
+  return n
+}
+
+/** Scores with protected rows at infinity and dropped ones at -infinity; the mask of the dropped is made once while nothing is protected. */
+function lifted(lane: Lane, scores: tf.Tensor2D, protect: Protected): tf.Tensor2D {
+  if ((protect.first ?? 0) + (protect.last ?? 0) > 0) return liftProtected(scores, lane.live.marks, protect)
+  const mask = lane.live.tensor(0)
+  if (!mask) return tf.clone(scores)
+  const [heads] = mask.shape
+  const each = scores.shape[0] === heads ? scores : tf.tile(scores, [heads, 1])
+  return tf.where(tf.cast(mask, 'bool'), each, tf.fill(each.shape, Number.NEGATIVE_INFINITY)) as tf.Tensor2D
+}

@@ -1,0 +1,90 @@
+/** Which rows of a lane are live: those that attention sees. Rows are marked only while some that were dropped are still held. */
+import * as tf from '@tensorflow/tfjs-core'
+import type { RowRange } from '../contract'
+import { SerializedCacheError } from '../errors'
+import type { LaneRecord } from './file/format'
+
+export class LiveRows {
+  /** 1 = live, per head; longer than the lane, so that new rows find room. Null while every row is live. */
+  private buffers: readonly Int32Array[] | null = null
+  private length = 0
+  private count = 0
+  /** Whether a row died since the room of dropped rows was last given back. */
+  died = false
+
+  /** Marks per head and row; null while every stored row is live. Every head has as many live rows. */
+  get marks(): readonly Int32Array[] | null {
+    return this.buffers?.map((row) => row.subarray(0, this.length)) ?? null
+  }
+  set marks(marks: readonly Int32Array[] | null) {
+    this.buffers = marks
+    this.length = marks?.[0]?.length ?? 0
+    this.count = marks?.[0]?.reduce((n, x) => n + x, 0) ?? 0
+  }
+  /** How many of a lane's rows are live, per head. */
+  of(rows: number): number {
+    return this.buffers ? this.count : rows
+  }
+
+  append(n: number): void {
+    const { buffers, length } = this
+    if (!buffers) return
+    this.buffers = buffers.map((row) => {
+      if (length + n <= row.length) return row.fill(1, length, length + n)
+      const longer = new Int32Array(2 * (length + n))
+      longer.set(row.subarray(0, length))
+      return longer.fill(1, length, length + n)
+    })
+    this.length += n
+    this.count += n
+  }
+  /** Keeps the first `rows` rows. */
+  truncate(rows: number): void {
+    if (this.buffers) this.marks = this.buffers.map((row) => row.slice(0, rows))
+  }
+  /** Rows `start ... end` are not held any more. */
+  remove({ start, end }: RowRange): void {
+    this.marks =
+      this.marks?.map((row) => {
+        const shorter = new Int32Array(row.length - (end - start))
+        shorter.set(row.subarray(0, start))
+        shorter.set(row.subarray(end), start)
+        return shorter
+      }) ?? null
+  }
+
+  /**
+   * int32 `[heads, rows + extra]`, the caller's, the last `extra` rows live; null while every row is live. Made anew at each read:
+   * a lane grows by a row a step, and a mask that stays on the device would be held bytes.
+   */
+  tensor(extra: number): tf.Tensor2D | null {
+    const { buffers, length } = this
+    if (!buffers) return null
+    const rows = length + extra
+    const flat = new Int32Array(buffers.length * rows).fill(1)
+    for (const [h, row] of buffers.entries()) flat.set(row.subarray(0, length), h * rows)
+    return tf.tensor2d(flat, [buffers.length, rows], 'int32')
+  }
+
+  copy(): LiveRows {
+    const twin = new LiveRows()
+    twin.marks = this.marks?.map((row) => row.slice()) ?? null
+    twin.died = this.died
+    return twin
+  }
+
+  record(): LaneRecord['dead'] {
+    return this.marks?.map((row) => Array.from(row.keys()).filter((i) => row[i] === 0)) ?? null
+  }
+  /** @throws SerializedCacheError */
+  restore(dead: LaneRecord['dead'], heads: number, rows: number): void {
+    if (!dead) return
+    if (dead.length !== heads || dead.some((row) => row.some((i) => i >= rows)))
+      throw new SerializedCacheError('it marks rows as dropped that it does not hold.')
+    this.marks = dead.map((list) => {
+      const row = new Int32Array(rows).fill(1)
+      for (const i of list) row[i] = 0
+      return row
+    })
+  }
+}

@@ -1,0 +1,84 @@
+/** Room before an append: what stages with `when: 'room'` drop, and how many tokens and positions are left. */
+import type { RowRange } from '../contract'
+import { UnsupportedStage } from '../errors'
+import { keepRanges } from './drop'
+import type { Lane } from './lane'
+import type { LayerCache } from './layer'
+
+/** Makes room before an append. `seen`: tokens so far. */
+export function makeRoom(layer: LayerCache, incoming: number, seen: number): void {
+  const { pick, resample } = layer.plan
+  if (resample)
+    for (const lane of layer.lanes)
+      if (lane.rows + incoming > resample.capacity && lane.rows === resample.capacity) {
+        lane.resample(resample, seen)
+        layer.changed = true
+      }
+  if (pick?.when !== 'room') return
+  for (const [i, lane] of layer.lanes.entries()) {
+    const tokens = lane.liveRows
+    const count = pick.does.count(tokens, incoming)
+    if (count >= tokens) continue
+    const now = layer.pickContext(i, { phase: 'decode', start: seen, count: 0 })
+    const kept = pick.does.keep(tokens, count, null, {}, now)
+    if (!isRanges(kept))
+      throw new UnsupportedStage(pick.id, 'a pick that makes room before an append must return row ranges.')
+    keepRanges(lane, liveToStored(lane, kept), pick.does.positions === 'slot')
+    layer.changed = true
+  }
+}
+
+/** One more than the position that the last of `incoming` tokens would be read at, room made as the stages make it. */
+export function positionsWith({ plan, lanes }: LayerCache, incoming: number, seen: number): number {
+  const { pick, resample } = plan
+  if (resample) return Math.min(seen + incoming, resample.capacity)
+  return Math.max(
+    0,
+    ...lanes.map((lane) => {
+      const renumbers = pick?.when === 'room' && pick.does.positions === 'slot'
+      const dropped = renumbers ? Math.max(0, lane.liveRows - pick.does.count(lane.liveRows, incoming)) : 0
+      return seen - lane.shift - dropped + incoming
+    }),
+  )
+}
+
+/** The largest number up to `most` that fits. Where room is made, fewer tokens need less of it, but not one position less each. */
+export function mostThatFit(most: number, fits: (n: number) => boolean): number {
+  if (fits(most)) return most
+  let [takes, refuses] = [0, most]
+  while (refuses - takes > 1) {
+    const middle = Math.floor((takes + refuses) / 2)
+    if (fits(middle)) takes = middle
+    else refuses = middle
+  }
+  return takes
+}
+
+/** Whether positions never run out: rows are numbered anew when some are dropped, or are another layer's. */
+export function isEndless({ plan }: LayerCache): boolean {
+  const { pick, resample, source, layer } = plan
+  return source !== layer || resample !== null || (pick?.does.positions === 'slot' && pick.when !== 'promptEnd')
+}
+
+/** The most tokens that one append may bring now. */
+export function chunkLimitOf({ plan, lanes }: LayerCache): number {
+  const { pick, resample } = plan
+  const picks = pick?.does.chunkLimit ?? Number.POSITIVE_INFINITY
+  if (!resample) return picks
+  const rows = lanes[0]?.rows ?? 0
+  const free = rows < resample.capacity ? resample.capacity - rows : resample.capacity - resample.sinks - resample.to
+  return Math.min(picks, free)
+}
+
+export const isRanges = (kept: readonly RowRange[] | object): kept is readonly RowRange[] => Array.isArray(kept)
+
+/** Ranges over live rows as ranges over stored rows (they differ while dropped rows are still held). */
+export function liveToStored({ live }: Lane, ranges: readonly RowRange[]): RowRange[] {
+  const row = live.marks?.[0]
+  if (!row) return [...ranges]
+  const stored: number[] = []
+  for (const [i, x] of row.entries()) if (x === 1) stored.push(i)
+  return ranges
+    .filter((r) => r.end > r.start)
+    .map((r) => ({ start: stored[r.start] ?? row.length, end: (stored[r.end - 1] ?? row.length - 1) + 1 }))
+}

@@ -1,0 +1,108 @@
+/** Rows of a recall's host tier: how they leave the device, come back, and are fetched one by one. */
+import { gatherRows, readRows } from '@kvloom/kernels'
+import * as tf from '@tensorflow/tfjs-core'
+import { gatherHost, hostPage, uploads } from './host-page'
+import { Page, unitOf, type View } from './page'
+import { decodeRows, exactRows } from './read'
+import type { Rows } from './rows'
+import { ZONES } from './zones'
+
+/** Moves rows `[start, end)` to host memory, one page per zone they lie in. Reads them back. */
+export async function toHost(of: Rows, start: number, end: number): Promise<void> {
+  const { views } = of
+  views.splitAt(start)
+  views.splitAt(end)
+  let at = 0
+  for (const zone of ZONES) {
+    const all = views.in(zone)
+    const inside = all.filter((v) => {
+      const first = at
+      at += v.rows
+      return first >= start && at <= end && v.page.host === null
+    })
+    const [first] = inside
+    if (!first) continue
+    const page = await hostPage(inside, of.unitOf(first.page))
+    const moved: View = { page, from: 0, rows: page.used, shift: first.shift }
+    views.replace({ [zone]: all.flatMap((v) => (v === first ? [moved] : inside.includes(v) ? [] : [v])) })
+  }
+}
+
+/** Brings rows back from host memory. */
+export function toDevice({ views }: Rows): void {
+  if (!views.onHost) return
+  for (const zone of ZONES)
+    views.replace({
+      [zone]: views.in(zone).map((v) => {
+        if (!v.page.host) return v
+        const { capacity, layout, sealed, rowWise, used, fitted } = v.page
+        return { ...v, page: new Page({ tensors: uploads(v.page), capacity, layout, sealed, rowWise, used, fitted }) }
+      }),
+    })
+}
+
+export const hostBytes = ({ views }: Rows): number =>
+  views.onHost ? [...new Set([...views.all()].map((v) => v.page))].reduce((n, page) => n + page.hostBytes, 0) : 0
+
+/**
+ * Rows `index` (per head, ascending row numbers of this part, `[heads, n]`) fetched from wherever they lie and decoded,
+ * f32 `[heads, n, dim]`.
+ */
+export function fetchRows(of: Rows, index: Int32Array, n: number): tf.Tensor3D {
+  const { heads } = of.form
+  // Per view: the rows it gives, gathered there and decoded; then put in order.
+  const pieces: tf.Tensor3D[] = []
+  const source = new Int32Array(heads * n)
+  let [first, offset] = [0, 0]
+  for (const v of of.views.all()) {
+    const start = first
+    first += v.rows
+    const wanted = Array.from({ length: heads }, (_, h) => {
+      const list: number[] = []
+      for (let i = 0; i < n; i++) {
+        const row = (index[h * n + i] ?? 0) - start
+        if (row >= 0 && row < v.rows) list.push(i)
+      }
+      return list
+    })
+    const most = Math.max(...wanted.map((w) => w.length))
+    if (most === 0) continue
+    const local = new Int32Array(heads * most)
+    for (const [h, list] of wanted.entries())
+      for (const [j, i] of list.entries()) {
+        local[h * most + j] = v.from + (index[h * n + i] ?? 0) - start
+        source[h * n + i] = offset + j
+      }
+    pieces.push(fetchFrom(of, v, local, most))
+    offset += most
+  }
+  const order = tf.tensor2d(source, [heads, n], 'int32')
+  const counts = pieces.map((p) => p.shape[1])
+  const rows = gatherRows(pieces, counts, order, n) as tf.Tensor3D
+  tf.dispose([order, ...pieces])
+  return rows
+}
+
+/** Rows `local` (row numbers of the page, `[heads, count]`) of one view, decoded. */
+function fetchFrom(of: Rows, v: View, local: Int32Array, count: number): tf.Tensor3D {
+  const { heads, store, dim, codec } = of.form
+  return tf.tidy(() => {
+    const { host } = v.page
+    if (!host) {
+      const index = tf.tensor2d(
+        local.map((row) => row - v.from),
+        [heads, count],
+        'int32',
+      )
+      const rows = v.page.sealed ? decodeRows(of, v, 0, v.rows, null) : exactRows(of, v, 0, v.rows)
+      return gatherRows([rows], [v.rows], index, count) as tf.Tensor3D
+    }
+    const unit = of.unitOf(v.page)
+    const tensors = Object.fromEntries(
+      Object.entries(host).map(([name, t]) => [name, gatherHost(t, local, count, unitOf(name, unit))]),
+    )
+    if (!v.page.sealed) return readRows(tensors['rows'] as tf.Tensor, store, dim, 0, count) as tf.Tensor3D
+    if (!codec) throw new Error('a sealed page without a codec')
+    return codec.rows(codec.main(tensors, count, 0, count, null), tensors, 0, v.page.fitted?.tensors ?? {})
+  })
+}

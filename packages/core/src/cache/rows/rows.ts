@@ -1,0 +1,157 @@
+/**
+ * The rows of one part (keys or values) of one lane, as data: views in zones, the form they are stored in, what a prompt fitted.
+ * What is done with them stands beside it: write.ts (append, seal), read.ts and segments.ts (decode, attend), gather.ts (drop and
+ * copy together), host.ts (host memory).
+ */
+import type * as tf from '@tensorflow/tfjs-core'
+import type { RowRange, RowStore, Tensors, Window } from '../../contract'
+import { SerializedCacheError } from '../../errors'
+import { copyOf } from '../../tensors'
+import { type Account, Held } from '../account'
+import type { Codec } from '../codec'
+import type { PartRecord, Recorder } from '../file/format'
+import type { PageForm, Reader } from '../file/reader'
+import { copyPage, fittedPage, type Page, type View } from './page'
+import { Views } from './views'
+import { ZONES, type Zone } from './zones'
+
+/** Exact rows that will be sealed live in small pages, so that little of a page is ever idle: a window of them in about so many pages. */
+const WINDOW_PAGES = 16
+const WINDOW_PAGE_ROWS = { least: 4, most: 16 } as const
+/** Exact rows that stay exact live in larger ones. */
+const DENSE_PAGE_ROWS = 64
+/** Sealed rows that gather one by one; fewer to a page where tokens are dropped at any time, since such caches stay small. */
+const SEALED_PAGE_ROWS = { usual: 32, dropping: 16 } as const
+
+/** How the rows of a part are stored. */
+export interface RowForm {
+  readonly heads: number
+  readonly dim: number
+  readonly store: RowStore
+  readonly sinks: number
+  readonly window: Window
+  readonly codec: Codec | null
+  /** Tokens are dropped at any time, so blocks are sealed as small as the codec allows. */
+  readonly dropsAlways: boolean
+}
+
+export class Rows {
+  readonly views: Views
+  /** What the transform fitted on the last prompt; null until then. Counted as perPrompt. */
+  fitted: Page | null = null
+  /** Reconstructions `[sealed rows, width]` of a predicted part that keeps them. */
+  readonly kept: Held<tf.Tensor2D>
+  /** Whether rows of this part are ever sealed. */
+  readonly seals: boolean
+  /** Rows that a page of each zone takes; a block has a page of its own size. */
+  readonly pageRows: Readonly<Record<Zone, number>>
+
+  constructor(
+    readonly form: RowForm,
+    readonly account: Account,
+  ) {
+    const { codec, window, sinks, dropsAlways } = form
+    this.views = new Views(account)
+    this.kept = new Held(account)
+    this.seals = codec !== null && window.recent !== Number.POSITIVE_INFINITY
+    const { least, most } = WINDOW_PAGE_ROWS
+    const share = window.recent > 0 || dropsAlways ? Math.ceil(window.recent / WINDOW_PAGES) : most
+    this.pageRows = {
+      sink: Math.max(1, sinks),
+      sealed: dropsAlways ? SEALED_PAGE_ROWS.dropping : SEALED_PAGE_ROWS.usual,
+      window: this.seals ? Math.min(most, Math.max(least, share)) : DENSE_PAGE_ROWS,
+    }
+  }
+
+  get count(): number {
+    return this.views.rows
+  }
+  /** Rows that nothing will change any more, from the first: sealed ones where rows are sealed, else all. */
+  get settled(): number {
+    return this.seals ? this.views.zoneEnds[1] : this.count
+  }
+  /** True when every row can be gathered on its own in one zone: nothing sealed. */
+  get exact(): boolean {
+    return this.views.rowsIn('sealed') === 0
+  }
+  /** Whether attention kernels can read every stored row as it is. */
+  get fused(): boolean {
+    return (this.exact || (this.form.codec?.fused ?? false)) && !this.views.onHost
+  }
+  /** What rows that are sealed now are encoded with. */
+  get state(): Tensors {
+    return this.fitted?.tensors ?? {}
+  }
+  /** Rows that share a row of a page's metadata. */
+  unitOf(page: Page): number {
+    return page.sealed ? (this.form.codec?.rowsPerUnit ?? 1) : 1
+  }
+  /** Whether a view reaches the end of what its page holds, but for the rest of a unit. */
+  ends(v: View): boolean {
+    const unit = this.unitOf(v.page)
+    return Math.ceil((v.from + v.rows) / unit) * unit === v.page.used
+  }
+  /** Row bounds of blocks that live and die together. */
+  *blocks(): Generator<RowRange> {
+    let at = 0
+    for (const v of this.views.all()) {
+      if (!v.page.rowWise) yield { start: at, end: at + v.rows }
+      at += v.rows
+    }
+  }
+
+  /** What this prompt fitted, for the rows that are sealed from now on; takes the tensors over. */
+  fit(state: Tensors): void {
+    const before = this.fitted
+    this.fitted = this.account.hold(fittedPage(state))
+    if (before) this.account.letGo(before)
+  }
+
+  /** Takes over the rows of another cache: full pages shared, appendable ones copied. */
+  adopt(from: Rows): void {
+    // A page that has a hole is copied once for all of its views.
+    const copies = new Map<Page, Page>()
+    for (const v of from.views.all()) if (v.page.appendable && this.ends(v)) copies.set(v.page, copyPage(v.page))
+    if (from.fitted) this.fitted = this.account.share(from.fitted)
+    for (const zone of ZONES)
+      for (const v of from.views.in(zone)) {
+        const copy = copies.get(v.page)
+        if (copy) this.views.add(zone, { ...v, page: copy })
+        else this.views.share(zone, v)
+      }
+    const kept = from.kept.tensor
+    if (kept) this.kept.replace(copyOf(kept))
+  }
+
+  record(to: Recorder): PartRecord {
+    return {
+      views: this.views.record(to),
+      fitted: this.fitted ? to.page(this.fitted) : null,
+      kept: this.kept.tensor ? to.tensor(this.kept.tensor) : null,
+    }
+  }
+  /** @throws SerializedCacheError */
+  restore(record: PartRecord, file: Reader): void {
+    if (record.kept) this.kept.replace(file.tensor(record.kept) as tf.Tensor2D)
+    const { codec, store } = this.form
+    const exact = { kind: 'dense', store } as const
+    const form: PageForm = { sealed: codec?.layout ?? exact, exact, unit: codec?.rowsPerUnit ?? 1 }
+    for (const { zone, page: number, from, rows, shift } of record.views) {
+      const page = file.page(number, form)
+      if (from + rows > page.capacity)
+        throw new SerializedCacheError(
+          `it names rows ${from} to ${from + rows} of page ${number}, which has ${page.capacity}.`,
+        )
+      this.views.add(zone, { page, from, rows, shift })
+    }
+    const fitted = file.fitted(record.fitted)
+    if (fitted) this.fitted = this.account.share(fitted)
+  }
+
+  dispose(): void {
+    this.views.clear()
+    if (this.fitted) this.account.letGo(this.fitted)
+    this.fitted = null
+    this.kept.replace(null)
+  }
+}

@@ -1,0 +1,161 @@
+/** How rows come into a part: exact ones are appended, the oldest of the window are sealed. Every way keeps their order. */
+import { allocateRows, copyRows, writeRows } from '@kvloom/kernels'
+import * as tf from '@tensorflow/tfjs-core'
+import type { Tensors } from '../../contract'
+import { as3d, emptyLike } from '../../tensors'
+import type { Codec } from '../codec'
+import { Page, tensorOf, unitOf, type View } from './page'
+import type { Rows } from './rows'
+import type { Zone } from './zones'
+
+/** Appends exact rows f32 `[heads, n, dim]`; the first `sinks` rows of the sequence go to the sink zone. */
+export function appendRows(to: Rows, rows: tf.Tensor, n: number, shift: number): void {
+  const { views } = to
+  const begins = views.rowsIn('sealed') === 0 && views.rowsIn('window') === 0
+  const toSinks = to.seals && begins ? Math.min(n, Math.max(0, to.form.sinks - views.rowsIn('sink'))) : 0
+  if (toSinks > 0) write(to, 'sink', rows, 0, toSinks, shift)
+  if (n > toSinks) write(to, 'window', rows, toSinks, n - toSinks, shift)
+}
+
+/** Rows f32 `[heads, n, dim]` take the place of everything stored (a rewritable exact zone). */
+export function rewriteRows(to: Rows, rows: tf.Tensor): void {
+  to.views.clear()
+  write(to, 'window', rows, 0, rows.shape[1] ?? 0, 0)
+}
+
+function write(to: Rows, zone: Zone, rows: tf.Tensor, from: number, count: number, shift: number): void {
+  while (count > 0) {
+    const page = openExact(to, zone, shift)
+    const n = Math.min(count, page.capacity - page.used)
+    writeRows(tensorOf(page, 'rows'), to.form.store, page.used, rows as tf.Tensor3D, from, n)
+    page.used += n
+    to.views.grow(zone, n)
+    from += n
+    count -= n
+  }
+}
+
+/**
+ * Makes the last view of a zone one that exact rows can follow, and returns its page: the view that is there, or where its rows are
+ * shifted otherwise a view behind it in the same page, or else one of a new page.
+ */
+function openExact(to: Rows, zone: Zone, shift: number): Page {
+  const last = to.views.in(zone).at(-1)
+  const page = last?.page
+  if (last && page?.rowWise && page.host === null && !page.shared) {
+    // Rows behind the last view were dropped and belong to nobody.
+    page.used = last.from + last.rows
+    if (page.used < page.capacity) {
+      if (last.shift !== shift) to.views.add(zone, { page, from: page.used, rows: 0, shift })
+      return page
+    }
+  }
+  const fresh = densePage(to, to.pageRows[zone])
+  to.views.add(zone, { page: fresh, from: 0, rows: 0, shift })
+  return fresh
+}
+
+/** A page of exact rows; `rows`: its tensor, of which `used` rows are written. */
+export function densePage({ form }: Rows, capacity: number, rows?: tf.Tensor, used = 0): Page {
+  const { store, heads, dim } = form
+  return new Page({
+    tensors: { rows: rows ?? allocateRows(store, heads, capacity, dim) },
+    capacity,
+    layout: { kind: 'dense', store },
+    sealed: false,
+    rowWise: true,
+    used,
+  })
+}
+
+/** How many rows the window rule seals now, and in which units. */
+export function dueRows({ form, seals, views }: Rows): { readonly count: number; readonly unit: number } {
+  const { codec, window, dropsAlways } = form
+  if (!codec || !seals) return { count: 0, unit: 1 }
+  const { recent, block, drain } = window
+  const spare = views.rowsIn('window') - recent
+  if (spare < block) return { count: 0, unit: 1 }
+  const whole = drain === 'all' ? codec.rowsPerGroup : block
+  const count = Math.floor(spare / whole) * whole
+  // A transform may look at its whole block; a quantizer alone groups what it says it groups.
+  if (!codec.byBlocks) return { count, unit: count }
+  if (dropsAlways && !codec.parts.transform) return { count, unit: codec.rowsPerGroup }
+  return { count, unit: drain === 'all' ? count : block }
+}
+
+/**
+ * The oldest rows of the window become what they were encoded to. Takes over the block's tensors; of a layer group the
+ * first part makes the page and the others are handed it.
+ */
+export function sealRows(to: Rows, count: number, block: Tensors | Page, exempt: Int32Array | null): Page | null {
+  const { codec } = to.form
+  if (!codec) throw new Error('nothing seals here')
+  const shift = to.views.in('window')[0]?.shift ?? 0
+  let page: Page | null = null
+  if (block instanceof Page) page = block
+  else if (codec.byBlocks)
+    page = new Page({
+      tensors: block,
+      capacity: count,
+      layout: codec.layout,
+      sealed: true,
+      rowWise: false,
+      used: count,
+      exempt,
+      fitted: to.fitted,
+    })
+  else appendSealed(to, block, count, codec, shift)
+  if (page) to.views.add('sealed', { page, from: 0, rows: count, shift })
+  to.views.dropFront('window', count)
+  return page
+}
+
+/** Rows that gather one by one are copied into pages of a fixed size; each sealing begins at a whole unit of metadata. */
+function appendSealed(to: Rows, block: Tensors, count: number, codec: Codec, shift: number): void {
+  const unit = codec.rowsPerUnit
+  for (let from = 0; from < count; ) {
+    const page = openSealed(to, block, codec, shift)
+    const n = Math.min(count - from, page.capacity - page.used)
+    for (const [name, tensor] of Object.entries(block)) {
+      const per = unitOf(name, unit)
+      const rows = as3d(tensor)
+      const target = as3d(tensorOf(page, name))
+      copyRows(target, page.used / per, rows, from / per, Math.ceil(n / per))
+      tf.dispose([rows, target])
+    }
+    page.used += Math.ceil(n / unit) * unit
+    to.views.grow('sealed', n)
+    from += n
+  }
+  tf.dispose(Object.values(block))
+}
+
+/** Makes the last sealed view one that rows can follow: the one that is there, a new one in its page where there is room, or one of a page like `block`. */
+function openSealed(to: Rows, block: Tensors, codec: Codec, shift: number): Page {
+  const last: View | undefined = to.views.in('sealed').at(-1)
+  const room = last?.page.appendable && !last.page.shared && last.page.fitted === to.fitted && to.ends(last)
+  if (last && room && last.shift === shift && last.from + last.rows === last.page.used) return last.page
+  const capacity = to.pageRows.sealed
+  const page = room
+    ? last.page
+    : new Page({
+        tensors: Object.fromEntries(
+          Object.entries(block).map(([name, t]) => [name, emptyLike(t, capacity / unitOf(name, codec.rowsPerUnit))]),
+        ),
+        capacity,
+        layout: codec.layout,
+        sealed: true,
+        rowWise: true,
+        used: 0,
+        fitted: to.fitted,
+      })
+  to.views.add('sealed', { page, from: page.used, rows: 0, shift })
+  return page
+}
+
+/** Remembers reconstructions `[n, width]` of rows that were just sealed; takes them over. */
+export function keepReconstructions({ kept }: Rows, rows: tf.Tensor2D): void {
+  const known = kept.tensor
+  kept.replace(known ? (tf.concat([known, rows], 0) as tf.Tensor2D) : rows)
+  if (known) rows.dispose()
+}

@@ -1,0 +1,24 @@
+/** Chunks that are read later, of a state that is held until then. */
+
+/** An iterable whose `close` is called once, when it ends, fails or is left early. */
+export function snapshot<T>(chunks: AsyncGenerator<T>, close: () => void): AsyncIterable<T> {
+  const ending = async (next: Promise<IteratorResult<T>>): Promise<IteratorResult<T>> => {
+    try {
+      const result = await next
+      if (result.done) close()
+      return result
+    } catch (error) {
+      close()
+      throw error
+    }
+  }
+  return {
+    [Symbol.asyncIterator]: () => ({
+      next: () => ending(chunks.next()),
+      return: async () => {
+        close()
+        return chunks.return(undefined)
+      },
+    }),
+  }
+}

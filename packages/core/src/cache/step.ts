@@ -1,0 +1,123 @@
+/**
+ * What happens to a step's rows in one layer, from top to bottom: attend, append, evict, seal, index. `attendLayer` is the recipe;
+ * a layer whose rows a later one still reads waits with everything behind attending until that one has attended.
+ */
+import * as tf from '@tensorflow/tfjs-core'
+import { actsNow, evict, forget, watch } from './evict'
+import { fitPrompt } from './fit-prompt'
+import type { LaneContext, NewRows } from './lane'
+import type { LayerCache, Step } from './layer'
+import { indexOrder, settleOrder } from './order'
+import type { Reconstructor } from './reconstruct'
+import type { Rotary } from './rotary'
+import { sealLayer } from './seal'
+
+/** What a layer brings: queries before RoPE, and its rows. */
+interface Brought {
+  readonly queries: tf.Tensor
+  readonly own: NewRows
+}
+
+export class Recipe {
+  /** Layers to store once layer i has attended, in order. */
+  private readonly stores: readonly (readonly number[])[]
+  /** Layers to index once layer i has sealed: a group's rows are sealed with its last layer. */
+  private readonly indexes: readonly (readonly number[])[]
+  /** What layers brought whose rows wait to be stored. */
+  private readonly waiting = new Map<number, Brought>()
+
+  constructor(
+    private readonly layers: readonly LayerCache[],
+    private readonly reconstructor: Reconstructor,
+    private readonly rotary: Rotary,
+    /** Whether a step attends to its own rows as they are stored: they are appended and sealed first. */
+    private readonly storesFirst: boolean,
+  ) {
+    const plans = layers.map((layer) => layer.plan)
+    this.stores = settleOrder(plans)
+    this.indexes = indexOrder(plans)
+  }
+
+  /** One layer's part of a step; `own` is null where it reads the rows of another. Returns `[queryHeads, n, valueDim]`, the caller's. */
+  async attendLayer(number: number, queries: tf.Tensor, own: NewRows | null, step: Step): Promise<tf.Tensor> {
+    const { source } = this.layerAt(number).plan
+    const read = this.layerAt(source)
+
+    // 1. Attend: to what is stored, and to the step's own rows as they were handed in or as they are stored.
+    if (this.storesFirst && own) {
+      read.append(own, step)
+      await this.seal(read, step)
+    }
+    const given = this.storesFirst ? null : (own ?? this.waiting.get(source)?.own ?? null)
+    const output = await read.attend(queries, given, this.storesFirst ? step.count : 0, this.contextOf(source, step))
+
+    const due = this.stores[number] ?? []
+    if (own && !due.includes(number)) this.wait(number, { queries, own })
+    for (const stored of due) {
+      const brought = stored === number && own ? { queries, own } : this.waiting.get(stored)
+      if (!brought) throw new Error(`layer ${stored} has no rows to store`)
+      await this.store(this.layerAt(stored), brought, step)
+      this.release(stored)
+    }
+    this.reconstructor.forget(source)
+    return output
+  }
+
+  /** What follows for rows that nobody reads any more in this step. */
+  private async store(layer: LayerCache, { queries, own }: Brought, step: Step): Promise<void> {
+    const number = layer.plan.layer
+
+    // 2. Append: the new rows join the exact ones.
+    if (!this.storesFirst) layer.append(own, step)
+
+    // 3. Evict: rows are scored and picked; a transform is fitted on those that the prompt leaves.
+    const seen = watch(layer, queries, step, this.contextOf(number, step))
+    if (seen) {
+      if (actsNow(layer, step)) await evict(layer, seen, step)
+      if (layer.plan.fitsPrompt && step.phase === 'promptEnd') fitPrompt(layer, seen)
+      forget(layer, seen, step)
+    }
+
+    // 4. Seal: the oldest exact rows are encoded, as many as the windows say.
+    await this.seal(layer, step)
+
+    // 5. Index: rows that nothing changes any more can be recalled.
+    for (const l of this.indexes[number] ?? []) await this.layerAt(l).index(step, this.contextOf(l, step))
+  }
+
+  private async seal(layer: LayerCache, step: Step): Promise<void> {
+    if (!layer.frozen(step)) await sealLayer(layer, this.layers, this.reconstructor, step.phase === 'promptEnd')
+  }
+
+  /** What the lanes of a layer need to be read. */
+  contextOf(layer: number, { state }: Pick<Step, 'state'>): LaneContext {
+    const { rotary, reconstructor } = this
+    return {
+      rotation: state.rotation,
+      positions: state.positions,
+      rotary,
+      prediction: (part) => reconstructor.ofSealed(layer, part),
+    }
+  }
+
+  private layerAt(number: number): LayerCache {
+    const layer = this.layers[number]
+    if (!layer) throw new Error(`there is no layer ${number}`)
+    return layer
+  }
+
+  private wait(number: number, { queries, own }: Brought): void {
+    const { keys, rotated, values, n } = own
+    const copies = { keys: tf.clone(keys), rotated: tf.clone(rotated), values: tf.clone(values), n }
+    this.waiting.set(number, { queries: tf.clone(queries), own: copies })
+  }
+  private release(number: number): void {
+    const rows = this.waiting.get(number)
+    if (rows) tf.dispose([rows.queries, rows.own.keys, rows.own.rotated, rows.own.values])
+    this.waiting.delete(number)
+  }
+  /** Frees what waits, when the cache is given up in the middle of a step. */
+  dispose(): void {
+    for (const number of [...this.waiting.keys()]) this.release(number)
+  }
+}
