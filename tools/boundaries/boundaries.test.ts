@@ -107,6 +107,16 @@ describe('the rule for the direction of dependencies', () => {
     expect(run().output).toContain('core-knows-only-errors-kernels-math')
   })
 
+  it('refuses circles, also of types only', () => {
+    write('packages/core/src/a.ts', "export type { B } from './b'\nexport type A = 1\n")
+    write('packages/core/src/b.ts', "export type { A } from './a'\nexport type B = 2\n")
+    write('packages/engine/src/a.ts', "export { b } from './b'\nexport const a = 1\n")
+    write('packages/engine/src/b.ts', "export { a } from './a'\nexport const b = 2\n")
+    const { output } = run()
+    expect(output).toMatch(/no-circles-of-types: packages\/core\/src\/[ab].ts/)
+    expect(output).toMatch(/no-circles: packages\/engine\/src\/[ab].ts/)
+  })
+
   it('refuses a path into the folder of another package, and an import that leads nowhere', () => {
     write('packages/core/src/path.ts', "export { name } from '../../kernels/src/index'\n")
     write('packages/core/src/nowhere.ts', "export { name } from '@kvloom/nowhere'\n")
