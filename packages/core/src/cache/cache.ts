@@ -16,6 +16,7 @@ import { Account } from './account'
 import { checkShapes, checkTokens, firstStrange, type Given, type Limited } from './check-step'
 import { reclaim } from './drop'
 import { serializeCache } from './file/serialize'
+import { Guard } from './guard'
 import { materialized, segmentViews } from './inspect'
 import type { NewRows } from './lane'
 import type { LayerCache, Step } from './layer'
@@ -27,7 +28,7 @@ import { chunkLimitOf, isEndless, makeRoom, mostThatFit, positionsWith } from '.
 import { Rotary } from './rotary'
 import { snapshot } from './snapshot'
 import { Recipe } from './step'
-import { StepState } from './step-state'
+import { StepState, tokensUpTo } from './step-state'
 
 /** What a cache begins with. */
 export interface Contents {
@@ -48,11 +49,7 @@ interface OpenStep extends Step {
 
 export class Cache implements KVCache {
   private step: OpenStep | null = null
-  /** Why no further step is possible; what is stored stays readable. */
-  private broken: string | null = null
-  private disposed = false
-  /** What a call that has not ended yet is doing; nothing else may touch the cache meanwhile. */
-  private busy: string | null = null
+  private readonly guard = new Guard(() => this.free())
   /** Since so many tokens rows were only appended: a rollback may go back to there. */
   private settledTokens: number
   private readonly layers: readonly LayerCache[]
@@ -105,7 +102,7 @@ export class Cache implements KVCache {
   }
 
   begin(tokens: Int32Array, phase: Phase): void {
-    this.usable()
+    this.guard.check()
     checkTokens(tokens, phase)
     if (this.step)
       throw new CacheStateError('begin() was called before commit() ended the last step. Call commit() first.')
@@ -116,27 +113,19 @@ export class Cache implements KVCache {
     const positions = this.positionsWith(tokens.length)
     if (positions > this.model.contextLength) throw new ContextOverflow(positions, this.model.contextLength)
     for (const layer of this.layers) makeRoom(layer, tokens.length, this.tokensSeen)
-    const seen = this.tokens
-    let ids: Int32Array | null = null
     this.step = {
       phase,
       start: this.tokensSeen,
       count: tokens.length,
       state: new StepState(this.model.rope, this.tokensSeen, tokens.length),
-      tokenIds() {
-        if (ids) return ids
-        ids = new Int32Array(seen.length + tokens.length)
-        ids.set(seen)
-        ids.set(tokens, seen.length)
-        return ids
-      },
+      tokenIds: tokensUpTo(this.tokens, tokens),
       incoming: tokens.slice(),
       done: new Set(),
     }
   }
 
   rollback(tokens: number): void {
-    this.usable()
+    this.guard.check()
     if (this.step) throw new CacheStateError('rollback() was called inside a step. Call commit() first.')
     const most = this.tokens.length - this.settledTokens
     if (!Number.isInteger(tokens) || tokens < 0 || tokens > most)
@@ -153,7 +142,7 @@ export class Cache implements KVCache {
   }
 
   async attend(layer: number, now: Given): Promise<tf.Tensor> {
-    this.usable()
+    this.guard.check()
     const step = this.step
     if (!step) throw new CacheStateError(`attend(${layer}) was called outside a step. Call begin() first.`)
     const { source } = this.layerAt(layer).plan
@@ -161,41 +150,17 @@ export class Cache implements KVCache {
     if (source !== layer && !step.done.has(source))
       throw new CacheStateError(`attend(${layer}) reads layer ${source}, which has not attended in this step.`)
     checkShapes(this.model, layer, source !== layer, step.count, now)
-    return this.exclusive(`attend(${layer})`, async () => {
+    return this.guard.alone(`attend(${layer})`, async () => {
       const own = this.ownRows(layer, step, now)
       try {
         await this.checkNumbers(layer, step, now, own)
-        const output = await this.unlessBroken(layer, () => this.recipe.attendLayer(layer, now.queries, own, step))
+        const output = await this.guard.breaking(layer, () => this.recipe.attendLayer(layer, now.queries, own, step))
         step.done.add(layer)
         return output
       } finally {
         own?.rotated.dispose()
       }
     })
-  }
-
-  /** A layer that fails after some of its rows may have been stored leaves a cache that only can be read. */
-  private async unlessBroken(layer: number, run: () => Promise<tf.Tensor>): Promise<tf.Tensor> {
-    try {
-      return await run()
-    } catch (error) {
-      this.broken = `layer ${layer} failed: ${error instanceof Error ? error.message : String(error)}`
-      throw error
-    }
-  }
-
-  /** Runs a call that waits for the device, alone; a `dispose()` meanwhile is done at its end. */
-  private async exclusive(name: string, run: () => Promise<tf.Tensor>): Promise<tf.Tensor> {
-    this.busy = name
-    try {
-      const output = await run()
-      if (!this.disposed) return output
-      output.dispose()
-      throw new CacheStateError(`This cache was disposed while ${name} ran. Open a new one.`)
-    } finally {
-      this.busy = null
-      if (this.disposed) this.free()
-    }
   }
 
   /** The rows that a layer brings; null when it reads another layer's. */
@@ -220,12 +185,12 @@ export class Cache implements KVCache {
     if (!strange) return
     // Before the first layer was stored nothing has changed, and the step can be taken again.
     if (step.done.size === 0) this.abandon()
-    else this.broken = `layer ${layer} was handed NaN, infinite or too large ${strange.what}`
+    else this.guard.break(`layer ${layer} was handed NaN, infinite or too large ${strange.what}`)
     throw new NonFiniteError(layer, strange.what, strange.limit)
   }
 
   async read(layer: number, queries: tf.Tensor): Promise<tf.Tensor> {
-    this.usable()
+    this.guard.check()
     const n = queries.shape[1] ?? 0
     const state = new StepState(this.model.rope, this.tokensSeen - n, n)
     const { source } = this.layerAt(layer).plan
@@ -240,7 +205,7 @@ export class Cache implements KVCache {
   }
 
   async commit(): Promise<void> {
-    this.usable()
+    this.guard.check()
     const step = this.step
     if (!step) throw new CacheStateError('commit() was called outside a step. Call begin() first.')
     if (step.done.size !== this.layers.length)
@@ -255,7 +220,7 @@ export class Cache implements KVCache {
   }
 
   fork(): Cache {
-    this.usable()
+    this.guard.check()
     if (this.step) throw new CacheStateError('fork() was called inside a step. Call commit() first.')
     const account = new Account()
     account.add(this.pool.bytes)
@@ -277,7 +242,7 @@ export class Cache implements KVCache {
   }
 
   async materialize(layer: number, lane = 0): Promise<{ keys: tf.Tensor; values: tf.Tensor; positions: Int32Array[] }> {
-    if (this.disposed) throw new CacheStateError('This cache was disposed. Open a new one.')
+    this.guard.checkOpen()
     const { source } = this.layerAt(layer).plan
     const held = this.layerAt(source).lanes[lane]
     if (!held) throw new CacheStateError(`Layer ${layer} has no lane ${lane}.`)
@@ -292,7 +257,7 @@ export class Cache implements KVCache {
   }
 
   serialize(): AsyncIterable<Uint8Array> {
-    this.usable()
+    this.guard.check()
     if (this.step) throw new CacheStateError('serialize() was called inside a step. Call commit() first.')
     // The bytes are read later, while this cache may go on: they are those of a fork taken now.
     const now = this.fork()
@@ -302,9 +267,7 @@ export class Cache implements KVCache {
   }
 
   dispose(): void {
-    if (this.disposed) return
-    this.disposed = true
-    if (!this.busy) this.free()
+    this.guard.dispose()
   }
 
   private free(): void {
@@ -326,17 +289,5 @@ export class Cache implements KVCache {
     const cache = this.layers[layer]
     if (!cache) throw new CacheStateError(`There is no layer ${layer}; the model has ${this.layers.length}.`)
     return cache
-  }
-
-  private usable(): void {
-    if (this.disposed) throw new CacheStateError('This cache was disposed. Open a new one.')
-    if (this.busy)
-      throw new CacheStateError(
-        `This cache is in the middle of ${this.busy}. Wait for its promise before the next call.`,
-      )
-    if (this.broken)
-      throw new CacheStateError(
-        `This cache stopped in the middle of a step (${this.broken}). What is stored can be read by materialize(); go on from a fork() taken before.`,
-      )
   }
 }

@@ -38,3 +38,15 @@ export class StepState {
     this.positions.dispose()
   }
 }
+
+/** The token at every original position, those of a step included; made when it is first asked for. */
+export function tokensUpTo(seen: readonly number[], incoming: Int32Array): () => Int32Array {
+  let ids: Int32Array | null = null
+  return () => {
+    if (ids) return ids
+    ids = new Int32Array(seen.length + incoming.length)
+    ids.set(seen)
+    ids.set(incoming, seen.length)
+    return ids
+  }
+}

@@ -76,24 +76,38 @@ export async function selectRows(
 }
 
 /** Rows of every cluster of every KV head, numbered through all blocks: `[kvHead][cluster]`. */
-async function membersOf(blocks: readonly ClusterIndex[]): Promise<Int32Array[][]> {
+async function membersOf(blocks: readonly ClusterIndex[]): Promise<readonly (readonly Int32Array[])[]> {
   const lists: Int32Array[][] = []
   let before = 0
-  for (const { sizes, members } of blocks) {
-    const [heads = 0, tokens = 0] = members.shape
-    const [counts, ids] = [await sizes.data<'int32'>(), await members.data<'int32'>()]
-    const clusters = counts.length / heads
-    for (let head = 0; head < heads; head++) {
+  for (const block of blocks) {
+    for (const [head, own] of (await listsOf(block, before)).entries()) {
       const list = lists[head] ?? []
       lists[head] = list
-      let at = head * tokens
-      for (const size of counts.subarray(head * clusters, (head + 1) * clusters)) {
-        list.push(ids.slice(at, at + size).map((id) => id + before))
-        at += size
-      }
+      list.push(...own)
     }
-    before += tokens
+    before += block.members.shape[1] ?? 0
   }
+  return lists
+}
+
+/** Member lists of blocks whose first row is number `before`. A block never changes, so it is read back once and not at every step. */
+const known = new WeakMap<Tensor, { readonly before: number; readonly lists: readonly (readonly Int32Array[])[] }>()
+
+async function listsOf({ sizes, members }: ClusterIndex, before: number): Promise<readonly (readonly Int32Array[])[]> {
+  const made = known.get(members)
+  if (made?.before === before) return made.lists
+  const [heads = 0, tokens = 0] = members.shape
+  const [counts, ids] = [await sizes.data<'int32'>(), await members.data<'int32'>()]
+  const clusters = counts.length / heads
+  const lists = Array.from({ length: heads }, (_, head) => {
+    let at = head * tokens
+    return Array.from(counts.subarray(head * clusters, (head + 1) * clusters), (size) => {
+      const list = ids.slice(at, at + size).map((id) => id + before)
+      at += size
+      return list
+    })
+  })
+  known.set(members, { before, lists })
   return lists
 }
 
