@@ -5,9 +5,9 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { prepareComposition } from '@kvloom/cli'
 import { openCache, ready } from '@kvloom/core'
 import { loadModel, resolveModel } from '@kvloom/engine'
+import { prepareComposition } from '@kvloom/eval'
 import { type Candidate, interleave, keep } from './harness'
 import { composeText } from './matrix-cases'
 

@@ -1,7 +1,7 @@
 /** What plain JavaScript gets wrong at the door of the cache is refused in words. */
 import { expect, it } from 'vitest'
-import { openCache } from './cache/cache'
-import { restoreCache } from './cache/restore'
+import { restoreCache } from './cache/file/restore'
+import { openCache } from './cache/open'
 import type { KVCache } from './contract'
 import { KvloomError } from './errors'
 import { dense as exact, model } from './testing/cache-toys'
