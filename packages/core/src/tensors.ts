@@ -2,18 +2,18 @@
 import * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor, Tensors } from './contract'
 
-/** A host tensor on the current backend; the caller's. */
+/** Copies a host tensor to the current backend. The result is the caller's. */
 export const upload = ({ shape, values }: HostTensor): tf.Tensor =>
   tf.tensor(values, [...shape], values instanceof Int32Array ? 'int32' : 'float32')
 
-/** A copy with storage of its own (tf.clone shares it, and the ledger counts what is held). */
+/** Copies a tensor with its storage. tf.clone would share the storage, and the ledger counts what is held. */
 export const copyOf = <T extends tf.Tensor>(t: T): T =>
   tf.tidy(() => tf.reshape(tf.concat([tf.reshape(t, [-1]), tf.zeros([0], t.dtype)]), t.shape)) as T
 
-/** Bytes of a tensor as tf.memory() counts them. */
+/** How many bytes a tensor takes, as tf.memory() counts them. */
 export const bytesOf = (t: tf.Tensor): number => t.size * tf.util.bytesPerElement(t.dtype)
 
-/** The same names with other values. */
+/** Keeps the names and changes the values. */
 export const mapRecord = <A, B>(
   record: Readonly<Record<string, A>>,
   change: (a: A) => B,
@@ -25,33 +25,33 @@ export const mapTensors = (tensors: Tensors, change: (t: tf.Tensor) => tf.Tensor
 export const emptyLike = (t: tf.Tensor, rows: number): tf.Tensor =>
   tf.zeros([t.shape[0] ?? 0, rows, ...t.shape.slice(2)], t.dtype)
 
-/** `[heads, rows, ...]` with everything behind the rows flattened; shares the data. */
+/** Flattens everything behind the rows of `[heads, rows, ...]`. The result shares the data. */
 export const as3d = (t: tf.Tensor): tf.Tensor3D => tf.reshape(t, [t.shape[0] ?? 0, t.shape[1] ?? 0, -1])
 
-/** Pieces `[heads, n, dim]` one behind the other; a single piece is handed back as it is. */
+/** Joins pieces `[heads, n, dim]` along the rows. A single piece is handed back as it is. */
 export const concatRows = (pieces: readonly tf.Tensor3D[]): tf.Tensor3D => {
   const [only] = pieces
   return pieces.length === 1 && only ? only : tf.concat([...pieces], 1)
 }
 
-/** `[heads, n, dim]` to `[n, heads * dim]`. */
+/** Merges the heads of `[heads, n, dim]` to `[n, heads * dim]`. */
 export const mergeHeads = (x: tf.Tensor): tf.Tensor2D => {
   const [heads = 0, n = 0, dim = 0] = x.shape
   if (heads === 1) return tf.reshape(x, [n, dim])
   return tf.reshape(tf.transpose(x, [1, 0, 2]), [n, heads * dim])
 }
 
-/** `[n, heads * dim]` to `[heads, n, dim]`. */
+/** Splits `[n, heads * dim]` into heads `[heads, n, dim]`. */
 export const splitHeads = (x: tf.Tensor, heads: number): tf.Tensor3D => {
   const [n = 0, width = 0] = x.shape
   if (heads === 1) return tf.reshape(x, [1, n, width])
   return tf.transpose(tf.reshape(x, [n, heads, width / heads]), [1, 0, 2]) as tf.Tensor3D
 }
 
-/** Heads `from ... from + count` of a tensor `[heads, n, dim]`; the caller's. */
+/** Takes heads `from ... from + count` of a tensor `[heads, n, dim]`. The result is the caller's. */
 export const headsOf = (t: tf.Tensor, { from, count }: { from: number; count: number }): tf.Tensor =>
   tf.slice(t as tf.Tensor3D, [from, 0, 0], [count, -1, -1])
 
-/** Frees those tensors that there are. */
+/** Frees tensors, and passes over those that are absent. */
 export const disposeAll = (tensors: readonly (tf.Tensor | null | undefined)[]): void =>
   tf.dispose(tensors.filter((t) => t != null))

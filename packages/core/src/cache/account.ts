@@ -1,9 +1,9 @@
-/** What a cache holds, counted: pages by holder, tensors that are changed by being replaced. */
+/** Counts what a cache holds: pages by how many hold them, and tensors that change by being replaced. */
 import * as tf from '@tensorflow/tfjs-core'
 import { bytesOf } from '../tensors'
 import type { Page } from './rows/page'
 
-/** Running sum of the bytes one cache holds; pages and tensors report to it. A page that several stores hold is counted once. */
+/** The running sum of the bytes that one cache holds. Pages and tensors report to it; a page that several parts hold counts once. */
 export class Account {
   held = 0
   peak = 0
@@ -22,7 +22,7 @@ export class Account {
     this.holders.set(page, holders + 1)
     return page
   }
-  /** Holds a page that somebody else made: it is shared by count from the first time on. */
+  /** Holds a page that another cache made, and counts as one more of its owners when this cache holds it for the first time. */
   share(page: Page): Page {
     return this.hold(this.holders.has(page) ? page : page.retain())
   }
@@ -39,7 +39,7 @@ export class Account {
   }
 }
 
-/** A tensor that a cache changes by replacing it: counted while held, freed when replaced. */
+/** Holds a tensor that changes by being replaced. It is counted while held, and freed when replaced. */
 export class Held<T extends tf.Tensor> {
   private held: T | null = null
   constructor(private readonly account: Account) {}
@@ -50,7 +50,7 @@ export class Held<T extends tf.Tensor> {
     return this.held ? bytesOf(this.held) : 0
   }
   replace(next: T | null): void {
-    // Kept, since a replacement may happen inside a stage's tidy.
+    // tf.keep, since a replacement may happen inside a stage's tidy.
     if (next) this.account.add(bytesOf(tf.keep(next)))
     this.account.add(-this.bytes)
     this.held?.dispose()

@@ -1,7 +1,7 @@
 /**
- * Attention over a lane whose rows are stored in several forms. Rows of one form make a run; each run is attended to in the form
- * it is stored in (latents on the query or output side, tiles where rows must be decoded), and the runs are joined by their
- * log-sum-exps. A lane that kernels can read as it is needs none of this: one call does it.
+ * Attends to a lane whose rows are stored in several forms. Rows of one form make a run, and each run is read in its form: as stored, as
+ * latents by projecting the query or the output, or decoded a tile at a time. The runs are joined by their log-sum-exps. A lane that
+ * the kernels can read as it is stored needs none of this: one call does it.
  */
 import { pagedAttention, type RowSegment } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
@@ -11,10 +11,10 @@ import type { Page } from './rows/page'
 import { segmentsOf } from './rows/segments'
 import { keySideOf, valueSideOf } from './sides'
 
-/** Rows that are decoded at a time. */
+/** How many rows are decoded at a time. */
 const TILE_ROWS = 1024
 
-/** `[lane queryHeads, n, valueDim]`. */
+/** Attends to a lane. @returns `[lane queryHeads, n, valueDim]` */
 export function attendLane(lane: Readable, reading: Reading): tf.Tensor {
   const { keys, values } = lane
   if (keys.fused && values.fused && !reading.ranges && !reading.fetched) return attendAtOnce(lane, reading)
@@ -46,7 +46,7 @@ function attendAtOnce(lane: Readable, { variants, variantOf, own, stored, live, 
   }).output
 }
 
-/** Runs of one form per part; decoded ones in tiles. The queries' own rows are one run. */
+/** Cuts a lane into runs, in each of which either part has one form. Runs are at most a tile long; the queries' own rows are a run of their own. */
 function runsOf(lane: Readable, { stored, ranges }: Reading): readonly Run[] {
   const total = lane.rows
   const past = total - stored
@@ -56,7 +56,7 @@ function runsOf(lane: Readable, { stored, ranges }: Reading): readonly Run[] {
     cuts.add(sinks)
     cuts.add(sealed)
   }
-  // A run has one position shift, and rows that one prompt's fit decodes.
+  // All rows of a run have one position shift, and are decoded with what one prompt fitted.
   for (const part of [lane.keys, lane.values]) {
     let [at, shift, fitted]: [number, number, Page | null] = [0, 0, null]
     for (const view of part.views.all()) {
@@ -78,10 +78,10 @@ function runsOf(lane: Readable, { stored, ranges }: Reading): readonly Run[] {
   return runs
 }
 
-/** What attention to some rows gives. */
+/** What attention to some of the rows gives. */
 interface Share {
   readonly output: tf.Tensor
-  /** `[lane queryHeads, n]`. */
+  /** The log-sum-exps, `[lane queryHeads, n]`. */
   readonly sums: tf.Tensor
 }
 
@@ -142,7 +142,7 @@ function attendFetched(
   })
 }
 
-/** One call of the kernel with its log-sum-exp. */
+/** Calls the kernel once, for its output and its log-sum-exps. */
 function attendPart(
   lane: Readable,
   {
@@ -175,7 +175,7 @@ function attendPart(
   return { output, sums: logSumExp }
 }
 
-/** Softmax over the union of runs from their outputs and log-sum-exps; frees the parts. */
+/** Makes the softmax over all runs from their outputs and log-sum-exps, and frees the parts. */
 function join(parts: readonly Share[]): tf.Tensor {
   const [only] = parts
   if (!only) throw new Error('nothing to attend to')

@@ -1,4 +1,4 @@
-/** One sequence's cache: the life cycle begin / attend / commit / fork over its layers. What a step does stands in step.ts. */
+/** One sequence's cache: its life cycle of begin, attend, commit and fork. What a step does with the rows of a layer stands in step.ts. */
 import type * as tf from '@tensorflow/tfjs-core'
 import type {
   ByteLedger,
@@ -36,13 +36,13 @@ export interface Contents {
   readonly pool: TablePool
   readonly account: Account
   readonly tokens: readonly number[]
-  /** Since so many tokens rows were only appended; default: all of them. */
+  /** How many tokens had been seen when something else than appending last happened to rows. Default: all of them. */
   readonly settledTokens?: number
 }
 
 /** A step between `begin` and `commit`. */
 interface OpenStep extends Step {
-  /** Layers that have attended. */
+  /** The layers that have attended. */
   readonly done: Set<number>
   readonly incoming: Int32Array
 }
@@ -50,7 +50,7 @@ interface OpenStep extends Step {
 export class Cache implements KVCache {
   private step: OpenStep | null = null
   private readonly guard = new Guard(() => this.free())
-  /** Since so many tokens rows were only appended: a rollback may go back to there. */
+  /** How many tokens had been seen when something else than appending last happened to rows. A rollback may go back to there. */
   private settledTokens: number
   private readonly layers: readonly LayerCache[]
   private readonly pool: TablePool
@@ -96,7 +96,7 @@ export class Cache implements KVCache {
     return mostThatFit(most, (n) => this.positionsWith(n) <= this.model.contextLength)
   }
 
-  /** One more than the position that the last of `incoming` tokens would be read at, over all layers. */
+  /** How many positions the context must have for `incoming` more tokens, over all layers. */
   private positionsWith(incoming: number): number {
     return Math.max(0, ...this.layers.map((layer) => positionsWith(layer, incoming, this.tokensSeen)))
   }
@@ -163,7 +163,7 @@ export class Cache implements KVCache {
     })
   }
 
-  /** The rows that a layer brings; null when it reads another layer's. */
+  /** The rows that a layer brings, or null when it reads another layer's. */
   private ownRows(layer: number, { state }: Step, { keys, values }: Given): NewRows | null {
     if (this.layerAt(layer).plan.source !== layer || !keys || !values) return null
     return { keys, rotated: state.rotation.rotate(keys), values, n: keys.shape[1] ?? 0 }
@@ -174,7 +174,7 @@ export class Cache implements KVCache {
     const given: Limited[] = [{ what: 'queries', tensor: queries, limit: LARGEST_F32 }]
     if (own) {
       const { lanes, largest } = this.layerAt(layer).plan
-      // Rotation makes a number up to the square root of two times larger, so keys are checked on the side they are stored on.
+      // Rotation can make a number larger by the square root of two, so keys are checked on the side of RoPE on which they are stored.
       const tensor = lanes[0]?.side === 'pre' ? own.keys : own.rotated
       given.push(
         { what: 'keys', tensor, limit: largest.keys },
@@ -183,7 +183,7 @@ export class Cache implements KVCache {
     }
     const strange = await firstStrange(given)
     if (!strange) return
-    // Before the first layer was stored nothing has changed, and the step can be taken again.
+    // Nothing has changed before the first layer's rows are stored, so the step can still be taken again.
     if (step.done.size === 0) this.abandon()
     else this.guard.break(`layer ${layer} was handed NaN, infinite or too large ${strange.what}`)
     throw new NonFiniteError(layer, strange.what, strange.limit)
@@ -259,7 +259,7 @@ export class Cache implements KVCache {
   serialize(): AsyncIterable<Uint8Array> {
     this.guard.check()
     if (this.step) throw new CacheStateError('serialize() was called inside a step. Call commit() first.')
-    // The bytes are read later, while this cache may go on: they are those of a fork taken now.
+    // The bytes are read later, while this cache may go on. So they are read from a fork that is taken now.
     const now = this.fork()
     return snapshot(serializeCache(this.model, this.ready, now.layers, now.tokens, now.settledTokens), () =>
       now.dispose(),
@@ -279,7 +279,7 @@ export class Cache implements KVCache {
     this.pool.release()
   }
 
-  /** Nothing of this step was stored: forget that it began. */
+  /** Forgets that a step began, as long as nothing of it was stored. */
   private abandon(): void {
     this.step?.state.dispose()
     this.step = null

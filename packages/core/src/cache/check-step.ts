@@ -1,4 +1,4 @@
-/** What a cache demands of a step before it takes anything of it: ids, shapes, numbers that can be stored. */
+/** Checks a step before a cache takes anything of it: the ids, the shapes, and whether the numbers can be stored. */
 import { hasNonFinite } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { ModelShape, Phase } from '../contract'
@@ -21,7 +21,7 @@ export function checkTokens(tokens: Int32Array, phase: Phase): void {
     throw new CacheStateError(`begin() was given the phase "${String(phase)}"; there are: ${PHASES.join(', ')}.`)
 }
 
-/** @throws ModelMismatch unless a layer was handed `n` rows of the model's shape; one that reads another's gives queries alone */
+/** @throws ModelMismatch unless a layer was handed `n` rows of the model's shape, or queries alone where it reads another layer's rows */
 export function checkShapes(model: ModelShape, layer: number, shared: boolean, n: number, given: Given): void {
   const { queryHeads, kvHeads, keyDim, valueDim } = model
   const expected = { queries: [queryHeads, n, keyDim], keys: [kvHeads, n, keyDim], values: [kvHeads, n, valueDim] }
@@ -44,7 +44,10 @@ export interface Limited {
   readonly limit: number
 }
 
-/** The first of some tensors that holds NaN, infinity or too large a number; null when none does. Reads one flag a tensor back, all at once. */
+/**
+ * Finds the first of some tensors that holds NaN, infinity or too large a number; null when none does. It reads one flag per tensor back,
+ * all at once.
+ */
 export async function firstStrange(tensors: readonly Limited[]): Promise<Limited | null> {
   const flags = tf.tidy(() => tf.concat(tensors.map(({ tensor, limit }) => hasNonFinite(tensor, limit))))
   const strange = await flags.data()

@@ -1,6 +1,6 @@
 /**
- * How one part of one layer is sealed and read back: transform, prediction and quantizer in their order, as one thing.
- * A codec holds no state of a sequence; what a prompt fits (`state`) and what is predicted come from outside.
+ * Seals the rows of one part of one layer and reads them back: transform, predictor and quantizer in this order, as one thing. A codec holds
+ * no state of a sequence; what a prompt fitted (`state`) and what is predicted are handed in.
  */
 import { allocateRows, readRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
@@ -8,19 +8,19 @@ import type { Predictor, Quantizer, RowStore, Tensors, Transform } from '../cont
 import { mapTensors, mergeHeads, splitHeads } from '../tensors'
 import type { PageLayout } from './rows/page'
 
-/** Bits of the scales and of exact rows. */
+/** How many bits a scale and a number of an exact row take, by formula. */
 const HALF_BITS = 16
 
 export interface CodecParts {
-  /** Rows that come in: `[heads, n, dim]`. */
+  /** Heads and dim of the rows `[heads, n, dim]` that come in. */
   readonly heads: number
   readonly dim: number
-  /** How latents are stored when no quantizer follows. */
+  /** How `main` is stored when no quantizer packs it. */
   readonly store: RowStore
   readonly transform: Transform | null
   readonly predictor: Predictor | null
   readonly quantizer: Quantizer | null
-  /** Layers that share one record, ascending, and which of them this codec reads. */
+  /** The layers whose rows are sealed into one block, ascending, and the place of this codec's layer among them. */
   readonly layers: readonly number[]
   readonly member: number
 }
@@ -28,7 +28,7 @@ export interface CodecParts {
 /** What a block of rows becomes. */
 export interface SealedBlock {
   readonly tensors: Tensors
-  /** f32 `[heads, n]` 1 = stays exact. */
+  /** f32 `[heads, n]`, 1 for every row that stays exact; null when none does. */
   readonly exempt: tf.Tensor | null
 }
 
@@ -41,31 +41,31 @@ export class Codec {
     this.mainDim = parts.transform?.main.dim ?? parts.dim
   }
 
-  /** Channels of one token over all heads, as predictors see it. */
+  /** How many channels `main` has for one token, over all heads. Predictors see rows of this width. */
   get width(): number {
     return this.mainHeads * this.mainDim
   }
   get layout(): PageLayout {
     return this.parts.quantizer?.layout ?? { kind: 'dense', store: this.parts.store }
   }
-  /** Attention kernels read the sealed tensors of `main` as they are. */
+  /** Whether attention kernels read `main` as it is stored. */
   get fusedMain(): boolean {
     const { quantizer, predictor } = this.parts
     return !predictor && !quantizer?.mergedHeads && this.layout.kind !== 'custom'
   }
-  /** Attention kernels read the sealed tensors as the rows themselves: they read `main`, and no transform follows. */
+  /** Whether attention kernels read sealed rows as they are stored: they read `main`, and without a transform `main` are the rows. */
   get fused(): boolean {
     return this.fusedMain && !this.parts.transform
   }
-  /** Rows that are sealed and freed together: 1 when each can go alone. */
+  /** How many rows the quantizer takes together: 1 when each can be dropped alone. */
   get rowsPerGroup(): number {
     return this.parts.quantizer?.rowsPerGroup ?? 1
   }
-  /** Rows that share a word of the metadata: 2 when halves are paired. */
+  /** How many rows share a word of metadata: 2 when the halves of two rows lie in one. */
   get rowsPerUnit(): 1 | 2 {
     return this.parts.quantizer?.rowsPerUnit ?? 1
   }
-  /** Rows are sealed as blocks that live and die together. */
+  /** Whether rows are sealed in blocks that can only be freed whole. */
   get byBlocks(): boolean {
     return this.rowsPerGroup > 1 || this.parts.layers.length > 1
   }
@@ -73,7 +73,7 @@ export class Codec {
     return this.parts.transform?.fitted === 'prompt'
   }
 
-  /** By formula, per value of this layer's rows. */
+  /** How many bits a value of this layer's rows takes when sealed, by formula. */
   get bitsPerValue(): number {
     const { heads, dim, quantizer, transform, layers } = this.parts
     const perValue = quantizer?.theoreticalBitsPerValue ?? HALF_BITS
@@ -82,7 +82,7 @@ export class Codec {
     return (main + scales) / (heads * dim)
   }
 
-  /** `members`: f32 `[heads, n, dim]` per layer of the record. `prediction` `[n, width]`. Owned by the caller. */
+  /** Seals rows: f32 `[heads, n, dim]` of every layer of the group, less `prediction` `[n, width]` where there is one. The block is the caller's. */
   encode(members: readonly tf.Tensor[], state: Tensors, prediction: tf.Tensor | null): SealedBlock {
     const { transform, quantizer, store, heads } = this.parts
     const [rows] = members
@@ -105,7 +105,7 @@ export class Codec {
         writeRows(page, 'f16', 0, tf.stack([...encoded.scale], 2) as tf.Tensor3D)
         tensors = { ...tensors, 'metadata.scale': page }
       }
-      // A stage may hand back what it was given; sealed tensors must be storage of their own.
+      // A stage may hand back what it was given, but sealed tensors must own their storage, so such a tensor is copied.
       const own = mapTensors(tensors, (t) => (members.some((m) => m.dataId === t.dataId) ? tf.add(t, 0) : t))
       const exempt = 'exempt' in encoded && encoded.exempt ? encoded.exempt : null
       sealed = { tensors: own, exempt }
@@ -115,7 +115,10 @@ export class Codec {
     return sealed
   }
 
-  /** `main` f32 `[mainHeads, rows, mainDim]` of rows `from ... from + rows` of a page; with a predictor `prediction` `[rows, width]` is added. */
+  /**
+   * Decodes `main` f32 `[mainHeads, rows, mainDim]` of rows `from ... from + rows` of a page, and adds `prediction` `[rows, width]` where
+   * there is one.
+   */
   main(tensors: Tensors, capacity: number, from: number, rows: number, prediction: tf.Tensor | null): tf.Tensor3D {
     const { quantizer, predictor, store } = this.parts
     return tf.tidy(() => {
@@ -133,7 +136,7 @@ export class Codec {
     })
   }
 
-  /** Rows f32 `[heads, n, dim]` from `main` and the page's scales of rows `from ...`. */
+  /** Makes rows f32 `[heads, n, dim]` from `main` and the scales that the page has for rows `from ...`. */
   rows(main: tf.Tensor3D, tensors: Tensors, from: number, state: Tensors): tf.Tensor3D {
     const { transform, heads, layers, member } = this.parts
     if (!transform) return main
@@ -152,7 +155,10 @@ export class Codec {
 
 const merged = (x: tf.Tensor): tf.Tensor => tf.expandDims(mergeHeads(x), 0)
 
-/** main `[m, n, r]` . up `[m, r, w]`, heads of one main head split apart: `[heads, n, m * w / heads]`. Plain 2-D products: fast on wasm. */
+/**
+ * Multiplies main `[m, n, r]` by up `[m, r, w]` and splits each head of main into the heads that it stands for:
+ * `[heads, n, m * w / heads]`. Plain 2-D products are fast on wasm.
+ */
 export function expand(main: tf.Tensor, up: tf.Tensor, heads: number): tf.Tensor3D {
   const [mainHeads = 0] = main.shape
   const perMain = heads / mainHeads

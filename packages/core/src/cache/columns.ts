@@ -1,4 +1,4 @@
-/** What a scorer remembers of every row of a lane, by name: f32 `[heads, rows]`, counted, gathered and dropped with the rows. */
+/** What a scorer remembers of every row of a lane, by name: columns f32 `[heads, rows]`, which are counted, gathered and dropped with the rows. */
 import { gatherRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { SerializedCacheError } from '../errors'
@@ -20,7 +20,7 @@ export class Columns {
     for (const { bytes } of this.held.values()) sum += bytes
     return sum
   }
-  /** A column, borrowed; zeros for the rows that are there when it is first asked for. */
+  /** Lends a column. When it is asked for the first time, it has zeros for the rows that are there. */
   ensure(name: string, rows: number): tf.Tensor2D {
     const known = this.held.get(name)?.tensor
     if (known) return known
@@ -28,25 +28,25 @@ export class Columns {
     this.set(name, zeros)
     return zeros
   }
-  /** Takes over a column. */
+  /** Replaces a column, and takes the new one over. */
   set(name: string, next: tf.Tensor2D): void {
     const held = this.held.get(name) ?? new Held<tf.Tensor2D>(this.account)
     this.held.set(name, held)
     held.replace(next)
   }
 
-  /** `n` rows more, zeros. */
+  /** Adds `n` rows of zeros. */
   append(n: number): void {
     this.each((column) => tf.concat([column, tf.zeros([column.shape[0], n])], 1))
   }
-  /** Rows `start ... end` go. */
+  /** Drops rows `start ... end`. */
   drop(start: number, end: number): void {
     this.each((column) => {
       const [, rows] = column.shape
       return tf.concat([tf.slice(column, [0, 0], [-1, start]), tf.slice(column, [0, end], [-1, rows - end])], 1)
     })
   }
-  /** Rows `index` int32 `[heads, n]` stay. */
+  /** Keeps rows `index` int32 `[heads, n]`. */
   gather(index: tf.Tensor2D, n: number): void {
     this.each((column) => {
       const [heads, rows] = column.shape

@@ -1,14 +1,14 @@
-/** How rows of a lane are dropped: by index or by range; and when what they held is given back. */
+/** Drops rows of a lane, by index or by range, and gives back what they held. */
 import * as tf from '@tensorflow/tfjs-core'
 import type { RowRange } from '../contract'
 import type { Lane } from './lane'
 import { canGather, compact, dropRows, gatherExact, gatherZones } from './rows/gather'
 import type { Zone } from './rows/zones'
 
-/** The share of a lane's rows that may be dropped and still held before what stays is copied. */
+/** Once this share of a lane's rows is dropped and still held, the rows that stay are copied together. */
 const DEAD_SHARE = 1 / 24
 
-/** Keeps rows `index` int32 `[heads or 1, n]`, ascending. Takes over the index; reads it back where rows cannot all be copied at once. */
+/** Keeps rows `index` int32 `[heads or 1, n]`, ascending. It takes the index over, and reads it back where rows cannot all be copied at once. */
 export async function keepRows(lane: Lane, index: tf.Tensor2D, n: number): Promise<void> {
   const heads = lane.shape.heads.length
   const { rows, keys, values, live } = lane
@@ -33,7 +33,7 @@ export async function keepRows(lane: Lane, index: tf.Tensor2D, n: number): Promi
   reclaim(lane)
 }
 
-/** Keeps row ranges, the same for every head. `renumber`: later rows move down (slot positions). */
+/** Keeps ranges of rows, the same for every head. With `renumber`, later rows move down to the slots that became free. */
 export function keepRanges(lane: Lane, ranges: readonly RowRange[], renumber: boolean): void {
   const before = lane.live.marks
   const dropped = new Uint8Array(lane.rows).fill(1)
@@ -53,7 +53,7 @@ export function keepRanges(lane: Lane, ranges: readonly RowRange[], renumber: bo
   reclaim(lane)
 }
 
-/** Frees what dropped rows hold: rows that are dead for every head at once, the others once they are worth a copy. */
+/** Frees what dropped rows hold. Rows that are dead in every head go at once, the others when there are enough of them to be worth a copy. */
 export function reclaim(lane: Lane): void {
   const { live } = lane
   if (!live.marks || !live.died) return
@@ -105,17 +105,17 @@ function gatherLive(lane: Lane, live: readonly Int32Array[]): void {
   lane.live.marks = marks.every((row) => row.every((x) => x === 1)) ? null : marks.map((row) => Int32Array.from(row))
 }
 
-/** Positions and columns of rows `index` int32 `[heads, n]`. */
+/** Keeps the positions and columns of rows `index` int32 `[heads, n]`. */
 function gatherState({ columns, positions }: Lane, index: tf.Tensor2D, n: number): void {
   columns.gather(index, n)
   positions.gather(index, n)
 }
 
-/** Maximal ranges dead for all heads, cut so that blocks go whole or not at all. */
+/** The ranges of rows that are dead in every head, cut so that a block goes whole or not at all. */
 function deadRanges({ rows, parts }: Lane, live: readonly Int32Array[]): RowRange[] {
   const dead = new Uint8Array(rows)
   for (let r = 0; r < rows; r++) dead[r] = live.every((row) => row[r] === 0) ? 1 : 0
-  // A block with one live row keeps all its rows, in both parts; repeat until neither part objects.
+  // A block with one live row keeps all of its rows, in both parts. What one part keeps may touch a block of the other, so this is repeated.
   for (let changed = true; changed; ) {
     changed = false
     for (const part of parts)
@@ -129,7 +129,7 @@ function deadRanges({ rows, parts }: Lane, live: readonly Int32Array[]): RowRang
   return runsOf(dead)
 }
 
-/** Maximal ranges of ones. */
+/** The longest ranges of ones. */
 function runsOf(flags: Uint8Array): RowRange[] {
   const ranges: RowRange[] = []
   for (let r = 0; r < flags.length; r++) {
@@ -141,7 +141,7 @@ function runsOf(flags: Uint8Array): RowRange[] {
   return ranges
 }
 
-/** Row numbers `from <= row < end` whose mark is `mark`. */
+/** The numbers of the rows `from <= row < end` whose mark is `mark`. */
 function rowsWhere(marks: Int32Array, from: number, end: number, mark: 0 | 1): number[] {
   const rows: number[] = []
   for (let row = from; row < end; row++) if (marks[row] === mark) rows.push(row)

@@ -1,4 +1,4 @@
-/** What stages do with the rows of a layer once a step's are appended: they are scored and picked, and those that are not go. */
+/** Evicts: once a step's rows are appended, the rows of a layer are scored and picked, and those that are not picked are dropped. */
 import { selectTop } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Protected, Scorer, When } from '../contract'
@@ -11,17 +11,17 @@ import { observe, type Sight } from './observe'
 import { isRanges, liveToStored } from './room'
 import { toDevice } from './rows/host'
 
-/** What a step leaves behind for the stages that act after it. */
+/** What a step leaves for the stages that look at it. */
 export type Seen = Omit<Sight, 'lane' | 'queryHeads'>
 
 /**
- * What this step's queries (before RoPE) leave for the stages of a layer, remembered where they look back; null when none looks at this
- * step. `forget` ends it.
+ * Prepares what the stages of a layer may look at after this step, from its queries (before RoPE), and remembers the queries where a stage
+ * looks back at them. It is null when no stage looks at this step; `forget` frees it.
  */
 export function watch(layer: LayerCache, queries: tf.Tensor, step: Step, context: LaneContext): Seen | null {
   const { ring, plan } = layer
   const { phase } = step
-  // After the prompt nobody looks at the queries for a stage that acts at its end.
+  // A stage that acts at the end of a prompt does not look at the queries of decoded tokens.
   const evicts = evictsIn(layer, step)
   if (!evicts && !(plan.fitsPrompt && phase !== 'decode')) return null
   const rotated = step.state.rotation.rotate(queries) as tf.Tensor3D
@@ -31,7 +31,7 @@ export function watch(layer: LayerCache, queries: tf.Tensor, step: Step, context
   return { stepQueries: rotated, ring, context, tokenIds: step.tokenIds }
 }
 
-/** The stages of a layer have looked at a step. */
+/** Ends what `watch` began, once the stages of a layer have looked. */
 export function forget({ ring, plan }: LayerCache, { stepQueries }: Seen, { phase }: Step): void {
   stepQueries.dispose()
   const acting = plan.score?.when ?? plan.pick?.when
@@ -39,7 +39,7 @@ export function forget({ ring, plan }: LayerCache, { stepQueries }: Seen, { phas
   if (phase === 'promptEnd' && (ring?.ofPrompt || onlyAtEnd)) ring?.replace(null)
 }
 
-/** Whether an eviction may look at this step, be it only to remember its queries. */
+/** Whether an eviction looks at this step, if only to remember its queries. */
 function evictsIn({ plan }: LayerCache, { phase }: Step): boolean {
   const acting = plan.score?.when ?? plan.pick?.when
   return acting !== undefined && acting !== 'room' && (acting !== 'promptEnd' || phase !== 'decode')
@@ -50,7 +50,10 @@ export function actsNow(layer: LayerCache, step: Step): boolean {
   return evictsIn(layer, step) && acts(layer.plan.score?.when ?? layer.plan.pick?.when, step)
 }
 
-/** `step` stages act after every append, `promptEnd` ones at the end of the prompt, the others when a multiple is crossed (and at the end of the prompt). */
+/**
+ * Whether a stage acts now: `step` after every append, `promptEnd` at the end of a prompt, `everyTokens` when a multiple is reached or
+ * passed, and at the end of a prompt.
+ */
 function acts(when: When | undefined, step: Step): boolean {
   if (when === 'step') return true
   if (when === 'promptEnd') return step.phase === 'promptEnd'
@@ -83,17 +86,17 @@ export async function evict(layer: LayerCache, seen: Seen, step: Step): Promise<
   tf.dispose(scores)
 }
 
-/** Rows that stay whatever scores and counts say. */
+/** The rows that stay whatever scores and counts say. */
 const promisedBy = ({ plan }: LayerCache): Protected => bothProtect(plan.score?.does.protect, plan.pick?.does.protect)
 
-/** A count that stage `by` asked for, raised to what is promised and lowered to what a lane holds. */
+/** Raises a count that stage `by` asked for to the promised rows, and lowers it to what a lane holds. */
 function atLeast(layer: LayerCache, { liveRows }: Lane, count: number, by: string): number {
   if (!Number.isInteger(count))
     throw new UnsupportedStage(by, `it would keep ${count} of ${liveRows} rows. Let it count whole rows.`)
   return Math.min(liveRows, Math.max(count, floorOf(liveRows, promisedBy(layer))))
 }
 
-/** Scores of a lane, protected rows at infinity, dropped rows at -infinity. */
+/** Asks the scorer for the scores of a lane. Protected rows get infinity, dropped rows -infinity. */
 function scoresOf(
   layer: LayerCache,
   lane: Lane,
@@ -124,7 +127,7 @@ function scoresOf(
   return result.scores
 }
 
-/** Rows that each lane keeps: `uniform`, or what a budget stage makes of it. */
+/** How many rows each lane keeps: `uniform`, or what a budget stage makes of it. */
 async function countsOf(
   layer: LayerCache,
   scores: readonly tf.Tensor2D[],
@@ -170,7 +173,7 @@ async function pickRows(
     keepRanges(lane, scores ? kept : liveToStored(lane, kept), pick.does.positions === 'slot')
     return
   }
-  // A ragged pick counts by its mask: what is promised is marked in it, and the newest row where it would leave none.
+  // A ragged pick says by its mask how many rows stay. So promised rows are marked in it, and the newest row where the mask would leave none.
   const marked = (protect: Protected): tf.Tensor2D =>
     tf.tidy(() => lifted(lane, tf.cast(kept, 'float32') as tf.Tensor2D, protect))
   let mask = marked(pick.does.ragged ? promisedBy(layer) : {})
@@ -185,7 +188,10 @@ async function pickRows(
   mask.dispose()
 }
 
-/** Rows are about to go: what was indexed by their numbers is indexed again after that, and rows in host memory come back. */
+/**
+ * Prepares a recall for rows that are about to be dropped: it forgets its index, which goes by row numbers, and brings rows back from host
+ * memory.
+ */
 function forgetIndex({ recall }: LayerCache, lane: Lane, number: number): void {
   const index = recall[number]
   if (!index || index.indexed === 0) return
@@ -208,7 +214,7 @@ function checkShape(
   )
 }
 
-/** Marked rows of a mask `[1, tokens]`. */
+/** How many rows a mask `[1, tokens]` marks. */
 async function countOf(mask: tf.Tensor): Promise<number> {
   const ones = tf.tidy(() => tf.sum(tf.cast(tf.greater(mask, 0), 'int32')))
   const [n = 0] = await ones.data()
@@ -216,7 +222,7 @@ async function countOf(mask: tf.Tensor): Promise<number> {
   return n
 }
 
-/** Scores with protected rows at infinity and dropped ones at -infinity; the mask of the dropped is made once while nothing is protected. */
+/** Lifts protected rows to infinity and lowers dropped ones to -infinity. */
 function lifted(lane: Lane, scores: tf.Tensor2D, protect: Protected): tf.Tensor2D {
   if ((protect.first ?? 0) + (protect.last ?? 0) > 0) return liftProtected(scores, lane.live.marks, protect)
   const mask = lane.live.tensor(0)

@@ -1,4 +1,4 @@
-/** Transforms that are fitted on a prompt, at its end: they see the rows that it leaves. */
+/** Fits transforms on a prompt, at its end. They see the rows that the prompt leaves. */
 import * as tf from '@tensorflow/tfjs-core'
 import { copyOf, mapTensors } from '../tensors'
 import type { Seen } from './evict'

@@ -1,15 +1,15 @@
-/** What may be called now: a cache may be disposed, stopped in the middle of a step, or in the middle of a call. */
+/** Says what may be called now. A cache may be disposed, broken in the middle of a step, or busy with a call. */
 import type * as tf from '@tensorflow/tfjs-core'
 import { CacheStateError } from '../errors'
 
 export class Guard {
-  /** Why no further step is possible; what is stored stays readable. */
+  /** Why no further step is possible, if so. What is stored stays readable. */
   private broken: string | null = null
   private disposed = false
-  /** What a call that has not ended yet is doing; nothing else may touch the cache meanwhile. */
+  /** The call that has not ended yet, if there is one. Nothing else may touch the cache meanwhile. */
   private busy: string | null = null
 
-  /** `free` gives everything back, once no call is running. */
+  /** Disposes of the cache: `free` gives everything back, as soon as no call is running. */
   constructor(private readonly free: () => void) {}
 
   /** @throws CacheStateError unless a call may begin */
@@ -29,7 +29,7 @@ export class Guard {
     if (this.disposed) throw new CacheStateError('This cache was disposed. Open a new one.')
   }
 
-  /** Runs a call that waits for the device, alone; a `dispose()` meanwhile is done at its end. */
+  /** Runs a call that waits for the device, and lets no other call run. A `dispose()` that comes meanwhile is done when it ends. */
   async alone(name: string, run: () => Promise<tf.Tensor>): Promise<tf.Tensor> {
     this.busy = name
     try {
@@ -43,11 +43,11 @@ export class Guard {
     }
   }
 
-  /** The step cannot be taken back any more, and cannot go on. */
+  /** Notes that the step can neither go on nor be taken back. */
   break(why: string): void {
     this.broken = why
   }
-  /** The same where a layer fails after some of its rows may have been stored. */
+  /** Runs what stores rows of a layer. If it fails, some of them may be stored, so the step can neither go on nor be taken back. */
   async breaking<T>(layer: number, run: () => Promise<T>): Promise<T> {
     try {
       return await run()

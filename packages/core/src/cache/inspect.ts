@@ -1,4 +1,4 @@
-/** What a layer holds, for those who look: rows rebuilt, and the stored segments as they are. */
+/** Shows what a layer holds: its rows decoded, and the stored segments as they are. */
 import type * as tf from '@tensorflow/tfjs-core'
 import type { LaneView } from '../contract'
 import type { Lane, LaneContext } from './lane'
@@ -7,7 +7,7 @@ import { readAll } from './rows/read'
 import type { Rows } from './rows/rows'
 import { ZONES } from './rows/zones'
 
-/** Rows of a lane in storage order, keys after RoPE; see `KVCache.materialize`. */
+/** Decodes the rows of a lane in the order of storage, keys after RoPE; see `KVCache.materialize`. */
 export async function materialized(
   lane: Lane,
   context: Pick<LaneContext, 'rotary' | 'prediction'>,
@@ -16,7 +16,7 @@ export async function materialized(
   const { marks } = lane.live
   const keys = lane.rotatedKeys(context)
   const values = readAll(lane.values, context.prediction('values'))
-  // Everything is read before the first wait, so that a step that begins meanwhile changes nothing of it.
+  // Everything is read before the first wait, so a step that begins meanwhile cannot change it.
   const live = marks?.map((row) => row.slice())
   const tensor = lane.positions.tensor()
   const flat = (await tensor.data()) as Int32Array
@@ -27,7 +27,7 @@ export async function materialized(
   return { keys, values, positions }
 }
 
-/** Segments of every lane, borrowed. */
+/** Lends the segments of every lane. */
 export const segmentViews = ({ lanes }: LayerCache): readonly LaneView[] =>
   lanes.map((lane) => ({ heads: lane.shape.heads, keys: viewsOf(lane.keys), values: viewsOf(lane.values) }))
 

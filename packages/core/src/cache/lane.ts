@@ -1,4 +1,4 @@
-/** A lane: KV heads that are stored together and hold equally many rows. One per layer, or one per head when ragged. */
+/** A lane: KV heads that are stored together and hold equally many rows. A layer has one, or one per head when it is ragged. */
 import { attentionMass, rope } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Part, Resample, RowStore, Windows } from '../contract'
@@ -22,7 +22,7 @@ import { appendRows, rewriteRows } from './rows/write'
 import type { StepPositions } from './step-state'
 
 export interface LaneShape {
-  /** KV heads of the model in this lane, ascending and adjacent. */
+  /** The KV heads of the model in this lane, ascending and adjacent. */
   readonly heads: readonly number[]
   readonly group: number
   readonly keyDim: number
@@ -32,17 +32,17 @@ export interface LaneShape {
   readonly windows: Windows
   readonly keyCodec: Codec | null
   readonly valueCodec: Codec | null
-  /** `pre`: keys are stored before RoPE and rotated by their positions when read. */
+  /** On which side of RoPE keys are stored. With `pre` they are rotated by their positions when they are read. */
   readonly side: 'pre' | 'post'
-  /** Some stage drops tokens at any time, not only at the end of a prompt. */
+  /** Whether some stage drops tokens at any time, and not only at the end of a prompt. */
   readonly dropsAlways: boolean
 }
 
-/** This step's rows before anything was done to them. */
+/** The rows that a step brings, before anything is done to them. */
 export interface NewRows {
-  /** Before RoPE. */
+  /** Keys before RoPE. */
   readonly keys: tf.Tensor
-  /** After RoPE, at their original positions. */
+  /** Keys after RoPE, at their original positions. */
   readonly rotated: tf.Tensor
   readonly values: tf.Tensor
   readonly n: number
@@ -63,13 +63,13 @@ export class Lane {
   readonly live: LiveRows
   /** Per-token state of a scorer. */
   readonly columns: Columns
-  /** Positions taken away so far from rows that come next (slot positions). */
+  /** How far the next rows move down, because rows before them were dropped and positions are slots. */
   shift = 0
 
   constructor(
     readonly shape: LaneShape,
     account: Account,
-    /** A lane whose positions, marks and columns this one begins with (a fork). */
+    /** For a fork: the lane with whose positions, marks and columns this one begins. */
     like?: Lane,
   ) {
     const { windows, store, dropsAlways, keyDim, valueDim, keyCodec, valueCodec } = shape
@@ -82,11 +82,11 @@ export class Lane {
     this.columns = like ? like.columns.copy(account) : new Columns(heads, account)
   }
 
-  /** Rows stored, dropped ones that are still held included. */
+  /** How many rows are stored, with dropped ones that are still held. */
   get rows(): number {
     return this.keys.count
   }
-  /** Rows per head that attention sees. */
+  /** How many rows of a head are live. */
   get liveRows(): number {
     return this.live.of(this.rows)
   }
@@ -102,8 +102,8 @@ export class Lane {
   }
 
   /**
-   * Queries `[lane queryHeads, n, keyDim]` before RoPE over what is stored and, if given, this step's own rows;
-   * `stored`: the last so many rows are the queries' own.
+   * Attends with queries `[lane queryHeads, n, keyDim]` before RoPE to what is stored and to the step's own rows: `own` where they are not stored
+   * yet, else the last `stored` rows.
    */
   attend(
     queries: tf.Tensor,
@@ -144,8 +144,8 @@ export class Lane {
   }
 
   /**
-   * Where every stored key is rotated to: its original position, moved down by what was dropped before it; int32
-   * `[heads, rows + extra]`, handed back to `step`.
+   * The position to which every stored key is rotated, int32 `[heads, rows + extra]`: its original position, less the rows that were dropped
+   * before it where positions are slots. The tensor goes back to `step`.
    */
   rotaryPositions(extra: number, step: StepPositions): tf.Tensor2D {
     const { views } = this.keys
@@ -166,7 +166,7 @@ export class Lane {
     })
   }
 
-  /** Stored keys after RoPE at their original positions, f32 `[heads, count, keyDim]`. */
+  /** Decodes stored keys, f32 `[heads, count, keyDim]`, after RoPE at their original positions. */
   rotatedKeys(
     { rotary, prediction }: Pick<LaneContext, 'rotary' | 'prediction'>,
     from = 0,
@@ -181,7 +181,7 @@ export class Lane {
     return rotated
   }
 
-  /** Attention of the last n rows' queries (after RoPE) to every stored row: `[lane queryHeads, rows]`. */
+  /** How much attention the queries of the last rows (after RoPE) pay to every stored row: `[lane queryHeads, rows]`. */
   attentionOf(rotatedQueries: tf.Tensor, reduce: 'sum' | 'max', context: LaneContext): tf.Tensor {
     const live = this.live.tensor(0)
     const plain = this.keys.fused && !this.rotates(context.rotary)
@@ -220,7 +220,7 @@ export class Lane {
     this.columns.drop(rows - count, rows)
   }
 
-  /** Slots of a full cache become fewer (a rewritable exact zone); the rows are numbered anew. `seen`: tokens so far. */
+  /** Replaces the rows of a full cache by fewer, which are numbered anew. `seen` tokens have come so far. */
   resample({ sinks, capacity, apply }: Resample, seen: number): void {
     for (const part of this.parts) {
       const rows = tf.tidy(() => {

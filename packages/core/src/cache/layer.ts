@@ -12,14 +12,14 @@ import type { LayerPlan } from './plan'
 import { RecallIndex } from './recall-index'
 import type { StepState } from './step-state'
 
-/** This step's place in the sequence, and what it makes once for all layers. */
+/** Where a step is in the sequence, and what it makes once for all layers. */
 export interface Step {
   readonly phase: Phase
-  /** Original position of the first new token. */
+  /** The original position of the first new token. */
   readonly start: number
   readonly count: number
   readonly state: StepState
-  /** The token at every original position so far, this step's included. Made when a stage looks at it. */
+  /** The token at every original position so far, with those of this step. It is made when a stage looks at it. */
   tokenIds(): Int32Array
 }
 
@@ -27,9 +27,9 @@ export class LayerCache {
   lanes: readonly Lane[]
   readonly ring: QueryRing | null
   recall: readonly RecallIndex[]
-  /** What a ragged pick remembers, per lane. */
+  /** What a ragged pick remembers about each lane. */
   memory: Json[]
-  /** Whether, since the cache last asked, something else happened than rows being appended. */
+  /** Whether anything but appending has happened to rows since the cache last asked. */
   changed = false
 
   constructor(
@@ -43,7 +43,7 @@ export class LayerCache {
     this.memory = this.lanes.map(() => null)
   }
 
-  /** Attention of queries (before RoPE) over what is stored and this step's own rows; `[queryHeads, n, valueDim]`. */
+  /** Attends with queries (before RoPE) to what is stored and to the step's own rows. @returns `[queryHeads, n, valueDim]` */
   async attend(queries: tf.Tensor, own: NewRows | null, stored: number, context: LaneContext): Promise<tf.Tensor> {
     const [only] = this.lanes
     if (this.lanes.length === 1 && only) return this.attendLane(only, 0, queries, own, stored, context)
@@ -59,7 +59,7 @@ export class LayerCache {
     return all
   }
 
-  /** The rows that a recall selects, where one does; else all of a lane. */
+  /** Attends to the rows that a recall selects, or to all of a lane where none selects. */
   private attendLane(
     lane: Lane,
     number: number,
@@ -152,13 +152,13 @@ export class LayerCache {
   }
 }
 
-/** First query head of a lane and how many it has. */
+/** The first query head of a lane, and how many query heads it has. */
 export const queryHeadsOf = ({ shape }: Lane) => ({
   from: (shape.heads[0] ?? 0) * shape.group,
   count: shape.heads.length * shape.group,
 })
 
-/** The rows of a lane's heads; the caller's. */
+/** Takes the rows of a lane's heads out of those of the layer. They are the caller's. */
 const rowsOf = (own: NewRows, { shape }: Lane): NewRows => {
   const heads = { from: shape.heads[0] ?? 0, count: shape.heads.length }
   return {

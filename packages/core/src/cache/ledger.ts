@@ -1,4 +1,4 @@
-/** The byte ledger: what the pages and tensors of a cache hold, by kind. */
+/** Makes the byte ledger, which says by kind what the pages and tensors of a cache take, and the census of a layer's rows. */
 import type { ByteLedger, LayerCensus } from '../contract'
 import { bytesOf } from '../tensors'
 import type { Account } from './account'
@@ -9,7 +9,7 @@ import { hostBytes } from './rows/host'
 import type { Page } from './rows/page'
 import type { Rows } from './rows/rows'
 
-/** Sums every page and tensor held. */
+/** Sums the bytes of every page and tensor that is held. */
 export function ledgerOf(layers: readonly LayerCache[], account: Account, pool: TablePool, rotary: Rotary): ByteLedger {
   const sum = { payload: 0, metadata: 0, window: 0, slack: 0, state: 0, index: 0, workspace: 0, perPrompt: 0, host: 0 }
   const used = new Map<Page, number>()
@@ -28,7 +28,7 @@ export function ledgerOf(layers: readonly LayerCache[], account: Account, pool: 
           rows.set(v.page, (rows.get(v.page) ?? 0) + v.rows)
           if (v.page.fitted) fits.add(v.page.fitted)
         }
-        // A page that a layer group shares holds the same rows for each of its layers.
+        // The layers of a group share pages, and such a page holds the same rows for each of them. So they count once.
         for (const [page, count] of rows) used.set(page, Math.max(used.get(page) ?? 0, count))
       }
     }
@@ -43,7 +43,7 @@ export function ledgerOf(layers: readonly LayerCache[], account: Account, pool: 
     if (fit.shared) shared += fit.bytes
   }
   const { host, ...device } = sum
-  // Rotary tables belong to the model as codebooks do.
+  // Rotary tables belong to the model, as codebooks do.
   const perModel = pool.bytes + rotary.bytes
   const total = Object.values(device).reduce((a, b) => a + b, perModel)
   return { ...sum, host, perModel, total, peak: account.peak, shared }
@@ -60,7 +60,7 @@ function addPage(sum: Record<'payload' | 'metadata' | 'window' | 'slack', number
   }
 }
 
-/** Rows held by zone, averaged over KV heads, and what the live ones of them take. */
+/** Counts the rows of a layer by zone, as a mean over KV heads, and what the live ones of them take. */
 export function censusOf(layer: LayerCache): LayerCensus {
   const heads = Math.max(
     1,
@@ -83,7 +83,7 @@ export function censusOf(layer: LayerCache): LayerCensus {
   }
 }
 
-/** Bytes of a part's live rows in the form they are stored in, and of its largest page; a share of pages that layers have together. */
+/** The bytes of a part's live rows in the form they are stored in, and of its largest page. Of pages that layers share, a layer gets its share. */
 function roomOf(part: Rows, marks: readonly Int32Array[] | null): { readonly live: number; readonly page: number } {
   const sharers = part.form.codec?.parts.layers.length ?? 1
   let [live, page, at] = [0, 0, 0]

@@ -1,18 +1,18 @@
-/** Which rows of a lane are live: those that attention sees. Rows are marked only while some that were dropped are still held. */
+/** Marks the live rows of a lane, which attention sees. There are marks only while some dropped rows are still held. */
 import * as tf from '@tensorflow/tfjs-core'
 import type { RowRange } from '../contract'
 import { SerializedCacheError } from '../errors'
 import type { LaneRecord } from './file/format'
 
 export class LiveRows {
-  /** 1 = live, per head; longer than the lane, so that new rows find room. Null while every row is live. */
+  /** 1 for every live row, per head; null while every row is live. The arrays are longer than the lane, so that new rows find room. */
   private buffers: readonly Int32Array[] | null = null
   private length = 0
   private count = 0
-  /** Whether a row died since the room of dropped rows was last given back. */
+  /** Whether a row was dropped since the last time that dropped rows were freed. */
   died = false
 
-  /** Marks per head and row; null while every stored row is live. Every head has as many live rows. */
+  /** The marks, per head and row; null while every stored row is live. All heads have equally many live rows. */
   get marks(): readonly Int32Array[] | null {
     return this.buffers?.map((row) => row.subarray(0, this.length)) ?? null
   }
@@ -21,7 +21,7 @@ export class LiveRows {
     this.length = marks?.[0]?.length ?? 0
     this.count = marks?.[0]?.reduce((n, x) => n + x, 0) ?? 0
   }
-  /** How many of a lane's rows are live, per head. */
+  /** How many rows of a head are live. */
   of(rows: number): number {
     return this.buffers ? this.count : rows
   }
@@ -42,7 +42,7 @@ export class LiveRows {
   truncate(rows: number): void {
     if (this.buffers) this.marks = this.buffers.map((row) => row.slice(0, rows))
   }
-  /** Rows `start ... end` are not held any more. */
+  /** Forgets rows `start ... end`, which are not held any more. */
   remove({ start, end }: RowRange): void {
     this.marks =
       this.marks?.map((row) => {
@@ -54,8 +54,8 @@ export class LiveRows {
   }
 
   /**
-   * int32 `[heads, rows + extra]`, the caller's, the last `extra` rows live; null while every row is live. Made anew at each read:
-   * a lane grows by a row a step, and a mask that stays on the device would be held bytes.
+   * The marks as a tensor int32 `[heads, rows + extra]`, the last `extra` of them live; null while every row is live. The caller owns it. It is
+   * made anew at each read, since a lane grows by a row at every step, and a mask that stayed on the device would be bytes to count.
    */
   tensor(extra: number): tf.Tensor2D | null {
     const { buffers, length } = this

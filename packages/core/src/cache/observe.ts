@@ -1,4 +1,4 @@
-/** Answers what stages asked to see, for one lane. Attention is recomputed from stored keys only when somebody asks. */
+/** Answers what stages ask to see, for one lane. Attention is computed again from stored keys, and only when a stage looks at it. */
 import { gatherRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Needs, Observation, Observed } from '../contract'
@@ -7,7 +7,7 @@ import { type Account, Held } from './account'
 import type { Lane, LaneContext } from './lane'
 import { readAll } from './rows/read'
 
-/** What a stage may ask to see. */
+/** The things that a stage may ask to see. */
 export const OBSERVED: readonly Observation['of'][] = [
   'attention',
   'queries',
@@ -26,7 +26,7 @@ export const queriesNeeded = (needs: Needs): number =>
     ),
   )
 
-/** Ring of the newest queries of a layer `[queryHeads, <= size, keyDim]`, after RoPE; counted in the ledger. */
+/** Remembers the newest queries of a layer, `[queryHeads, at most size, keyDim]` after RoPE. They are counted in the ledger. */
 export class QueryRing {
   private readonly ring: Held<tf.Tensor3D>
   constructor(
@@ -38,7 +38,7 @@ export class QueryRing {
   get bytes(): number {
     return this.ring.bytes
   }
-  /** Whether it holds queries of the prompt only, however many. */
+  /** Whether it remembers all queries of a prompt, and none of decoded tokens. */
   get ofPrompt(): boolean {
     return this.size === Number.POSITIVE_INFINITY
   }
@@ -49,12 +49,12 @@ export class QueryRing {
       const fresh = n > this.size ? tf.slice(queries, [0, n - this.size, 0], [-1, this.size, -1]) : queries
       const kept = held ? Math.min(held.shape[1], this.size - fresh.shape[1]) : 0
       const tail = held && kept > 0 ? [tf.slice(held, [0, held.shape[1] - kept, 0], [-1, kept, -1])] : []
-      // concat makes storage of its own, also of a single piece
+      // concat copies, also when there is only one piece, so the ring owns what it holds.
       return tf.concat([...tail, fresh, tf.zeros([fresh.shape[0], 0, fresh.shape[2]])], 1) as tf.Tensor3D
     })
     this.ring.replace(next)
   }
-  /** The last n, borrowed inside a tidy. */
+  /** Lends the last n queries. Call it inside a tidy. */
   last(n: number): tf.Tensor3D {
     const ring = this.ring.tensor
     if (!ring) throw new UnsupportedStage('observation', 'no queries were seen yet.')
@@ -69,26 +69,26 @@ export class QueryRing {
   }
 }
 
-/** What is at hand when a stage acts. */
+/** What a stage's needs are answered from when it acts. */
 export interface Sight {
   readonly lane: Lane
-  /** First query head of the lane and how many it has. */
+  /** The first query head of the lane, and how many query heads it has. */
   readonly queryHeads: { readonly from: number; readonly count: number }
-  /** This step's queries after RoPE `[queryHeads, n, keyDim]`. */
+  /** The queries of this step after RoPE, `[queryHeads, n, keyDim]`. */
   readonly stepQueries: tf.Tensor3D
   readonly ring: QueryRing | null
   readonly context: LaneContext
-  /** The token at every original position; made when asked for. */
+  /** The token at every original position. It is made when a stage looks at it. */
   tokenIds(): Int32Array
 }
 
-/** What a stage asked to see: made when it looks, freed by `dispose`. */
+/** What a stage asked to see. A tensor is made when the stage looks at it, and freed by `dispose`. */
 export interface Observations<N extends Needs> {
   readonly seen: Observed<N>
   dispose(): void
 }
 
-/** Tensors named as in `needs`; what a stage does not look at is not made. */
+/** Gives tensors the names that they have in `needs`. One that the stage does not look at is not made. */
 export function observe<N extends Needs>(needs: N, sight: Sight): Observations<N> {
   const made = new Set<tf.Tensor>()
   const seen = {}

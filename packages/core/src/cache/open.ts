@@ -1,4 +1,4 @@
-/** openCache(): a compressor's stages bound to every layer of a model, over empty layers. */
+/** Opens caches: binds a compressor's stages to every layer of a model, over empty layers. */
 import { checkCompressor, type ModelOrShape, shapeGiven } from '../arguments'
 import { checkArtifacts, ready as pairWithArtifacts } from '../artifacts'
 import type { KVCache, KVCompressor, ModelShape, Ready } from '../contract'
@@ -9,7 +9,7 @@ import { planLayer, sourceLayers } from './plan'
 import { TablePool } from './pool'
 
 /**
- * Opens an empty cache for a model. Lanes per head are decided here (ragged budgets). A compressor that needs no calibration
+ * Opens an empty cache for a model. Whether a layer has one lane or one per head is decided here. A compressor that needs no calibration
  * may be given as it is; one that does is paired with its artifacts by `ready()` or `calibrate()`.
  * @param given a loaded model, or its shape
  * @throws OptionError for anything else; NotCalibrated, ModelMismatch, IncompatibleStages, UnsupportedStage, WindowError, ArtifactMismatch
@@ -33,7 +33,7 @@ export function readyGiven(where: string, given: Ready | KVCompressor): Ready {
 const isReady = (given: Ready | KVCompressor): given is Ready =>
   typeof given === 'object' && given !== null && 'ready' in given && given.ready
 
-/** Empty layers, bound to their stages. */
+/** Makes empty layers and binds the stages to them. */
 export function openLayers(model: ModelShape, ready: Ready, account: Account) {
   const pool = new TablePool()
   try {

@@ -1,9 +1,9 @@
-/** In which order layers store and index what a step brings. */
+/** The order in which layers store and index what a step brings. */
 import type { LayerPlan } from './plan'
 
 /**
- * When each layer stores this step's rows: as soon as the last layer that reads them has attended; a predicted layer not before
- * its source, the last layer of a group not before the others.
+ * For every layer, which layers store their rows once it has attended. A layer stores them as soon as the last layer that reads them has
+ * attended, but a predicted layer not before the one that it is predicted from, and the last layer of a group not before the others.
  */
 export function settleOrder(plans: readonly LayerPlan[]): readonly (readonly number[])[] {
   const at: number[] = []
@@ -20,7 +20,10 @@ export function settleOrder(plans: readonly LayerPlan[]): readonly (readonly num
   return plans.map((_, layer) => plans.map((p) => p.layer).filter((l) => at[l] === layer))
 }
 
-/** When each layer's rows are indexed: once they are sealed, which for a layer group its last layer does. */
+/**
+ * For every layer, which layers index their rows once it has sealed. Rows are indexed when they are sealed; those of a layer group are
+ * sealed with its last layer.
+ */
 export function indexOrder(plans: readonly LayerPlan[]): readonly (readonly number[])[] {
   const after = (p: LayerPlan): number =>
     Math.max(

@@ -35,12 +35,12 @@ interface Acting<T> {
   readonly does: T
 }
 
-/** The stages of one layer, bound to it. */
+/** The stages of one layer, bound to it, and what follows from them. */
 export interface LayerPlan {
   readonly layer: number
-  /** The layer whose rows this one reads; itself when it keeps its own. */
+  /** The layer whose rows this one reads, which is itself when it keeps its own. */
   readonly source: number
-  /** The layer before it that keeps rows: what predictors read. */
+  /** The last layer before it that keeps rows. Predictors read it. */
   readonly previous: number | null
   readonly score: Acting<Scorer> | null
   readonly budget: BudgetStage | null
@@ -48,19 +48,19 @@ export interface LayerPlan {
   readonly resample: Resample | null
   readonly recall: Recall | null
   readonly lanes: readonly LaneShape[]
-  /** Largest magnitude that store and metadata of each part can hold. */
+  /** The largest magnitude that store and metadata of each part can hold. */
   readonly largest: Readonly<Record<Part, number>>
-  /** Queries to remember from chunk to chunk. */
+  /** How many queries to remember from chunk to chunk. */
   readonly ring: number
-  /** Something acts at the end of the prompt, so nothing is sealed before. */
+  /** Whether a stage acts at the end of the prompt, so that nothing is sealed before. */
   readonly waitsForPrompt: boolean
-  /** A transform is fitted on this prompt. */
+  /** Whether a transform is fitted on every prompt. */
   readonly fitsPrompt: boolean
 }
 
 type Hold = (table: HostTensor) => Tensor
 
-/** Which earlier layer each layer reads. @throws ModelMismatch when a layer reads a later one, or one that keeps nothing. */
+/** Says for each layer whose rows it reads. @throws ModelMismatch when a layer would read a later one, or one that keeps nothing */
 export function sourceLayers(model: ModelShape, { compressor, artifacts }: Ready): readonly number[] {
   const stages = compressor.stages.filter((s): s is Stage<'model'> => s.kind === 'model')
   const maps = stages.flatMap((s) => {
@@ -176,7 +176,7 @@ const NOTHING = {
   fitsPrompt: false,
 } as const
 
-/** Transform, predictor and quantizer of one part as one codec, each bound to the rows it receives; null when nothing seals. */
+/** Makes the codec of one part from its transform, predictor and quantizer, each bound to the rows that it receives; null when no stage seals. */
 export function codecOf(
   model: ModelShape,
   { compressor, artifacts }: { readonly compressor: KVCompressor; readonly artifacts: readonly Artifact[] },
@@ -184,7 +184,7 @@ export function codecOf(
   part: Part,
   heads: readonly number[],
   hold: Hold,
-  /** Stages to bind; calibration binds those before the one it fits. */
+  /** Says which stages to bind. Calibration binds those before the one that it fits. */
   until: (stage: Stage) => boolean = () => true,
 ): Codec | null {
   const site = { ...siteOf(model, layer, part, hold), firstHead: heads[0] ?? 0, heads: heads.length }
@@ -193,7 +193,7 @@ export function codecOf(
     return stage && until(stage as unknown as Stage) ? stage.bind(at, artifactOf(artifacts, stage.id)) : null
   }
   const bound = bind('transform', site)
-  // A transform that joins layers may find that this layer belongs to no group.
+  // An empty list says that the transform joins layers, and that this layer belongs to no group.
   const transform = bound?.layers?.length === 0 ? null : bound
   const main = transform?.main ?? { heads: site.heads, dim: site.dim }
   // The last layer of a group seals for all of them.
@@ -245,7 +245,7 @@ function checkNeeds(id: string, needs: Needs): void {
       )
 }
 
-/** What a fold over spaces cannot see, because it depends on how stages are bound. */
+/** Checks what spaces do not say, because it depends on how stages are bound. */
 function checkCodecs(
   compressor: KVCompressor,
   layer: number,
@@ -303,7 +303,7 @@ function checkCodecs(
         `rows that were sealed together cannot be fetched one by one, as ${recall.stage.id} does from host memory.`,
         "Use tier: 'device', or a quantizer whose rows go one by one (higgs, coupled-quantization).",
       )
-    // Rows that die here and there leave blocks of which little is live: they would hold many times what their rows need.
+    // Rows that are dropped here and there leave blocks with few live rows, which would hold many times what these need.
     const scattering =
       scorer && scorer.stage.when !== 'promptEnd'
         ? scorer.stage.id
@@ -321,7 +321,7 @@ function checkCodecs(
 }
 
 const LARGEST_F16 = 65504
-/** Largest finite f32. */
+/** The largest finite f32. */
 export const LARGEST_F32 = 3.4028234663852886e38
 
 const largest = (c: KVCompressor, codec: Codec | null | undefined): number =>

@@ -1,4 +1,4 @@
-/** Tables that a cache's stages hold: uploaded once per array of values, counted, freed with the last fork. */
+/** Owns the tables that stages hold. A table is uploaded once per array of values, counted, and freed with the last fork. */
 import type * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor } from '../contract'
 import { bytesOf, upload } from '../tensors'

@@ -1,4 +1,4 @@
-/** Original positions of a lane's rows: runs while every head holds the same tokens, a tensor once heads differ. */
+/** The original positions of a lane's rows. They are kept as runs while every head holds the same tokens, and as a tensor once heads differ. */
 import { gatherRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { copyOf } from '../tensors'
@@ -12,10 +12,10 @@ interface Run {
 }
 
 export class Positions {
-  /** int32 `[heads, rows]` for rows that were gathered; runs follow it. */
+  /** int32 `[heads, rows]`: the positions of rows that were gathered. The runs come behind them. */
   private readonly gathered: Held<tf.Tensor2D>
   private runs: Run[] = []
-  /** Above every position of `gathered`. */
+  /** An upper bound: every position of `gathered` is smaller. */
   private highest = 0
 
   constructor(
@@ -31,17 +31,17 @@ export class Positions {
   get rows(): number {
     return (this.gathered.tensor?.shape[1] ?? 0) + this.runs.reduce((n, run) => n + run.rows, 0)
   }
-  /** A bound above every position. */
+  /** An upper bound: every position is smaller, though there may be no row at the position just below it. */
   get end(): number {
     return Math.max(this.highest, ...this.runs.map((r) => r.start + r.rows))
   }
-  /** Names the positions where they are the same for all heads: lanes of the same name have the same ones. Null once heads differ. */
+  /** A name for these positions: lanes with the same name have the same positions. It is null once heads differ. */
   get name(): string | null {
     if (this.gathered.tensor) return null
     return `${this.heads}: ${this.runs.map(({ start, rows }) => `${start}+${rows}`).join(' ')}`
   }
 
-  /** Rows are slots now: numbered from 0. */
+  /** Numbers the rows from 0: they are slots now. */
   restart(rows: number): void {
     this.gathered.replace(null)
     this.runs = rows > 0 ? [{ start: 0, rows }] : []
@@ -55,7 +55,7 @@ export class Positions {
     else this.runs.push({ start, rows })
   }
 
-  /** int32 `[heads, rows + extra]`, owned by the caller; zeros for the `extra` ones. */
+  /** The positions as int32 `[heads, rows + extra]`, owned by the caller; the last `extra` are zeros. */
   tensor(extra = 0): tf.Tensor2D {
     const held = this.gathered.tensor
     const rows = this.rows - (held?.shape[1] ?? 0) + extra

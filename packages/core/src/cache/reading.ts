@@ -1,9 +1,9 @@
-/** What attention reads: a lane's rows, the queries that read them, and this step's own rows. */
+/** What attention reads: a lane's rows, the queries that read them, and the step's own rows. */
 import type * as tf from '@tensorflow/tfjs-core'
 import type { Part } from '../contract'
 import type { Rows } from './rows/rows'
 
-/** A lane, as attention sees it. */
+/** What attention uses of a lane. */
 export interface Readable {
   readonly shape: {
     readonly heads: readonly number[]
@@ -13,44 +13,47 @@ export interface Readable {
   }
   readonly keys: Rows
   readonly values: Rows
-  /** Rows stored. */
+  /** How many rows are stored. */
   readonly rows: number
-  /** Positions taken away from rows that come next. */
+  /** How far the next rows move down, because rows before them were dropped and positions are slots. */
   readonly shift: number
 }
 
-/** This step's own rows: keys already rotated, values as they are. */
+/** The step's own rows: keys that are rotated already, and values. */
 export interface OwnRows {
   readonly keys: tf.Tensor
   readonly values: tf.Tensor
   readonly n: number
 }
 
-/** What a lane's attention needs from outside. */
+/** What attention needs beside a lane. */
 export interface Reading {
-  /** Query variants, rotated, `[lane queryHeads, n, keyDim]`; which one reads rows of a shift. */
+  /** The rotated queries `[lane queryHeads, n, keyDim]`, once for every shift that rows have, and which of these variants reads rows of a shift. */
   readonly variants: readonly tf.Tensor[]
   readonly variantOf: (shift: number) => number
-  /** This step's rows, where they are not stored yet. */
+  /** The step's own rows where they are not stored yet, else null. */
   readonly own: OwnRows | null
-  /** How many of the last stored rows are the queries' own. */
+  /** How many of the last stored rows are the step's own; 0 where they are not stored yet. */
   readonly stored: number
-  /** int32 `[heads, rows + own.n]`, null while all live. */
+  /** int32 `[heads, rows + own.n]`, 1 for every live row; null while all are live. */
   readonly live: tf.Tensor | null
-  /** For keys stored before RoPE: tables, and the position of every row `[heads, rows + own.n]`. */
+  /** For keys that are stored before RoPE: the tables, and the position of every row `[heads, rows + own.n]`. Null for others. */
   readonly rotation: { readonly cos: tf.Tensor; readonly sin: tf.Tensor; readonly positions: tf.Tensor } | null
   readonly prediction: (part: Part) => tf.Tensor2D | null
-  /** Ranges of stored rows to read; all when absent. */
+  /** The ranges of stored rows to read. All are read when it is absent. */
   readonly ranges?: readonly (readonly [number, number])[]
-  /** Rows fetched from a host tier, read beside the ranges: decoded, keys as stored, `positions` `[heads, n]`. */
+  /**
+   * Rows that were fetched from a host tier, to be read beside the ranges. They are decoded, with keys on the side on which they are stored
+   * and `positions` `[heads, n]`.
+   */
   readonly fetched?: { readonly keys: tf.Tensor; readonly values: tf.Tensor; readonly positions: tf.Tensor | null }
 }
 
-/** Rows of one form per part, which are attended to together. */
+/** Rows that are attended to together, since they have one form in each part. */
 export interface Run {
   readonly from: number
   readonly rows: number
-  /** The queries' own rows, stored already. */
+  /** Whether these are the step's own rows, which are stored already. */
   readonly own: boolean
 }
 

@@ -1,4 +1,4 @@
-/** A lane's recall: an index over its keys, built in blocks, and attention to the rows that it selects. */
+/** Runs the recall of a lane: builds the index over its keys in blocks, and attends to the rows that it selects. */
 import * as tf from '@tensorflow/tfjs-core'
 import type { Phase, Recall, Tensors } from '../contract'
 import { UnsupportedStage } from '../errors'
@@ -9,19 +9,19 @@ import type { Reader } from './file/reader'
 import type { Lane, LaneContext, NewRows } from './lane'
 import { fetchRows, toHost } from './rows/host'
 
-/** What one query head per KV head reads: `count` selected rows each, `[heads, count]`, and the rows that are always read. */
+/** What one query head of every KV head reads: `count` selected rows each, `[heads, count]`, and the rows that are always read. */
 interface Selection {
   readonly lane: Lane
-  /** `[heads, 1, keyDim]` before RoPE. */
+  /** The queries `[heads, 1, keyDim]`, before RoPE. */
   readonly queries: tf.Tensor
   readonly own: NewRows | null
   readonly context: LaneContext
   readonly rows: Int32Array
   readonly count: number
   readonly indexedEnd: number
-  /** Device tier: 1 for rows that are read whatever is selected, `[heads, rows + own.n]`. */
+  /** On the device tier: a mask `[heads, rows + own.n]` of the rows that are read whatever is selected. */
   readonly always: Int32Array
-  /** Host tier, for keys before RoPE: where every stored row is rotated to `[heads, rows]`. */
+  /** On the host tier, for keys before RoPE: the position to which every stored row is rotated, `[heads, rows]`. */
   readonly positions: Int32Array | null
 }
 
@@ -35,7 +35,7 @@ export class RecallIndex {
     private readonly account: Account,
   ) {}
 
-  /** Rows that are indexed; they follow the sinks. */
+  /** How many rows are indexed. They follow the sinks. */
   get indexed(): number {
     return this.rows
   }
@@ -43,7 +43,10 @@ export class RecallIndex {
     return this.blocks.flatMap((b) => Object.values(b)).reduce((n, t) => n + bytesOf(t), 0)
   }
 
-  /** Indexes what is due: the prompt at its end, then every `every` rows. Rows of a host tier leave the device. @returns whether anything was indexed */
+  /**
+   * Indexes a prompt at its end, and later rows whenever `every` of them wait. On the host tier indexed rows leave the device. @returns
+   * whether anything was indexed
+   */
   async extend(lane: Lane, phase: Phase, context: LaneContext): Promise<boolean> {
     for (let extended = false; ; extended = true) {
       const waiting = Math.min(lane.keys.settled, lane.values.settled) - this.does.sinks - this.indexed
@@ -66,14 +69,14 @@ export class RecallIndex {
     this.account.add(Object.values(block).reduce((n, t) => n + bytesOf(t), 0))
   }
 
-  /** Whether a step of n queries reads a selection: one query, and more rows than the budget. */
+  /** Whether a step of n queries reads a selection. It does with one query, when there are more rows than the budget. */
   selects(n: number, lane: Lane): boolean {
     return (
       n === 1 && this.indexed > 0 && this.does.sinks + this.indexed > this.does.budget && lane.rows > this.does.budget
     )
   }
 
-  /** Attention of one query per head `[queryHeads, 1, keyDim]` (before RoPE) to sinks, selected and recent rows, and its own. */
+  /** Attends with one query per head `[queryHeads, 1, keyDim]` (before RoPE) to sinks, selected rows, recent rows, and the step's own. */
   async attend(lane: Lane, queries: tf.Tensor, own: NewRows | null, context: LaneContext): Promise<tf.Tensor> {
     const { sinks, budget, tier } = this.does
     const { heads, group } = lane.shape
@@ -89,7 +92,7 @@ export class RecallIndex {
     const positions = tier === 'host' && lane.rotates(context.rotary) ? await positionsOf(lane, context) : null
     const always = tier === 'host' ? new Int32Array(0) : this.alwaysRead(lane, own?.n ?? 0, indexedEnd)
     const outputs: tf.Tensor[] = []
-    // Query heads of one KV head read rows of their own: one call per member of the group.
+    // The query heads of one KV head read different rows, so the kernel is called once for each of them.
     for (let g = 0; g < group; g++) {
       const mine = tf.tidy(() => {
         const [, n = 0, dim = 0] = queries.shape
@@ -127,7 +130,7 @@ export class RecallIndex {
     return output
   }
 
-  /** 1 for the rows that every query reads, `[heads, rows + extra]`: sinks and what is not indexed, but for dropped ones. */
+  /** Marks the rows that every query reads, `[heads, rows + extra]`: sinks and rows that are not indexed, unless they were dropped. */
   private alwaysRead({ shape, rows, live }: Lane, extra: number, indexedEnd: number): Int32Array {
     const total = rows + extra
     const mask = new Int32Array(shape.heads.length * total)

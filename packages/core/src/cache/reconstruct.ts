@@ -1,6 +1,6 @@
 /**
- * Reconstructions that predictors read: each layer's from the layer before, in order. What one step has rebuilt is remembered
- * until the next layer has used it, so that walking the layers in order rebuilds each once.
+ * Rebuilds the rows that predictors read: those of each layer from those of the layer before, in order. A step remembers what it has rebuilt
+ * until the next layer has used it, so each layer is rebuilt once when the layers are walked in order.
  */
 import * as tf from '@tensorflow/tfjs-core'
 import type { Part } from '../contract'
@@ -18,7 +18,7 @@ export class Reconstructor {
     private readonly account: Account,
   ) {}
 
-  /** What predictors see of stored rows `[from, from + count)` of a layer, `[count, width]`; borrowed until `forget`. */
+  /** What a predictor sees of stored rows `[from, from + count)` of a layer, `[count, width]`. It is borrowed until `forget`. */
   main(layer: number, part: Part, from: number, count: number): tf.Tensor2D {
     const rows = this.rowsOf(layer, part)
     return this.remember(`main ${layer} ${part} ${from} ${count} ${rows.views.version}`, layer, () =>

@@ -1,11 +1,11 @@
-/** Room before an append: what stages with `when: 'room'` drop, and how many tokens and positions are left. */
+/** Makes room before an append, as stages with `when: 'room'` say, and counts how many tokens and positions are left. */
 import type { RowRange } from '../contract'
 import { UnsupportedStage } from '../errors'
 import { keepRanges } from './drop'
 import type { Lane } from './lane'
 import type { LayerCache } from './layer'
 
-/** Makes room before an append. `seen`: tokens so far. */
+/** Makes room before an append. `seen` tokens have come so far. */
 export function makeRoom(layer: LayerCache, incoming: number, seen: number): void {
   const { pick, resample } = layer.plan
   if (resample)
@@ -28,7 +28,7 @@ export function makeRoom(layer: LayerCache, incoming: number, seen: number): voi
   }
 }
 
-/** One more than the position that the last of `incoming` tokens would be read at, room made as the stages make it. */
+/** How many positions the context must have for `incoming` more tokens, once the stages have made room for them. */
 export function positionsWith({ plan, lanes }: LayerCache, incoming: number, seen: number): number {
   const { pick, resample } = plan
   if (resample) return Math.min(seen + incoming, resample.capacity)
@@ -42,7 +42,7 @@ export function positionsWith({ plan, lanes }: LayerCache, incoming: number, see
   )
 }
 
-/** The largest number up to `most` that fits. Where room is made, fewer tokens need less of it, but not one position less each. */
+/** The largest number of tokens up to `most` that fits. It is searched for, since a token fewer may need no position less where room is made. */
 export function mostThatFit(most: number, fits: (n: number) => boolean): number {
   if (fits(most)) return most
   let [takes, refuses] = [0, most]
@@ -54,7 +54,7 @@ export function mostThatFit(most: number, fits: (n: number) => boolean): number 
   return takes
 }
 
-/** Whether positions never run out: rows are numbered anew when some are dropped, or are another layer's. */
+/** Whether positions never run out, because rows are numbered anew when some are dropped, or because the layer reads another one's rows. */
 export function isEndless({ plan }: LayerCache): boolean {
   const { pick, resample, source, layer } = plan
   return source !== layer || resample !== null || (pick?.does.positions === 'slot' && pick.when !== 'promptEnd')
@@ -72,7 +72,7 @@ export function chunkLimitOf({ plan, lanes }: LayerCache): number {
 
 export const isRanges = (kept: readonly RowRange[] | object): kept is readonly RowRange[] => Array.isArray(kept)
 
-/** Ranges over live rows as ranges over stored rows (they differ while dropped rows are still held). */
+/** Turns ranges over live rows into ranges over stored rows, which differ while dropped rows are still held. */
 export function liveToStored({ live }: Lane, ranges: readonly RowRange[]): RowRange[] {
   const row = live.marks?.[0]
   if (!row) return [...ranges]

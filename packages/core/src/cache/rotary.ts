@@ -1,4 +1,4 @@
-/** Rotary tables for every position that stored keys may have, shared by all layers of a cache; they grow by doubling. */
+/** Rotary tables for every position that stored keys may have. All layers of a cache share them, and they grow by doubling. */
 import type * as tf from '@tensorflow/tfjs-core'
 import type { Rope } from '../contract'
 import { ropeTables } from '../rope'
@@ -19,7 +19,7 @@ export class Rotary {
     this.sin = new Held(account)
   }
 
-  /** Whether anything rotates. */
+  /** Whether the model rotates at all. */
   get rotates(): boolean {
     return this.rope !== null
   }
@@ -27,7 +27,7 @@ export class Rotary {
     return this.cos.bytes + this.sin.bytes
   }
 
-  /** Tables `[at least positions, pairs]`, borrowed. */
+  /** Lends tables `[at least positions, pairs]`. */
   upTo(positions: number): { readonly cos: tf.Tensor2D; readonly sin: tf.Tensor2D } {
     if (!this.rope) throw new Error('this model does not rotate')
     if (positions > this.positions || this.positions === 0) {

@@ -1,4 +1,4 @@
-/** Seals what the windows say: keys before values, each row once, from its original, predicted from what earlier layers stored. */
+/** Seals rows as the windows say: keys before values, each row once and from its original, predicted from what earlier layers have stored. */
 import { allocateRows, gatherRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Part } from '../contract'
@@ -9,7 +9,7 @@ import { readRange } from './rows/read'
 import type { Rows } from './rows/rows'
 import { dueRows, keepReconstructions, sealRows } from './rows/write'
 
-/** Seals a layer, or, for the last layer of a group, the whole group. `atEnd`: this step ends the prompt. */
+/** Seals the rows of a layer, or of a whole layer group when it is the last of it. `atEnd` says that this step ends a prompt. */
 export async function sealLayer(
   layer: LayerCache,
   layers: readonly LayerCache[],
@@ -36,7 +36,7 @@ const storeOf = (layers: readonly LayerCache[], layer: number, lane: number, par
   return store
 }
 
-/** The oldest rows of the window, of every layer of a group. */
+/** Seals the oldest rows of the window, of every layer of a group. */
 async function sealOldest(
   stores: readonly Rows[],
   count: number,
@@ -49,7 +49,7 @@ async function sealOldest(
   if (!leader || !codec) return
   const [, from] = leader.views.zoneEnds
   const { predictor } = codec.parts
-  // From reconstructions as they are stored now, so that reading predicts the same.
+  // Predicts from what is stored, and not from originals, so that reading predicts the same.
   const prediction = reconstructor.prediction(layer.plan.layer, part, from, count)
   const members = stores.map((s) => readRange(s, s.views.zoneEnds[1], count))
   const block = codec.encode(members, leader.state, prediction)
@@ -64,7 +64,7 @@ async function sealOldest(
   }
 }
 
-/** The rows that stay exact, per layer of the group, and where they are. Reads the mask back once. */
+/** Collects the rows that stay exact, for each layer of the group, and where they are. It reads the mask back once. */
 async function exemptRows(mask: tf.Tensor, members: readonly tf.Tensor3D[], store: Rows) {
   const marks = await mask.data()
   const [heads = 0, n = 0] = mask.shape

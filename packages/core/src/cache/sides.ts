@@ -1,6 +1,6 @@
 /**
- * How a run of rows is read in the form it is stored in: keys as stored, or latents on the query side; values as stored, or latents
- * on the output side; and decoded where neither goes.
+ * Reads a run of rows in the form in which it is stored. Rows that the kernels read are read as they are. Latents of keys are read by projecting
+ * the query, latents of values by projecting the output. Everything else is decoded.
  */
 import type { RowSegment } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
@@ -9,7 +9,7 @@ import { readLatents, readRange, shiftAt, stateAt } from './rows/read'
 import type { Rows } from './rows/rows'
 import { segmentsOf } from './rows/segments'
 
-/** Keys of a run and the queries that read them. */
+/** The keys of a run, and the queries that read them. */
 export interface KeySide {
   readonly queries: readonly tf.Tensor[]
   readonly segments: readonly RowSegment[]
@@ -45,11 +45,11 @@ export function keySideOf(lane: Readable, reading: Reading, { from, rows, own }:
   }
 }
 
-/** Values of a run. */
+/** The values of a run. */
 export interface ValueSide {
   readonly segments: readonly RowSegment[]
   readonly dim: number
-  /** What attention gave, as values `[queryHeads, n, valueDim]`. */
+  /** Turns what attention gave into values `[queryHeads, n, valueDim]`. */
   finish(output: tf.Tensor): tf.Tensor
 }
 
@@ -83,7 +83,7 @@ export function valueSideOf(
   return { segments: [{ ...DENSE, tensors: [decoded], rows }], dim: shape.valueDim, finish: same }
 }
 
-/** `[mainHeads, n, r]` with each main head once for every KV head it stands for. */
+/** Repeats each head of `main` `[mainHeads, n, r]` for every KV head that it stands for. */
 const repeatHeads = (main: tf.Tensor3D, heads: number): tf.Tensor =>
   tf.tidy(() => {
     const each = heads / main.shape[0]
@@ -104,7 +104,10 @@ function formOf(part: Rows, from: number): 'stored' | 'latent' | 'decoded' {
   return parts.transform && !parts.predictor && parts.layers.length === 1 ? 'latent' : 'decoded'
 }
 
-/** `[mainHeads, mainDim, width]` of a transform that is `main . up` and nothing else, for the rows from `from` on; the caller's. */
+/**
+ * `up` `[mainHeads, mainDim, width]` for the rows from `from` on, if their transform decodes by `main . up` and nothing else; null if not.
+ * It is the caller's.
+ */
 function upOf(part: Rows, from: number): tf.Tensor | null {
   const transform = part.form.codec?.parts.transform
   if (!transform) return null
@@ -118,7 +121,7 @@ function upOf(part: Rows, from: number): tf.Tensor | null {
   return plain
 }
 
-/** Queries `[queryHeads, n, keyDim]` by `up` `[kvHeads, r, keyDim]`: `[queryHeads, n, r]`. */
+/** Projects queries `[queryHeads, n, keyDim]` by `up` `[kvHeads, r, keyDim]` to `[queryHeads, n, r]`. */
 const onQueries = (queries: tf.Tensor, up: tf.Tensor): tf.Tensor =>
   tf.tidy(() => {
     const [kvHeads = 1] = up.shape
@@ -134,7 +137,7 @@ const onQueries = (queries: tf.Tensor, up: tf.Tensor): tf.Tensor =>
     )
   })
 
-/** Output `[queryHeads, n, r]` by `up` `[mainHeads, r, kvHeads * dim / mainHeads]`: `[queryHeads, n, dim]`. */
+/** Projects an output `[queryHeads, n, r]` by `up` `[mainHeads, r, kvHeads * dim / mainHeads]` to `[queryHeads, n, dim]`. */
 const onOutput = (output: tf.Tensor, up: tf.Tensor, kvHeads: number, dim: number): tf.Tensor =>
   tf.tidy(() => {
     const [queryHeads = 0, n = 0, r = 0] = output.shape

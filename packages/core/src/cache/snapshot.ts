@@ -1,6 +1,6 @@
-/** Chunks that are read later, of a state that is held until then. */
+/** Holds a state until its chunks are read, which may be later. */
 
-/** An iterable whose `close` is called once, when it ends, fails or is left early. */
+/** Makes an iterable whose `close` is called once, when it ends, fails or is left early. */
 export function snapshot<T>(chunks: AsyncGenerator<T>, close: () => void): AsyncIterable<T> {
   const ending = async (next: Promise<IteratorResult<T>>): Promise<IteratorResult<T>> => {
     try {

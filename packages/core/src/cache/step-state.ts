@@ -1,13 +1,13 @@
-/** What a step makes once for all layers: rotations of its rows, and the positions of the rows that are stored. */
+/** What a step makes once for all layers: the rotation of its own rows, and the positions of stored rows. */
 import type * as tf from '@tensorflow/tfjs-core'
 import type { Rope } from '../contract'
 import { StepRotation } from '../rope'
 
-/** Positions of stored keys: made by the first layer that asks, and shared by all whose rows have the same ones. */
+/** The positions of stored keys. The first layer that asks makes them, and all layers whose rows have the same ones share them. */
 export class StepPositions {
   private readonly shared = new Map<string, tf.Tensor2D>()
 
-  /** `name` is null for positions that no other layer has. Handed back by `release`. */
+  /** Lends positions, until `release`. A `name` of null says that no other layer has the same ones. */
   of(name: string | null, make: () => tf.Tensor2D): tf.Tensor2D {
     if (name === null) return make()
     const known = this.shared.get(name) ?? make()
@@ -29,7 +29,7 @@ export class StepState {
   readonly rotation: StepRotation
   readonly positions = new StepPositions()
 
-  /** @param start original position of the first of `count` new rows */
+  /** @param start the original position of the first of `count` new rows */
   constructor(rope: Rope | null, start: number, count: number) {
     this.rotation = new StepRotation(rope, start, count)
   }
@@ -39,7 +39,7 @@ export class StepState {
   }
 }
 
-/** The token at every original position, those of a step included; made when it is first asked for. */
+/** The token at every original position, with those of the step. It is made when it is first asked for. */
 export function tokensUpTo(seen: readonly number[], incoming: Int32Array): () => Int32Array {
   let ids: Int32Array | null = null
   return () => {

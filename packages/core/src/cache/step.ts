@@ -12,16 +12,16 @@ import type { Reconstructor } from './reconstruct'
 import type { Rotary } from './rotary'
 import { sealLayer } from './seal'
 
-/** What a layer brings: queries before RoPE, and its rows. */
+/** What a layer brings to a step: queries before RoPE, and its rows. */
 interface Brought {
   readonly queries: tf.Tensor
   readonly own: NewRows
 }
 
 export class Recipe {
-  /** Layers to store once layer i has attended, in order. */
+  /** For each layer, the layers whose rows are stored once it has attended, in order. */
   private readonly stores: readonly (readonly number[])[]
-  /** Layers to index once layer i has sealed: a group's rows are sealed with its last layer. */
+  /** For each layer, the layers whose rows are indexed once it has sealed. A group's rows are sealed with its last layer. */
   private readonly indexes: readonly (readonly number[])[]
   /** What layers brought whose rows wait to be stored. */
   private readonly waiting = new Map<number, Brought>()
@@ -38,7 +38,7 @@ export class Recipe {
     this.indexes = indexOrder(plans)
   }
 
-  /** One layer's part of a step; `own` is null where it reads the rows of another. Returns `[queryHeads, n, valueDim]`, the caller's. */
+  /** Takes one layer through a step; `own` is null where it reads the rows of another. @returns `[queryHeads, n, valueDim]`, the caller's */
   async attendLayer(number: number, queries: tf.Tensor, own: NewRows | null, step: Step): Promise<tf.Tensor> {
     const { source } = this.layerAt(number).plan
     const read = this.layerAt(source)
@@ -63,7 +63,7 @@ export class Recipe {
     return output
   }
 
-  /** What follows for rows that nobody reads any more in this step. */
+  /** Stores the rows of a layer once no layer reads them any more in this step, and lets the stages act. */
   private async store(layer: LayerCache, { queries, own }: Brought, step: Step): Promise<void> {
     const number = layer.plan.layer
 

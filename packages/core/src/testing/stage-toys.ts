@@ -1,4 +1,4 @@
-/** Toys of the tests of stages: a synthetic model, and one lossless stage of every kind. */
+/** Toys for the tests of stages: a synthetic model, and one stage of every kind that loses nothing. */
 import * as tf from '@tensorflow/tfjs-core'
 import { expect } from 'vitest'
 import type { HostTensor, KVCompressor, ModelShape, Quantizer, Recall, Space, Stage } from '../contract'
@@ -27,7 +27,7 @@ export const dense: KVCompressor = {
   store: 'f32',
 }
 
-/** Stores rows as they are; keys before or after RoPE. */
+/** A quantizer that stores rows as they are, with keys before or after RoPE. */
 export const exact = defineQuantizer({
   name: 'exact',
   options: {
@@ -61,7 +61,7 @@ export const random = (seed: number, shape: number[]): HostTensor => {
   return { shape, values }
 }
 
-/** Predicts by a fixed map; lossless behind `exact`. Layer 0 has nothing before it. */
+/** A predictor with a fixed map, which loses nothing in front of `exact`. It leaves out layer 0, which has nothing before it. */
 export const guess = (keep: boolean): KVCompressor => ({
   card: { name: 'guess', title: '', summary: '', chunkInvariant: true },
   stages: (['keys', 'values'] as const).map(
@@ -104,7 +104,7 @@ const rotation = (n: number): HostTensor => {
   for (let i = 0; i < n; i++) values[i * n + ((i + 3) % n)] = i % 2 ? -1 : 1
   return { shape: [1, n, n], values }
 }
-/** A signed permutation of all heads' channels: lossless, latents shared by the heads. */
+/** A transform that permutes the channels of all heads and changes signs. It loses nothing, and the heads share its latents. */
 export const permute = defineTransform({
   name: 'permute',
   options: { block: integer({ default: 8, min: 1, doc: '' }) },
@@ -132,7 +132,7 @@ export const permute = defineTransform({
     }
   },
 })
-/** Reverses the channels of each head; keys after RoPE, fitted on the prompt. */
+/** A transform that reverses the channels of each head. It takes keys after RoPE and is fitted on the prompt. */
 export const reverse = defineTransform({
   name: 'reverse',
   options: {},
@@ -154,7 +154,10 @@ export const reverse = defineTransform({
     decoder: ({ up }) => ({ up: up as tf.Tensor }),
   }),
 })
-/** Pairs (0, 1), (2, 3): the first layer's rows, a factor for both, and every third row exact (it is wrong for the second layer). */
+/**
+ * A transform of layer pairs (0, 1) and (2, 3). It stores the first layer's rows and a factor for each layer; every third row stays exact,
+ * since it would be wrong for the second layer.
+ */
 export const pairs = defineTransform({
   name: 'pairs',
   options: {},
@@ -208,7 +211,7 @@ export const recall = (o: { tier: 'device' | 'host'; budget: number; top?: boole
         every: 5,
         budget: o.budget,
         index: async (keys) => ({ keys: tf.add(keys, 0) }),
-        // Exactly the rows of largest dot product.
+        // Selects exactly the rows with the largest dot products.
         select: async (queries, blocks, _, count) => {
           const best = tf.tidy(() => {
             const heads = blocks[0]?.['keys']?.shape[0] ?? 1

@@ -1,6 +1,6 @@
 /**
- * A cache as one file: magic, version, JSON header, raw tensors in header order, SHA-256 of everything before.
- * Little-endian. Pages keep their layout, so restored bytes are the stored ones bit for bit. Each class of the cache gives its
+ * A cache as one file: magic, version, JSON header, raw tensors in the order of the header, and the SHA-256 of everything before. Numbers are
+ * little-endian. Pages keep their layout, so restored bytes are the stored ones bit for bit. Each class of the cache gives its
  * record (`record(to)`) and takes it back (`restore(record, from)`); what a record looks like stands here.
  */
 import { sha256 } from '@noble/hashes/sha2.js'
@@ -21,25 +21,25 @@ export type TensorRecords = Readonly<Record<string, TensorRecord>>
 
 export interface PageRecord {
   readonly tensors: TensorRecords
-  /** Rows in host memory in place of tensors. */
+  /** Whether its rows lie in host memory. */
   readonly host: TensorRecords | null
   readonly capacity: number
   readonly used: number
   readonly sealed: boolean
   readonly rowWise: boolean
-  /** Number of the page, an earlier one, that holds what its rows were fitted with. */
+  /** The number of the page, an earlier one, that holds what the transform had fitted for its rows. */
   readonly fitted: number | null
 }
 export interface PartRecord {
   readonly views: readonly {
     readonly zone: Zone
-    /** Number in the file's list of pages: layers of a group share pages. */
+    /** The number of the page in the file's list. The layers of a group share pages. */
     readonly page: number
     readonly from: number
     readonly rows: number
     readonly shift: number
   }[]
-  /** Number of the page that holds what the last prompt fitted. */
+  /** The number of the page that holds what the last prompt fitted. */
   readonly fitted: number | null
   readonly kept: TensorRecord | null
 }
@@ -52,40 +52,40 @@ export interface LaneRecord extends PositionsRecord {
   readonly keys: PartRecord
   readonly values: PartRecord
   readonly shift: number
-  /** Row numbers that are dropped but still held, per head. */
+  /** The numbers of rows that are dropped but still held, per head. */
   readonly dead: readonly (readonly number[])[] | null
   readonly columns: TensorRecords
 }
-/** Blocks of a recall index. */
+/** The blocks of a recall index. */
 export type IndexRecord = readonly { readonly rows: number; readonly tensors: TensorRecords }[]
 export interface LayerRecord {
   readonly lanes: readonly LaneRecord[]
   readonly ring: TensorRecord | null
-  /** Recall index per lane. */
+  /** The recall index of each lane. */
   readonly recall: readonly IndexRecord[]
   readonly memory: readonly Json[]
 }
 export interface Header {
   readonly model: string
   readonly compressor: string
-  /** Every token seen. */
+  /** The ids of all tokens seen. */
   readonly tokens: readonly number[]
-  /** Since so many tokens rows were only appended. */
+  /** How many tokens had been seen when something else than appending last happened to rows. */
   readonly settledTokens: number
   readonly layers: readonly LayerRecord[]
   readonly pages: readonly PageRecord[]
 }
 
-/** What records are written to: tensors follow each other in the order in which they are handed in. */
+/** Records are written to this. Tensors follow each other in the order in which they are handed in. */
 export interface Recorder {
   tensor(t: tf.Tensor | HostTensor): TensorRecord
   tensors(all: Readonly<Record<string, tf.Tensor | HostTensor>>): TensorRecords
   /** The number of a page in the file's list. */
   page(page: Recordable): number
 }
-/** A page, as far as a file sees it. */
+/** What a file uses of a page. */
 export interface Recordable {
-  /** What its rows were fitted with, which comes before it. */
+  /** What the transform had fitted for its rows. It comes before the page. */
   readonly fitted: Recordable | null
   record(to: Recorder): PageRecord
 }
@@ -106,7 +106,7 @@ export function* tensorsIn({ layers, pages }: Header): Generator<TensorRecord> {
   }
 }
 
-/** Identifies stages, options, windows and store: what a file must agree with to be restored. */
+/** Identifies stages, options, windows and store. A file must agree with them to be restored. */
 export const fingerprintOf = ({ compressor, artifacts }: Ready): string =>
   bytesToHex(
     sha256(

@@ -1,4 +1,4 @@
-/** The header of a cache file, checked: numbers in range, names known, nothing missing. */
+/** Checks the header of a cache file: numbers are in range, names are known, nothing is missing. */
 import * as z from 'zod/mini'
 import type { Json } from '../../contract'
 import { SerializedCacheError } from '../../errors'
@@ -66,7 +66,7 @@ export function headerOf(bytes: Uint8Array): Header {
   )
 }
 
-/** JSON that is nested too deeply overflows the stack of any checker. */
+/** Refuses JSON that is nested too deeply, which would overflow the stack of any checker. */
 function checked(json: Json) {
   try {
     return schema.safeParse(json)

@@ -1,4 +1,4 @@
-/** The tensors and pages of a cache file, handed to whoever restores itself from its record. */
+/** Hands the tensors and pages of a cache file to the classes that restore themselves from their records. */
 import type * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor, Tensors } from '../../contract'
 import { SerializedCacheError } from '../../errors'
@@ -6,12 +6,12 @@ import { mapRecord, upload } from '../../tensors'
 import { fittedPage, Page, type PageLayout, unitOf } from '../rows/page'
 import { type Header, type TensorRecord, type TensorRecords, tensorsIn } from './format'
 
-/** What a file does not say of a page, because the compressor does. */
+/** What a file does not say of a page, because the compressor says it. */
 export interface PageForm {
-  /** Of sealed and of exact rows. */
+  /** The layouts of sealed and of exact rows. */
   readonly sealed: PageLayout
   readonly exact: PageLayout
-  /** Rows that share a row of the metadata of sealed ones. */
+  /** How many sealed rows share a row of metadata. */
   readonly unit: number
 }
 
@@ -44,7 +44,7 @@ export class Reader {
       values: record.dtype === 'int32' ? new Int32Array(buffer) : new Float32Array(buffer),
     }
   }
-  /** The caller's, who frees it; all are freed when the file turns out to be wrong. */
+  /** Reads a tensor, which is the caller's to free. When the file turns out to be wrong, all of them are freed. */
   tensor(record: TensorRecord): tf.Tensor {
     const tensor = upload(this.host(record))
     this.made.push(tensor)
@@ -54,7 +54,7 @@ export class Reader {
     return mapRecord(all, (record) => this.tensor(record))
   }
 
-  /** Page `number`, made by the first who asks for it. */
+  /** Page `number`. It is made when it is first asked for. */
   page(number: number, form: PageForm): Page {
     const known = this.pages.get(number)
     if (known) return known
@@ -88,11 +88,11 @@ export class Reader {
     return page
   }
 
-  /** Everything was restored: whoever holds what a prompt fitted holds it by now. */
+  /** Ends the reading. What prompts fitted is held by the parts that refer to it, so the reader lets it go. */
   end(): void {
     for (const page of this.fits.values()) page.release()
   }
-  /** The file was wrong: frees what was made. */
+  /** Frees everything that was made, because the file is wrong. */
   dispose(): void {
     for (const t of this.made) t.dispose()
   }
@@ -104,5 +104,5 @@ export class Reader {
   }
 }
 
-/** Both types of element take four bytes. */
+/** How many bytes an element takes, of either type. */
 const sizeOf = ({ shape }: TensorRecord): number => shape.reduce((a, b) => a * b, 1) * 4

@@ -1,4 +1,4 @@
-/** Reads a cache back: see format.ts. Nothing of the file is believed before it was checked; what was made is freed on failure. */
+/** Reads a cache from a file; see format.ts. Everything in the file is checked before it is used, and what was made is freed on failure. */
 import { KernelInputError } from '@kvloom/kernels'
 import { sha256 } from '@noble/hashes/sha2.js'
 import { type ModelOrShape, shapeGiven } from '../../arguments'
@@ -47,7 +47,7 @@ export function restoreCache(given: ModelOrShape, compressor: Ready | KVCompress
   }
 }
 
-/** The checked header and the bytes of the tensors. */
+/** Returns the checked header and the bytes of the tensors. */
 function open(model: ModelShape, ready: Ready, file: Uint8Array): { header: Header; tensors: Uint8Array } {
   const at = MAGIC.length + 8
   if (file.length < at + DIGEST_BYTES || MAGIC.some((b, i) => file[i] !== b))

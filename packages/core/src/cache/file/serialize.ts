@@ -1,4 +1,4 @@
-/** Writes a cache: see format.ts. */
+/** Writes a cache to a file; see format.ts. */
 import { sha256 } from '@noble/hashes/sha2.js'
 import type * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor, ModelShape, Ready } from '../../contract'
@@ -32,7 +32,7 @@ class Collector implements Recorder {
   page(page: Recordable): number {
     const known = this.numbers.get(page)
     if (known !== undefined) return known
-    // What a page was fitted with comes before it.
+    // What a prompt fitted for a page comes before the page.
     if (page.fitted) this.page(page.fitted)
     this.numbers.set(page, this.numbers.size)
     return this.numbers.size - 1

@@ -1,6 +1,6 @@
 /**
- * Rows of several pages, each head its own, copied bit for bit into pages of their own: how a cache gives back the room of rows
- * that were dropped one by one.
+ * Copies rows of several pages, each head's own, bit for bit into new pages. A cache gives back the room of rows that were dropped one by
+ * one in this way.
  */
 import { allocateRows, gatherRows, readRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
@@ -8,11 +8,11 @@ import { as3d } from '../../tensors'
 import { Page, tensorOf, unitOf, type View } from './page'
 
 /**
- * Pages that hold rows `index` of some views.
- * @param views rows of one form, in device memory, that gather one by one
- * @param index int32 `[heads, n]`: row numbers over all views; a tensor of fewer heads (heads that share a latent) takes the first head's
- * @param capacityAt rows of the page whose first row is `index[:, at]`, a multiple of `unit`
- * @param unit rows that share a word of the metadata
+ * Makes pages that hold rows `index` of some views.
+ * @param views rows of one form, in device memory, that can be gathered one by one
+ * @param index int32 `[heads, n]`: row numbers over all views; a tensor with fewer heads, since heads share a latent, takes the first head's
+ * @param capacityAt how many rows the page has whose first row is `index[:, at]`, a multiple of `unit`
+ * @param unit how many rows share a word of metadata
  */
 export function copyToPages(
   views: readonly View[],
@@ -38,7 +38,7 @@ export function copyToPages(
   return pages
 }
 
-/** One named tensor of a page that holds `index` `[heads, count]`, with room for `capacity` rows. */
+/** Makes one named tensor of a page that holds rows `index` `[heads, count]`, with room for `capacity` rows. */
 function gatherTensor(
   views: readonly View[],
   name: string,
@@ -54,20 +54,23 @@ function gatherTensor(
     const froms = views.map((v) => v.from)
     return tf.reshape(gatherRows(sources.map(as3d), counts, each, capacity, froms), [heads, capacity, ...rest])
   }
-  // Two rows share a word: as f32 every row stands alone, and halves survive the way there and back.
+  // Two rows share a word, so words are taken apart into f32, where every row stands alone. Halves survive the way there and back.
   const rows = views.map((v, i) => tf.slice(unpaired(as3d(sources[i] as tf.Tensor)), [0, v.from, 0], [-1, v.rows, -1]))
   const picked = gatherRows(rows, counts, each, capacity) as tf.Tensor3D
   return tf.reshape(paired(picked), [heads, capacity / unit, ...rest])
 }
 
-/** Words int32 `[heads, units, width]` of two rows' halves each (the even row's low) to f32 `[heads, 2 * units, width]`. */
+/**
+ * Takes words int32 `[heads, units, width]`, which hold the halves of two rows each (the even row's low), apart into f32
+ * `[heads, 2 * units, width]`.
+ */
 function unpaired(words: tf.Tensor3D): tf.Tensor3D {
   const [heads, units, width] = words.shape
   const halves = tf.reshape(readRows(words, 'f16', 2 * width, 0, units), [heads, units, width, 2])
   return tf.reshape(tf.transpose(halves, [0, 1, 3, 2]), [heads, 2 * units, width])
 }
 
-/** The way back from `unpaired`. */
+/** Puts the halves of two rows each into words again, which `unpaired` took apart. */
 function paired(rows: tf.Tensor3D): tf.Tensor3D {
   const [heads, n, width] = rows.shape
   const halves = tf.transpose(tf.reshape(rows, [heads, n / 2, 2, width]), [0, 1, 3, 2])

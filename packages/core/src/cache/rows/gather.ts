@@ -1,4 +1,4 @@
-/** How rows of a part go: whole ranges by their views, single ones by copying what stays together. */
+/** Drops rows of a part: whole ranges by changing views, single rows by copying what stays. */
 import { gatherRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { copyToPages } from './copy-pages'
@@ -7,10 +7,10 @@ import type { Rows } from './rows'
 import { densePage } from './write'
 import { ZONES, type Zone } from './zones'
 
-/** The share of a part's rows in use that may lie idle in its pages before they are copied into full ones. */
+/** Once this share of a part's rows in use lies idle in its pages, the rows are copied into full pages. */
 const IDLE_SHARE = 1 / 24
 
-/** Drops rows `[start, end)`; a block that is touched must be covered whole. */
+/** Drops rows `[start, end)`. They must cover every block whole that they touch. */
 export function dropRows(of: Rows, start: number, end: number): void {
   dropKept(of, start, end)
   of.views.drop(start, end)
@@ -30,7 +30,7 @@ function dropKept({ kept: held, views }: Rows, start: number, end: number): void
     )
 }
 
-/** Keeps rows `index` int32 `[heads, n]` (ascending); the first of them become the sinks. Only where nothing is sealed. */
+/** Keeps rows `index` int32 `[heads, n]` (ascending), where nothing is sealed. The first of them become the sinks. */
 export function gatherExact(of: Rows, index: tf.Tensor, n: number): void {
   const old = [...of.views.all()]
   const sinks = of.seals ? Math.min(of.form.sinks, n) : 0
@@ -41,7 +41,7 @@ export function gatherExact(of: Rows, index: tf.Tensor, n: number): void {
   })
 }
 
-/** Rows `index[:, first .. end]` of some views in pages of their own. */
+/** Copies rows `index[:, first .. end]` of some views into pages of their own. */
 function gathered(
   of: Rows,
   from: readonly View[],
@@ -75,8 +75,8 @@ export const canGather = ({ views }: Rows): boolean =>
   })
 
 /**
- * Keeps rows `index` int32 `[heads, n]`, zone by zone: row numbers of this part, the first `counts.sink` columns of rows of the
- * sink zone and so on. Only where `canGather`.
+ * Keeps rows `index` int32 `[heads, n]` where `canGather` says so, zone by zone: the first `counts.sink` columns name rows of the sink
+ * zone, and so on. Row numbers are those of this part.
  */
 export function gatherZones(of: Rows, index: tf.Tensor2D, counts: Readonly<Record<Zone, number>>): void {
   let [row, column] = [0, 0]
@@ -101,7 +101,7 @@ export function compact(of: Rows): void {
   for (const [i, zone] of ZONES.entries()) if ((idle[i] ?? 0) > 0) compactZone(of, zone)
 }
 
-/** Bytes of a zone's pages, blocks apart, that hold no rows in use and never will; the last page's free end is not among them. */
+/** How many bytes of a zone's pages hold no row in use and never will. Blocks are left out, and so is the free end of the last page. */
 function idleIn(all: readonly View[]): number {
   const views = all.filter(isFree)
   const inUse = new Map<Page, number>()
@@ -111,7 +111,7 @@ function idleIn(all: readonly View[]): number {
   return [...inUse].reduce((sum, [page, rows]) => sum + free(page, rows), tail ? -free(tail, tail.used) : 0)
 }
 
-/** Copies each run of rows of one form; blocks stay as they are. */
+/** Copies each run of rows of one form. Blocks stay as they are. */
 function compactZone(of: Rows, zone: Zone): void {
   const views = of.views.in(zone)
   const fresh: View[] = []
@@ -132,7 +132,7 @@ function compactZone(of: Rows, zone: Zone): void {
   of.views.replace({ [zone]: fresh })
 }
 
-/** Rows `index` of some views of one zone in pages of their own; the last one is cut to its rows where others follow. */
+/** Copies rows `index` of some views of one zone into pages of their own. The last page is cut to its rows where other rows follow. */
 function copied(of: Rows, views: readonly View[], index: tf.Tensor2D, zone: Zone, followed: boolean): View[] {
   const [first] = views
   if (!first) return []

@@ -1,13 +1,13 @@
-/** Rows in host memory: pages that hold arrays in place of tensors. */
+/** Pages in host memory, which hold arrays in place of tensors. */
 import type * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor, Tensors } from '../../contract'
 import { mapRecord, upload } from '../../tensors'
 import { Page, tensorOf, unitOf, type View } from './page'
 
-/** The tensors of a page; of a host page uploads, which the tidy around frees. */
+/** The tensors of a page. Those of a host page are uploaded, and freed by the tidy around the call. */
 export const uploads = (page: Page): Tensors => (page.host ? mapRecord(page.host, upload) : page.tensors)
 
-/** The rows of some views in one page of host memory. `unit`: rows that share a row of metadata. */
+/** Copies the rows of some views into one page of host memory. `unit` rows share a row of metadata. */
 export async function hostPage(views: readonly View[], unit: number): Promise<Page> {
   const [first] = views
   if (!first) throw new Error('no rows to move')
@@ -33,7 +33,7 @@ export async function hostPage(views: readonly View[], unit: number): Promise<Pa
   return new Page({ tensors: {}, host, capacity: rows, layout, sealed, rowWise: true, used: rows })
 }
 
-/** Rows `local` `[heads, count]` of a host array, uploaded. */
+/** Uploads rows `local` `[heads, count]` of a host array. */
 export function gatherHost(from: HostTensor, local: Int32Array, count: number, unit: number): tf.Tensor {
   const [heads = 0, , ...rest] = from.shape
   const picked = emptyRows(heads, count, rest, from.values instanceof Int32Array, unit)
@@ -48,7 +48,7 @@ function emptyRows(heads: number, rows: number, rest: readonly number[], ints: b
   return { shape, values: ints ? new Int32Array(size) : new Float32Array(size) }
 }
 
-/** One row of one head; of a unit of two, the half of each word that is the row's: the even row low. */
+/** Takes one row of one head. Where two rows share a word, it takes the half that is the row's, the low one for the even row. */
 function copyRow(
   from: HostTensor,
   head: number,

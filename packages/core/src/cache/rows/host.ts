@@ -1,4 +1,4 @@
-/** Rows of a recall's host tier: how they leave the device, come back, and are fetched one by one. */
+/** The host tier of a recall: rows leave the device, come back, and are fetched one by one. */
 import { gatherRows, readRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { gatherHost, hostPage, uploads } from './host-page'
@@ -7,7 +7,7 @@ import { decodeRows, exactRows } from './read'
 import type { Rows } from './rows'
 import { ZONES } from './zones'
 
-/** Moves rows `[start, end)` to host memory, one page per zone they lie in. Reads them back. */
+/** Moves rows `[start, end)` to host memory, into one page per zone that they lie in. It reads them back from the device. */
 export async function toHost(of: Rows, start: number, end: number): Promise<void> {
   const { views } = of
   views.splitAt(start)
@@ -45,12 +45,12 @@ export const hostBytes = ({ views }: Rows): number =>
   views.onHost ? [...new Set([...views.all()].map((v) => v.page))].reduce((n, page) => n + page.hostBytes, 0) : 0
 
 /**
- * Rows `index` (per head, ascending row numbers of this part, `[heads, n]`) fetched from wherever they lie and decoded,
+ * Fetches rows `index` (per head, ascending row numbers of this part, `[heads, n]`) from wherever they lie, and decodes them:
  * f32 `[heads, n, dim]`.
  */
 export function fetchRows(of: Rows, index: Int32Array, n: number): tf.Tensor3D {
   const { heads } = of.form
-  // Per view: the rows it gives, gathered there and decoded; then put in order.
+  // Each view gives the rows that it has, gathered and decoded. Then they are put in order.
   const pieces: tf.Tensor3D[] = []
   const source = new Int32Array(heads * n)
   let [first, offset] = [0, 0]
@@ -83,7 +83,7 @@ export function fetchRows(of: Rows, index: Int32Array, n: number): tf.Tensor3D {
   return rows
 }
 
-/** Rows `local` (row numbers of the page, `[heads, count]`) of one view, decoded. */
+/** Decodes rows `local` (row numbers of the page, `[heads, count]`) of one view. */
 function fetchFrom(of: Rows, v: View, local: Int32Array, count: number): tf.Tensor3D {
   const { heads, store, dim, codec } = of.form
   return tf.tidy(() => {

@@ -11,24 +11,27 @@ export type PageLayout =
   | { readonly kind: 'custom' }
   | { readonly kind: 'dense'; readonly store: RowStore }
 
-/** Tensors that are held, written and freed together. */
+/** Tensors that are written, held and freed together. */
 export class Page {
-  /** Caches (this one and its forks) that hold this page. */
+  /** How many caches hold this page: the one that made it, and forks. */
   private owners = 1
   readonly tensors: Tensors
-  /** Rows of a recall's host tier, in place of tensors: each `[heads, capacity, ...]`. */
+  /** The arrays `[heads, capacity, ...]` of a page in host memory, which has no tensors; null for others. */
   readonly host: Readonly<Record<string, HostTensor>> | null
   readonly capacity: number
   readonly layout: PageLayout
-  /** Sealed rows, in contrast to exact ones (which are dense too). */
+  /** Whether its rows are sealed. The layout does not say so: sealed rows may be dense, as exact ones are. */
   readonly sealed: boolean
-  /** True: rows gather one by one. False: rows live and die as a block. */
+  /** Whether rows can be gathered one by one. If not, they are a block that is freed whole. */
   readonly rowWise: boolean
-  /** Which rows of a block are exempt from its transform, per head `[heads, m]`, -1 for none; the tensor `exempt.index` in host memory. */
+  /**
+   * Which rows of a block are exempt from its transform, per head `[heads, m]`, -1 for none. It is a copy of the tensor `exempt.index` in
+   * host memory.
+   */
   readonly exempt: Int32Array | null
-  /** What the transform of its rows was fitted on a prompt with; they are decoded with it whatever later prompts fit. */
+  /** What the transform had fitted on a prompt when these rows were sealed. They are decoded with it, whatever later prompts fit. */
   readonly fitted: Page | null
-  /** Rows written so far; a page is full when it equals capacity. */
+  /** How many rows are written. A page is full when it equals `capacity`. */
   used: number
   readonly bytes: number
 
@@ -85,7 +88,7 @@ export class Page {
   }
 }
 
-/** Rows `from .. from + rows` of a page. `shift`: how far their positions moved down (slot positions), 0 otherwise. */
+/** Names rows `from .. from + rows` of a page. `shift` says how far their positions moved down, which they do where positions are slots. */
 export interface View {
   readonly page: Page
   readonly from: number
@@ -99,15 +102,15 @@ export const isFree = (v: View): boolean => v.page.rowWise && v.page.host === nu
 /** Whether rows of two views may lie behind each other in one page. */
 export const sameForm = (a: View, b: View): boolean => a.shift === b.shift && a.page.fitted === b.page.fitted
 
-/** Rows that share a row of a page's tensor: several for metadata whose halves are paired. */
+/** How many rows share a row of a page's tensor: two for metadata with the halves of two rows in a word. */
 export const unitOf = (name: string, unit: number): number => (name.startsWith('metadata') ? unit : 1)
 
-/** The rows written so far in a page of its own. */
+/** Copies the rows that are written so far into a page of their own. */
 export function copyPage(page: Page): Page {
   const tensors = mapTensors(page.tensors, (t) => {
     const fresh = tf.zeros(t.shape, t.dtype)
     const [source, target] = [as3d(t), as3d(fresh)]
-    // Metadata may hold several rows in one of its own.
+    // One row of metadata may be that of two rows.
     copyRows(target, 0, source, 0, Math.ceil((page.used * source.shape[1]) / page.capacity))
     tf.dispose([source, target])
     return fresh
@@ -116,7 +119,7 @@ export function copyPage(page: Page): Page {
   return new Page({ tensors, capacity, layout, sealed, rowWise, used, fitted })
 }
 
-/** Tensors that one prompt fitted, counted and shared as pages are. */
+/** Wraps tensors that a prompt fitted as a page, so that they are counted and shared as pages are. */
 export const fittedPage = (tensors: Tensors): Page =>
   new Page({ tensors, capacity: 1, layout: { kind: 'custom' }, sealed: false, rowWise: false, used: 1 })
 

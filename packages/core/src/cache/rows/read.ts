@@ -1,4 +1,4 @@
-/** How rows of a part are read: decoded, as later stages see them, or as latents. */
+/** Reads rows of a part: decoded, as predictors see them, or as latents. */
 import { gatherRows, readRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Tensors } from '../../contract'
@@ -7,11 +7,11 @@ import { uploads } from './host-page'
 import type { Page, View } from './page'
 import type { Rows } from './rows'
 
-/** Every row as f32 `[heads, rows, dim]`, in storage order. `prediction` `[sealed rows, width]` for a predicted part. */
+/** Decodes every row to f32 `[heads, rows, dim]`, in the order of storage. A predicted part needs `prediction` `[sealed rows, width]`. */
 export const readAll = (rows: Rows, prediction: tf.Tensor2D | null = null): tf.Tensor3D =>
   readRange(rows, 0, rows.count, prediction)
 
-/** Rows `[from, from + count)` of all zones; `prediction` covers the whole sealed zone. */
+/** Decodes rows `[from, from + count)`, counted through all zones. `prediction` covers the whole sealed zone. */
 export function readRange(of: Rows, from: number, count: number, prediction: tf.Tensor2D | null = null): tf.Tensor3D {
   return tf.tidy(() => {
     const sinks = of.views.rowsIn('sink')
@@ -24,7 +24,7 @@ export function readRange(of: Rows, from: number, count: number, prediction: tf.
   })
 }
 
-/** What later stages would see of rows `[from, from + count)`: `main` merged over heads, `[count, width]`. */
+/** Reads `main` of rows `[from, from + count)`, merged over heads to `[count, width]`, as predictors see it. */
 export function readMain(
   of: Rows,
   from: number,
@@ -51,7 +51,7 @@ export function readMain(
   })
 }
 
-/** Latents `[mainHeads, count, mainDim]` of sealed rows `[from, from + count)`, of a transform without predictor. */
+/** Reads the latents `[mainHeads, count, mainDim]` of sealed rows `[from, from + count)`. Their part has a transform and no predictor. */
 export function readLatents(of: Rows, from: number, count: number): tf.Tensor3D {
   const { codec } = of.form
   if (!codec) throw new Error('no latents without a codec')
@@ -64,17 +64,17 @@ export function readLatents(of: Rows, from: number, count: number): tf.Tensor3D 
   )
 }
 
-/** How far the positions of the rows around `row` moved down. */
+/** How far the positions of `row` and its neighbours in the view moved down. */
 export const shiftAt = (of: Rows, row: number): number => of.views.at(row)?.shift ?? 0
 
-/** What the rows around `row` were encoded with. */
+/** What the transform had fitted when `row` and its neighbours in the view were sealed. */
 export const stateAt = (of: Rows, row: number): Tensors => of.views.at(row)?.page.fitted?.tensors ?? {}
 
-/** Rows `skip ... skip + rows` of a view of exact rows. */
+/** Reads rows `skip ... skip + rows` of a view of exact rows. */
 export const exactRows = ({ form }: Rows, v: View, skip: number, rows: number): tf.Tensor3D =>
   readRows(uploads(v.page)['rows'] as tf.Tensor, form.store, form.dim, v.from + skip, rows) as tf.Tensor3D
 
-/** Rows `skip ... skip + rows` of a view of sealed rows; `prediction` of just these. */
+/** Decodes rows `skip ... skip + rows` of a view of sealed rows. `prediction` is for just these. */
 export function decodeRows(of: Rows, v: View, skip: number, rows: number, prediction: tf.Tensor2D | null): tf.Tensor3D {
   const { codec } = of.form
   if (!codec) throw new Error('a sealed page without a codec')

@@ -1,7 +1,7 @@
 /**
- * The rows of one part (keys or values) of one lane, as data: views in zones, the form they are stored in, what a prompt fitted.
- * What is done with them stands beside it: write.ts (append, seal), read.ts and segments.ts (decode, attend), gather.ts (drop and
- * copy together), host.ts (host memory).
+ * The rows of one part (keys or values) of one lane, as data: views in zones, the form in which they are stored, what a prompt fitted.
+ * What is done with rows stands in other files: write.ts appends and seals, read.ts decodes, segments.ts hands them to the attention
+ * kernels, gather.ts drops and copies, host.ts moves them to host memory.
  */
 import type * as tf from '@tensorflow/tfjs-core'
 import type { RowRange, RowStore, Tensors, Window } from '../../contract'
@@ -15,12 +15,15 @@ import { copyPage, fittedPage, type Page, type View } from './page'
 import { Views } from './views'
 import { ZONES, type Zone } from './zones'
 
-/** Exact rows that will be sealed live in small pages, so that little of a page is ever idle: a window of them in about so many pages. */
+/** A window of exact rows that will be sealed lies in about so many pages. They are small, so that little of a page is ever idle. */
 const WINDOW_PAGES = 16
 const WINDOW_PAGE_ROWS = { least: 4, most: 16 } as const
-/** Exact rows that stay exact live in larger ones. */
+/** A page of exact rows that stay exact has so many rows. */
 const DENSE_PAGE_ROWS = 64
-/** Sealed rows that gather one by one; fewer to a page where tokens are dropped at any time, since such caches stay small. */
+/**
+ * A page of sealed rows that can be gathered one by one has so many rows: fewer where tokens are dropped at any time, since such caches
+ * stay small.
+ */
 const SEALED_PAGE_ROWS = { usual: 32, dropping: 16 } as const
 
 /** How the rows of a part are stored. */
@@ -31,19 +34,19 @@ export interface RowForm {
   readonly sinks: number
   readonly window: Window
   readonly codec: Codec | null
-  /** Tokens are dropped at any time, so blocks are sealed as small as the codec allows. */
+  /** Whether tokens are dropped at any time. Blocks are then sealed as small as the codec allows. */
   readonly dropsAlways: boolean
 }
 
 export class Rows {
   readonly views: Views
-  /** What the transform fitted on the last prompt; null until then. Counted as perPrompt. */
+  /** What the transform fitted on the last prompt, counted as `perPrompt`; null until then. */
   fitted: Page | null = null
-  /** Reconstructions `[sealed rows, width]` of a predicted part that keeps them. */
+  /** The reconstructions `[sealed rows, width]`, where a predictor wants them held from step to step. */
   readonly kept: Held<tf.Tensor2D>
   /** Whether rows of this part are ever sealed. */
   readonly seals: boolean
-  /** Rows that a page of each zone takes; a block has a page of its own size. */
+  /** How many rows a page of each zone has. A block has a page of its own size. */
   readonly pageRows: Readonly<Record<Zone, number>>
 
   constructor(
@@ -66,11 +69,11 @@ export class Rows {
   get count(): number {
     return this.views.rows
   }
-  /** Rows that nothing will change any more, from the first: sealed ones where rows are sealed, else all. */
+  /** How many rows, from the first on, nothing will change any more: up to the last sealed one where rows are sealed, else all. */
   get settled(): number {
     return this.seals ? this.views.zoneEnds[1] : this.count
   }
-  /** True when every row can be gathered on its own in one zone: nothing sealed. */
+  /** Whether no row is sealed, so that every row can be gathered alone. */
   get exact(): boolean {
     return this.views.rowsIn('sealed') === 0
   }
@@ -78,11 +81,11 @@ export class Rows {
   get fused(): boolean {
     return (this.exact || (this.form.codec?.fused ?? false)) && !this.views.onHost
   }
-  /** What rows that are sealed now are encoded with. */
+  /** What the transform has fitted for the rows that are sealed now. */
   get state(): Tensors {
     return this.fitted?.tensors ?? {}
   }
-  /** Rows that share a row of a page's metadata. */
+  /** How many rows share a row of a page's metadata. */
   unitOf(page: Page): number {
     return page.sealed ? (this.form.codec?.rowsPerUnit ?? 1) : 1
   }
@@ -91,7 +94,7 @@ export class Rows {
     const unit = this.unitOf(v.page)
     return Math.ceil((v.from + v.rows) / unit) * unit === v.page.used
   }
-  /** Row bounds of blocks that live and die together. */
+  /** The bounds of blocks, whose rows can only be freed together. */
   *blocks(): Generator<RowRange> {
     let at = 0
     for (const v of this.views.all()) {
@@ -100,16 +103,16 @@ export class Rows {
     }
   }
 
-  /** What this prompt fitted, for the rows that are sealed from now on; takes the tensors over. */
+  /** Takes over what this prompt fitted, for the rows that are sealed from now on. */
   fit(state: Tensors): void {
     const before = this.fitted
     this.fitted = this.account.hold(fittedPage(state))
     if (before) this.account.letGo(before)
   }
 
-  /** Takes over the rows of another cache: full pages shared, appendable ones copied. */
+  /** Begins with the rows of another cache. Full pages are shared, and those that take more rows are copied. */
   adopt(from: Rows): void {
-    // A page that has a hole is copied once for all of its views.
+    // A page with a hole has several views, and is copied once for all of them.
     const copies = new Map<Page, Page>()
     for (const v of from.views.all()) if (v.page.appendable && this.ends(v)) copies.set(v.page, copyPage(v.page))
     if (from.fitted) this.fitted = this.account.share(from.fitted)

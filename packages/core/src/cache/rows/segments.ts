@@ -1,16 +1,16 @@
-/** Rows of a part as segments for the attention kernels: as they are stored, which must be a form that the kernels read. */
+/** Hands rows of a part to the attention kernels as they are stored, which must be a form that the kernels read. */
 import type { RowSegment } from '@kvloom/kernels'
 import type * as tf from '@tensorflow/tfjs-core'
 import { uploads } from './host-page'
 import type { View } from './page'
 import type { Rows } from './rows'
 
-/** The kernels remember what they checked per segment object, so a view keeps its segment. */
+/** The kernels remember for each segment object what they have checked, so a view that did not change keeps its segment. */
 const known = new WeakMap<View, RowSegment>()
 
 /**
- * Segments of rows `[from, from + count)`. `variantOf`: which query variant reads rows of a shift. `unrotated`: keys stored before
- * RoPE, which the kernels rotate.
+ * The segments of rows `[from, from + count)`. `variantOf` says which variant of the query reads rows of a shift; `unrotated` marks keys that
+ * are stored before RoPE, which the kernels rotate.
  */
 export function segmentsOf(
   of: Rows,

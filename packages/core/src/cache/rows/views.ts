@@ -1,6 +1,6 @@
 /**
- * Which rows of which pages a part consists of, in order: views in three zones. Everything asked at every step (how many rows, in
- * which zone, with which position shifts, whether any lie in host memory) is counted when views change and answered from the counts.
+ * Says which rows of which pages a part consists of, in order: views in three zones. What is asked at every step (how many rows there are, in
+ * which zone, with which position shifts, whether some lie in host memory) is counted when views change, and answered from the counts.
  */
 import { UnsupportedStage } from '../../errors'
 import type { Account } from '../account'
@@ -8,7 +8,7 @@ import type { PartRecord, Recorder } from '../file/format'
 import type { View } from './page'
 import { ZONES, type Zone } from './zones'
 
-/** A piece of a view: `rows` rows from its row `skip` on, the first of which is row `at` of the part. */
+/** A piece of a view: `rows` rows from its row `skip` on. The first of them is row `at` of the part. */
 export interface Piece {
   readonly view: View
   readonly at: number
@@ -22,10 +22,10 @@ export class Views {
   /** How many views have a position shift. */
   private readonly shifted = new Map<number, number>()
   private hosted = 0
-  /** Changes whenever rows go or move: what was rebuilt from rows of another version is stale. */
+  /** Changes whenever rows go or move. What was rebuilt from rows of another version is stale then. */
   version = 0
 
-  /** Views hold their pages in the account. */
+  /** Views hold their pages in this account. */
   constructor(private readonly account: Account) {}
 
   get rows(): number {
@@ -89,13 +89,13 @@ export class Views {
     this.enter(zone, view)
     this.zones[zone].push(view)
   }
-  /** The same for a page of another cache. */
+  /** Adds a view of a page that another cache made, and shares the page. */
   share(zone: Zone, view: View): void {
     this.account.share(view.page)
     this.enter(zone, view)
     this.zones[zone].push(view)
   }
-  /** The last view of a zone names `rows` rows more of its page. */
+  /** Lets the last view of a zone name `rows` more rows of its page. */
   grow(zone: Zone, rows: number): void {
     const views = this.zones[zone]
     const last = views.pop()
@@ -103,7 +103,7 @@ export class Views {
     views.push({ ...last, rows: last.rows + rows })
     this.counts[zone] += rows
   }
-  /** Other views take the place of all views of some zones. Their pages are held before those of the old ones are let go. */
+  /** Replaces all views of some zones. The pages of the new ones are held before those of the old ones are let go. */
   replace(next: Partial<Readonly<Record<Zone, readonly View[]>>>): void {
     const zones = ZONES.filter((zone) => next[zone])
     const before = zones.map((zone) => this.zones[zone])
@@ -130,7 +130,7 @@ export class Views {
       }
     }
   }
-  /** Forgets the newest `count` rows of the window; pages that nobody else holds take rows there again. */
+  /** Forgets the newest `count` rows of the window. New rows take their places in pages that nobody else holds. */
   trim(count: number): void {
     const views = this.zones.window
     while (count > 0) {
@@ -148,7 +148,7 @@ export class Views {
     }
     this.version++
   }
-  /** Drops rows `[start, end)`; a block that is touched must be covered whole. */
+  /** Drops rows `[start, end)`. They must cover every block whole that they touch. */
   drop(start: number, end: number): void {
     this.splitAt(start)
     this.splitAt(end)
@@ -186,7 +186,7 @@ export class Views {
   }
 
   /**
-   * Rows `[start, end)` are about to go: the positions of later rows move down by as many. `isLive`: of rows before the drop.
+   * Moves the positions of later rows down before rows `[start, end)` are dropped. `isLive` speaks of rows before the drop.
    * @throws UnsupportedStage when rows that are sealed together would need two positions
    */
   renumber(start: number, end: number, isLive: (row: number) => boolean): void {

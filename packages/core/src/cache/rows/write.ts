@@ -1,4 +1,4 @@
-/** How rows come into a part: exact ones are appended, the oldest of the window are sealed. Every way keeps their order. */
+/** Brings rows into a part: exact rows are appended, and the oldest of the window are sealed. Their order stays the same. */
 import { allocateRows, copyRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Tensors } from '../../contract'
@@ -8,7 +8,7 @@ import { Page, tensorOf, unitOf, type View } from './page'
 import type { Rows } from './rows'
 import type { Zone } from './zones'
 
-/** Appends exact rows f32 `[heads, n, dim]`; the first `sinks` rows of the sequence go to the sink zone. */
+/** Appends exact rows f32 `[heads, n, dim]`. The first `sinks` rows of the sequence go to the sink zone, the others to the window. */
 export function appendRows(to: Rows, rows: tf.Tensor, n: number, shift: number): void {
   const { views } = to
   const begins = views.rowsIn('sealed') === 0 && views.rowsIn('window') === 0
@@ -17,7 +17,7 @@ export function appendRows(to: Rows, rows: tf.Tensor, n: number, shift: number):
   if (n > toSinks) write(to, 'window', rows, toSinks, n - toSinks, shift)
 }
 
-/** Rows f32 `[heads, n, dim]` take the place of everything stored (a rewritable exact zone). */
+/** Replaces everything that is stored by rows f32 `[heads, n, dim]`, after a resampling. */
 export function rewriteRows(to: Rows, rows: tf.Tensor): void {
   to.views.clear()
   write(to, 'window', rows, 0, rows.shape[1] ?? 0, 0)
@@ -36,14 +36,14 @@ function write(to: Rows, zone: Zone, rows: tf.Tensor, from: number, count: numbe
 }
 
 /**
- * Makes the last view of a zone one that exact rows can follow, and returns its page: the view that is there, or where its rows are
- * shifted otherwise a view behind it in the same page, or else one of a new page.
+ * Sees to it that new exact rows can follow the last view of a zone, and returns its page. If the last view has another position shift, a new
+ * view begins behind it in the same page; if its page takes no more rows, a new view begins in a new page.
  */
 function openExact(to: Rows, zone: Zone, shift: number): Page {
   const last = to.views.in(zone).at(-1)
   const page = last?.page
   if (last && page?.rowWise && page.host === null && !page.shared) {
-    // Rows behind the last view were dropped and belong to nobody.
+    // Rows of the page behind the last view were dropped, so their places are free.
     page.used = last.from + last.rows
     if (page.used < page.capacity) {
       if (last.shift !== shift) to.views.add(zone, { page, from: page.used, rows: 0, shift })
@@ -55,7 +55,7 @@ function openExact(to: Rows, zone: Zone, shift: number): Page {
   return fresh
 }
 
-/** A page of exact rows; `rows`: its tensor, of which `used` rows are written. */
+/** Makes a page of exact rows. `rows` is its tensor, of which `used` rows are written. */
 export function densePage({ form }: Rows, capacity: number, rows?: tf.Tensor, used = 0): Page {
   const { store, heads, dim } = form
   return new Page({
@@ -68,7 +68,7 @@ export function densePage({ form }: Rows, capacity: number, rows?: tf.Tensor, us
   })
 }
 
-/** How many rows the window rule seals now, and in which units. */
+/** How many rows the window says to seal now, and how many of them go into one page. */
 export function dueRows({ form, seals, views }: Rows): { readonly count: number; readonly unit: number } {
   const { codec, window, dropsAlways } = form
   if (!codec || !seals) return { count: 0, unit: 1 }
@@ -77,15 +77,15 @@ export function dueRows({ form, seals, views }: Rows): { readonly count: number;
   if (spare < block) return { count: 0, unit: 1 }
   const whole = drain === 'all' ? codec.rowsPerGroup : block
   const count = Math.floor(spare / whole) * whole
-  // A transform may look at its whole block; a quantizer alone groups what it says it groups.
+  // A transform may look at its whole block, so blocks are as large as the window says. A quantizer alone looks at `rowsPerGroup` rows.
   if (!codec.byBlocks) return { count, unit: count }
   if (dropsAlways && !codec.parts.transform) return { count, unit: codec.rowsPerGroup }
   return { count, unit: drain === 'all' ? count : block }
 }
 
 /**
- * The oldest rows of the window become what they were encoded to. Takes over the block's tensors; of a layer group the
- * first part makes the page and the others are handed it.
+ * Replaces the oldest rows of the window by the block that they were encoded to, and takes over its tensors. Of a layer group the first part
+ * makes the page, and the others are handed it.
  */
 export function sealRows(to: Rows, count: number, block: Tensors | Page, exempt: Int32Array | null): Page | null {
   const { codec } = to.form
@@ -110,7 +110,7 @@ export function sealRows(to: Rows, count: number, block: Tensors | Page, exempt:
   return page
 }
 
-/** Rows that gather one by one are copied into pages of a fixed size; each sealing begins at a whole unit of metadata. */
+/** Copies sealed rows that can be gathered one by one into pages of a fixed size. Each sealing begins at a whole word of metadata. */
 function appendSealed(to: Rows, block: Tensors, count: number, codec: Codec, shift: number): void {
   const unit = codec.rowsPerUnit
   for (let from = 0; from < count; ) {
@@ -130,7 +130,10 @@ function appendSealed(to: Rows, block: Tensors, count: number, codec: Codec, shi
   tf.dispose(Object.values(block))
 }
 
-/** Makes the last sealed view one that rows can follow: the one that is there, a new one in its page where there is room, or one of a page like `block`. */
+/**
+ * Sees to it that sealed rows can follow the last sealed view: in that view, in a new view of its page where there is room, or in a new
+ * page like `block`.
+ */
 function openSealed(to: Rows, block: Tensors, codec: Codec, shift: number): Page {
   const last: View | undefined = to.views.in('sealed').at(-1)
   const room = last?.page.appendable && !last.page.shared && last.page.fitted === to.fitted && to.ends(last)
@@ -153,7 +156,7 @@ function openSealed(to: Rows, block: Tensors, codec: Codec, shift: number): Page
   return page
 }
 
-/** Remembers reconstructions `[n, width]` of rows that were just sealed; takes them over. */
+/** Takes over the reconstructions `[n, width]` of rows that were just sealed. */
 export function keepReconstructions({ kept }: Rows, rows: tf.Tensor2D): void {
   const known = kept.tensor
   kept.replace(known ? (tf.concat([known, rows], 0) as tf.Tensor2D) : rows)
