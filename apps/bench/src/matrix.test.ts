@@ -10,8 +10,8 @@ interface Case {
   readonly composition: string
   readonly outcome: 'runs' | 'refused' | 'broken'
   readonly why: string | null
-  readonly at: 'compose' | 'model' | null
-  /** `compose` or `model` for each form that was tried, when all are refused. */
+  readonly at: 'compose' | 'model' | 'fitted' | null
+  /** `compose`, `model` or `fitted` for each form that was tried, when all are refused. */
   readonly forms?: string
 }
 
@@ -41,6 +41,13 @@ describe('the composition matrix', () => {
         expect(refused, `${composition}: ${AGAIN}`).toEqual(where?.split(' ').map((place) => place === 'compose'))
       }
     }
+  })
+
+  it('refuses after compose only for numbers of the model, and after a fit only for what it chose', () => {
+    const told = (place: string) => cases.filter(({ at }) => at === place).map(({ why }) => why ?? '')
+    for (const why of told('model')) expect(why).toMatch(/does not fit this model: /)
+    for (const why of told('fitted')) expect(why).toMatch(/^kvsharer and|channels, which/)
+    expect(told('fitted').length).toBeLessThanOrEqual(3)
   })
 
   it('gives each refusal as a sentence that names a side and says what to do, and breaks nowhere', () => {

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type KVCompressor, KvloomError, openCache, ready } from '@kvloom/core'
 import { loadModel, resolveModel } from '@kvloom/engine'
-import { footprintOf, prepareComposition } from '@kvloom/eval'
+import { checkComposition, footprintOf, prepareComposition } from '@kvloom/eval'
 import { memory } from '@tensorflow/tfjs-core'
 import { measureFlags } from './command-line'
 import { ABOUT_WINDOWS, allCases, candidates, composeText, methodNames, NAMED, sentence } from './matrix-cases'
@@ -21,22 +21,31 @@ const CHUNK = 64
 /** What learns something learns it on so much of the calibration text: enough to run, not to judge quality by. */
 const CALIBRATION = { sequences: 2, tokens: 256 }
 
+type Place = 'compose' | 'model' | 'fitted'
+
 interface Case {
   readonly methods: readonly string[]
   readonly composition: string
   readonly outcome: 'runs' | 'refused' | 'broken'
   /** Why it is refused or broken. */
   readonly why: string | null
-  /** Where it is refused: when composed, or when it meets the model. */
-  readonly at: 'compose' | 'model' | null
+  /** Where it is refused: when composed, when it meets the model before anything is fitted, or by what its fit chose. */
+  readonly at: Place | null
   /** Where each of the forms that were tried is refused, when all of them are. */
-  readonly forms?: readonly ('compose' | 'model')[]
+  readonly forms?: readonly Place[]
   readonly theoreticalBits: number | null
   readonly keptFraction: number | null
 }
 
 /** A composition that the model, calibration or cache refuses before anything is stored. */
-class Refusal extends Error {}
+class Refusal extends Error {
+  constructor(
+    cause: KvloomError,
+    readonly at: Place,
+  ) {
+    super(cause.message, { cause })
+  }
+}
 
 const NAMED_KEYS = new Set(NAMED.map((names) => [...names].sort().join()))
 
@@ -83,8 +92,8 @@ async function tryOne(names: readonly string[], composition: string): Promise<Ca
   } catch (error) {
     const why = error instanceof Error ? sentence(error.message) : String(error)
     // A typed error before the first token is a refusal with a reason; anything else is a defect.
-    const refused = error instanceof Refusal
-    return { ...base, outcome: refused ? 'refused' : 'broken', why, at: refused ? 'model' : null }
+    if (error instanceof Refusal) return { ...base, outcome: 'refused', why, at: error.at }
+    return { ...base, outcome: 'broken', why, at: null }
   } finally {
     const left = memory().numBytes - before
     if (left !== 0) leaks.push(`${composition} leaves ${left} bytes behind`)
@@ -118,7 +127,10 @@ async function run(compressor: KVCompressor): Promise<Pick<Case, 'theoreticalBit
 
 async function open(compressor: KVCompressor) {
   let prepared: Awaited<ReturnType<typeof prepareComposition>> | undefined
+  let at: Place = 'model'
   try {
+    checkComposition(model, compressor)
+    at = 'fitted'
     prepared = await prepareComposition({ model, compressor, data: CALIBRATION, cacheDir })
     const { model: changed, artifacts, dispose } = prepared
     return {
@@ -129,8 +141,7 @@ async function open(compressor: KVCompressor) {
   } catch (error) {
     prepared?.dispose()
     // What kernels and maths refuse is a defect above them, not a refusal of the composition.
-    if (error instanceof KvloomError && !/^(?:KERNEL_|MATH$)/.test(error.code))
-      throw new Refusal(error.message, { cause: error })
+    if (error instanceof KvloomError && !/^(?:KERNEL_|MATH$)/.test(error.code)) throw new Refusal(error, at)
     throw error
   }
 }
@@ -139,6 +150,7 @@ for (const leak of leaks) process.stdout.write(`${leak}\n`)
 const broken = results.filter((c) => c.outcome === 'broken')
 for (const { composition, why } of broken) process.stdout.write(`broken: ${composition}: ${why}\n`)
 const counts = (outcome: Case['outcome']): number => results.filter((c) => c.outcome === outcome).length
+const places = (at: Place): number => results.filter((c) => c.at === at).length
 if (only.length === 0) {
   await writeFile(
     here('results/matrix.json'),
@@ -167,11 +179,12 @@ function page(): string[] {
     '`npm run -s pnpm -- --filter @kvloom/bench matrix`; do not edit by hand.',
     '',
     `✓: it ran on the tiny model, ${PROMPT} tokens of prompt and ${DECODED} decoded ones, at sizes where windows fill and blocks are`,
-    'sealed; after every step the byte ledger equalled the growth of `tf.memory().numBytes`. A number: it is refused when composed',
-    'or when it meets the model, for the reason below, also with what the refusal advises: one window for all by `window()`, a group',
-    'that divides the head dimension. The diagonal is the method alone.',
+    'sealed; after every step the byte ledger equalled the growth of `tf.memory().numBytes`. A number: it is refused for the reason',
+    'below, also with what the refusal advises: one window for all by `window()`, a group that divides the head dimension. The diagonal',
+    'is the method alone.',
     '',
-    `${counts('runs')} run, ${counts('refused')} are refused${broken.length > 0 ? `, ${broken.length} are broken (✗)` : ''}.`,
+    `${counts('runs')} run, ${counts('refused')} are refused${broken.length > 0 ? `, ${broken.length} are broken (✗)` : ''}: ${places('compose')} when composed,`,
+    `${places('model')} when they meet the model and before anything is fitted, ${places('fitted')} by what a fit chose (ranks, shared layers).`,
     '',
     `| | ${methodNames.map((_, i) => i + 1).join(' | ')} |`,
     `| --- | ${methodNames.map(() => ':---:').join(' | ')} |`,

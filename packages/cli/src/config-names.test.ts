@@ -28,9 +28,9 @@ it('prefers a method of the configuration to one of kvloom with the same name', 
     const mine = definePick({
       name: 'snapkv',
       options: { tokens: integer({ default: 8, min: 1, doc: 'Tokens kept.' }) },
+      by: 'positions',
       pick: ({ tokens }) => ({
         needs: {},
-        by: 'positions',
         positions: 'original',
         count: (held) => Math.min(held, tokens),
         keep: (held, count) => [{ start: held - count, end: held }],

@@ -3,8 +3,9 @@ import { describe, expect, it } from 'vitest'
 import { ready } from './artifacts'
 import { compose, foldSpace, onLayers, ownRows, protectLayers, split, stagesOn, window } from './compose'
 import type { AnyStage, KVCompressor, Space, Stage } from './contract'
-import { defineQuantizer, defineScorer } from './define'
+import { definePick, defineQuantizer, defineScorer } from './define'
 import { IncompatibleStages, NotCalibrated, OptionError, WindowError } from './errors'
+import { evenWindows, mergedWindow } from './merge-zones'
 import { fraction, integer, parseOptions } from './options'
 
 const card = (name: string) => ({ name, title: name, summary: '', chunkInvariant: true })
@@ -84,15 +85,101 @@ describe('compose', () => {
     )
   })
 
-  it('merges windows where it can, and refuses two different ones', () => {
+  it('merges windows by rule, and says what it made of which', () => {
     const sinks = window({ sinks: 4 }, scorer('norms')())
     expect(compose(sinks, quantizer('q')()).window).toMatchObject({ sinks: 4, keys: { recent: 0, block: 8 } })
+    expect(compose(sinks, quantizer('q')()).mergedWindows).toBeUndefined()
     const [a, b] = [onLayers([0], quantizer('a')()), onLayers([1], quantizer('b')({ block: 16 }))]
-    expect(() => compose(a, b)).toThrow(/a@layers\[0\] and b@layers\[1\].*different windows for keys/)
+    const mix = compose(window({ keys: { recent: 5 } }, a), b)
+    expect(mix.window).toEqual({
+      sinks: 0,
+      keys: { recent: 5, block: 16, drain: 'blocks' },
+      values: { recent: 0, block: 16, drain: 'blocks' },
+    })
+    expect(mix.mergedWindows?.map(({ part, from }) => [part, from.map(({ name }) => name)])).toEqual([
+      ['keys', ['a@layers[0]', 'b@layers[1]']],
+      ['values', ['a@layers[0]', 'b@layers[1]']],
+    ])
+    expect(compose(mix, scorer('norms')()).mergedWindows).toEqual(mix.mergedWindows)
+    expect(window({ keys: { recent: 0 } }, mix).mergedWindows?.map(({ part }) => part)).toEqual(['values'])
     const [f16, f32] = (['f16', 'f32'] as const).map((store) => window({ store }, scorer(store)()))
     expect(() => compose(f16 as KVCompressor, onLayers([9], f32 as KVCompressor))).toThrow(
       /store exact rows differently/,
     )
+  })
+
+  it.each([
+    // recent: the most; block: the largest, a multiple of every group; all only where all drain so.
+    [
+      [
+        [16, 1, 'all'],
+        [0, 32, 'blocks'],
+      ],
+      [8],
+      [16, 32, 'blocks'],
+    ],
+    [
+      [
+        [0, 20, 'blocks'],
+        [4, 1, 'all'],
+      ],
+      [8, 6],
+      [4, 24, 'blocks'],
+    ],
+    [
+      [
+        [2, 3, 'all'],
+        [0, 1, 'all'],
+      ],
+      [8],
+      [2, 8, 'all'],
+    ],
+    [
+      [
+        [2, 3, 'all'],
+        [Number.POSITIVE_INFINITY, 1, 'blocks'],
+      ],
+      [],
+      [2, 3, 'all'],
+    ],
+  ] as const)('serves %j with groups %j by %j', (windows, groups, [recent, block, drain]) => {
+    const given = windows.map(([r, b, d]) => ({ recent: r, block: b, drain: d }))
+    expect(mergedWindow(given, groups)).toEqual({ recent, block, drain })
+    expect(mergedWindow([...given].reverse(), [...groups].reverse())).toEqual({ recent, block, drain })
+  })
+
+  it('refuses groups without a common multiple of reasonable size', () => {
+    const zone = { recent: 0, block: 128, drain: 'blocks' } as const
+    expect(() => mergedWindow([zone, zone], [97, 101], ['a', 'b'])).toThrow(
+      /a and b cannot be composed: they seal groups of 97 and 101 rows.*9797\. Choose groups/,
+    )
+  })
+
+  it('refuses what pairs of stages need, before there is a model', () => {
+    const groups = (rowsPerGroup: number) =>
+      defineQuantizer({
+        name: 'groups',
+        options: {},
+        rowsPerGroup: () => rowsPerGroup,
+        window: () => evenWindows({ block: 8 }),
+        quantizer: () => {
+          throw new Error('nothing is bound here')
+        },
+      })()
+    const pick = (by: 'scores' | 'positions') =>
+      definePick({
+        name: 'pick',
+        options: {},
+        by,
+        pick: () => ({ needs: {}, positions: 'original', count: (n) => n, keep: () => [] }),
+      })()
+    expect(() => compose(groups(16))).toThrow(
+      /keys window seals blocks of 8 rows, smaller than the 16 rows that groups/,
+    )
+    expect(() => compose(groups(3))).toThrow(/no multiple of the 3 rows that groups.*block: 9/)
+    expect(() => compose(pick('scores'))).toThrow(/^pick cannot work alone: pick picks by score, and nothing scores/)
+    expect(() => compose(scorer('norms')(), pick('positions'))).toThrow(/would ignore the scores of norms/)
+    expect(compose(onLayers([0], scorer('norms')()), onLayers([3], pick('positions'))).stages).toHaveLength(2)
   })
 
   it('refuses what makes no sense', () => {
@@ -131,12 +218,6 @@ describe('compose', () => {
     expect(() => compose(quantizer('a')(), quantizer('b')({ block: 16 }))).toThrow(
       /^a and b cannot be composed: both quantize the same rows/,
     )
-    const [a, b] = [onLayers([0], quantizer('a')()), onLayers([1], quantizer('b')({ block: 16 }))]
-    expect(() => compose(a, b)).toThrow(
-      /window\(\{ keys: \{ recent: 0, block: 16, drain: 'blocks' \}, values: .* around a@layers\[0\]/,
-    )
-    const zone = { recent: 0, block: 16, drain: 'blocks' } as const
-    expect(compose(window({ keys: zone, values: zone }, a), b).window?.keys).toEqual(zone)
     const stores = (['f32', 'f16'] as const).map((store) => window({ store }, onLayers([0], quantizer(store)())))
     expect(() => compose(stores[0] as KVCompressor, onLayers([1], stores[1] as KVCompressor))).toThrow(
       /window\(\{ store: 'f32' \}, \.\.\.\) around f16/,

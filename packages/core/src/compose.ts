@@ -4,12 +4,15 @@
  */
 
 import { checkChange, checkCompressor, checkLayers, type WindowChange } from './arguments'
-import type { AnyStage, Kind, KVCompressor, MethodCard, Part, Space, Stage, Window } from './contract'
+import type { AnyStage, Kind, KVCompressor, MethodCard, Part, Window } from './contract'
 import { KINDS } from './contract'
 import { IncompatibleStages, OptionError, WindowError } from './errors'
+import { actsOn, foldSpace } from './fold'
+import { checkPairs, checkZones } from './legal'
 import { mergeWindows, NO_SEALING, ownRowsOf, singleStore } from './merge-zones'
 import { refuseUnknown } from './options'
 
+export { actsOn, foldSpace, foldSpaces, keySide, modelSpace, stagesOn } from './fold'
 export { NO_SEALING } from './merge-zones'
 
 /** Kinds of which one part of one layer can hold only one. */
@@ -31,11 +34,11 @@ export function compose(...parts: readonly KVCompressor[]): KVCompressor {
   const store = singleStore(parts)
   // Stages come before windows: where stages cannot meet, a cure for the windows would not help.
   checkStages(stages)
-  const window = mergeWindows(parts)
+  const zones = mergeWindows(parts)
   return checked({
     card: mixCard(parts),
     stages,
-    ...(window ? { window } : {}),
+    ...zones,
     ...(store ? { store } : {}),
     ...ownRowsOf(parts),
   })
@@ -46,8 +49,11 @@ export function window(change: WindowChange, compressor: KVCompressor): KVCompre
   checkChange(change)
   checkCompressor('window', compressor)
   const base = compressor.window ?? NO_SEALING
+  const { mergedWindows, ...rest } = compressor
+  const still = (mergedWindows ?? []).filter(({ part }) => change[part] === undefined)
   return checked({
-    ...compressor,
+    ...rest,
+    ...(still.length > 0 ? { mergedWindows: still } : {}),
     window: {
       sinks: change.sinks ?? base.sinks,
       keys: { ...base.keys, ...change.keys },
@@ -79,10 +85,14 @@ export function split(o: { readonly keys: KVCompressor; readonly values: KVCompr
   const kw = o.keys.window ?? NO_SEALING
   const vw = o.values.window ?? NO_SEALING
   const store = singleStore([o.keys, o.values])
+  const merged = (['keys', 'values'] as const).flatMap((part) =>
+    (o[part].mergedWindows ?? []).filter((m) => m.part === part),
+  )
   return checked({
     card: { ...mixCard([o.keys, o.values]), name: `split(keys=${o.keys.card.name}, values=${o.values.card.name})` },
     stages: KINDS.flatMap((kind) => stages.filter((s) => s.kind === kind)),
     window: { sinks: Math.max(kw.sinks, vw.sinks), keys: kw.keys, values: vw.values },
+    ...(merged.length > 0 ? { mergedWindows: merged } : {}),
     ...(store ? { store } : {}),
     ...ownRowsOf([o.keys, o.values]),
   })
@@ -138,76 +148,10 @@ export function ownRows(which: 'exact' | 'stored', compressor: KVCompressor): KV
   return checked({ ...compressor, ownRows: which })
 }
 
-/** Whether a stage acts on a layer. */
-export const actsOn = (stage: AnyStage, layer: number): boolean =>
-  (stage.on?.layers?.includes(layer) ?? true) && !stage.on?.except?.includes(layer)
-
-/** The stages of one kind that act on a layer (and part). */
-export function stagesOn<K extends Kind>(c: KVCompressor, kind: K, layer: number, part?: Part): readonly Stage<K>[] {
-  return c.stages.filter(
-    (s) => s.kind === kind && actsOn(s, layer) && (part === undefined || (s.on?.part ?? part) === part),
-  ) as unknown as readonly Stage<K>[]
-}
-
-/** The space of a part's rows as the model makes them. */
-export const modelSpace = (part: Part): Space => ({
-  part,
-  heads: 'each',
-  dim: null,
-  rope: part === 'keys' ? 'free' : 'none',
-  latent: false,
-  layerGroup: 1,
-  tokenSets: 'model',
-  drops: 'never',
-  slots: false,
-  randomAccess: true,
-})
-
-/**
- * The space of a part's rows after the last stage. Every stage is asked whether it accepts the space before it, so an illegal mix is
- * refused here.
- */
-export function foldSpace(stages: readonly AnyStage[], part: Part): Space {
-  return foldSpaces(stages, part).at(-1)?.space ?? modelSpace(part)
-}
-
-/** The space after each stage of a part, in order. */
-export function foldSpaces(stages: readonly AnyStage[], part: Part): readonly { stage: AnyStage; space: Space }[] {
-  let space = modelSpace(part)
-  let earlier = 'the model'
-  let claimed = { side: 'free' as Space['rope'], by: '' }
-  const steps: { stage: AnyStage; space: Space }[] = []
-  for (const stage of stages) {
-    if ((stage.on?.part ?? part) !== part) continue
-    const next = stage.accepts(space, earlier)
-    if (next.rope === 'pre' || next.rope === 'post') {
-      if (claimed.side !== 'free' && claimed.side !== next.rope)
-        throw new IncompatibleStages(
-          claimed.by,
-          stage.id,
-          `${stage.id} takes keys ${SIDE[next.rope]} RoPE, and ${claimed.by} works on keys ${SIDE[claimed.side === 'pre' ? 'pre' : 'post']} it.`,
-          'Choose methods of the same side, or give them different layers with onLayers().',
-        )
-      if (claimed.side === 'free') claimed = { side: next.rope, by: stage.id }
-    }
-    space = next
-    earlier = stage.id
-    steps.push({ stage, space })
-  }
-  return steps
-}
-
-const SIDE = { pre: 'before', post: 'after' } as const
-
-/** On which side of RoPE a layer stores its keys: where its stages work on them, and after RoPE when none says. */
-export function keySide(stages: readonly AnyStage[], layer: number): 'pre' | 'post' {
-  const acting = stages.filter((s) => actsOn(s, layer))
-  return foldSpaces(acting, 'keys').some(({ space }) => space.rope === 'pre') ? 'pre' : 'post'
-}
-
 function checked(c: KVCompressor): KVCompressor {
   checkStages(c.stages)
   if (c.window) for (const part of ['keys', 'values'] as const) checkWindow(part, c.window[part])
+  for (const set of stageSets(c.stages)) checkZones(set, c.window ?? NO_SEALING)
   return Object.freeze(c)
 }
 
@@ -222,7 +166,10 @@ function checkStages(stages: readonly AnyStage[]): void {
         `it shares out a budget by scores, and nothing scores.`,
         'Add a scorer: compose(snapkv(), ...).',
       )
-  for (const set of stageSets(stages)) for (const part of ['keys', 'values'] as const) foldSpace(set, part)
+  for (const set of stageSets(stages)) {
+    for (const part of ['keys', 'values'] as const) foldSpace(set, part)
+    checkPairs(set)
+  }
 }
 
 /** Every different set of stages that acts on some layer. Layers that no stage names stand for each other, and count once. */

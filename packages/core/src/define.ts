@@ -117,6 +117,10 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
     readonly options: S
     /** Throw OptionError for options that do not fit each other. */
     readonly check?: (options: OptionsOf<S>) => void
+    /** What it chooses by. `positions`: it needs no scores, and is refused beside a scorer. Default `scores`. */
+    readonly by?: 'scores' | 'positions'
+    /** It drops rows one by one, here and there, after the prompt too. Default: what picks by scores and not at the prompt's end does. */
+    readonly scatters?: boolean
     readonly pick: (options: OptionsOf<S>, site: Site) => Pick<N>
     readonly tokenSets?: Space['tokenSets']
     /** The windows that it proposes, for example its sinks. They are merged with those of a quantizer beside it. */
@@ -126,6 +130,7 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
   return defineMethod(cardOf(d, false), d.options, (options) => {
     d.check?.(options)
     const when = typeof d.when === 'function' ? d.when(options) : (d.when ?? 'promptEnd')
+    const by = d.by ?? 'scores'
     return {
       stages: [
         {
@@ -133,6 +138,7 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
           id: d.name,
           options: options as Stage['options'],
           when,
+          facts: { by, scatters: d.scatters ?? (by === 'scores' && when !== 'promptEnd') },
           accepts: (space) => dropping(space, d.tokenSets ?? 'head', when),
           bind: (site) => d.pick(options, site) as Bound['pick'],
         },
@@ -153,6 +159,8 @@ export function defineQuantizer<S extends OptionSchema>(
     /** The side of RoPE on which it takes keys. Default after (`post`). */
     readonly rope?: 'pre' | 'post'
     readonly randomAccess?: boolean
+    /** Rows that it seals, masks and frees together, as its `Quantizer` says. Default 1: every row goes alone. */
+    readonly rowsPerGroup?: (options: OptionsOf<S>, part: Part) => number
     /** How its tables are learned; `quantizer` then gets the artifact. Absent when it learns nothing. */
     readonly fit?: (options: OptionsOf<S>) => Fit | undefined
     /** Throw ModelMismatch when the site's dims do not divide. */
@@ -168,6 +176,7 @@ export function defineQuantizer<S extends OptionSchema>(
       options: options as Stage['options'],
       when: 'seal',
       on: { part },
+      facts: { rowsPerGroup: d.rowsPerGroup?.(options, part) ?? 1 },
       accepts: (space, earlier) => {
         refuseSlots(space, d.name, earlier)
         return {

@@ -46,6 +46,7 @@ export type {
   LayerCensus,
   LayerSamples,
   Learned,
+  MergedWindow,
   MethodCard,
   ModelShape,
   ModelStage,
@@ -74,6 +75,7 @@ export type {
   Site,
   Space,
   Stage,
+  StageFacts,
   Tensors,
   Transform,
   When,
@@ -104,6 +106,7 @@ export {
   UnsupportedStage,
   WindowError,
 } from './errors'
+export { evenWindows } from './merge-zones'
 export type { OptionSchema, OptionSpec, OptionsOf } from './options'
 export { fraction, integer, layerList, oneOf, parseOptions, refuseUnknown } from './options'
 export { floorOf, liftProtected } from './protect'

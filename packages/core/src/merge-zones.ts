@@ -2,7 +2,7 @@
  * What the compressors of a mix must agree on: windows, the store of exact rows, and what a step reads of its own rows. Every cure can be
  * followed as it is written.
  */
-import type { KVCompressor, Part, RowStore, Window, Windows } from './contract'
+import type { KVCompressor, MergedWindow, Part, RowStore, Window, Windows } from './contract'
 import { IncompatibleStages } from './errors'
 
 /** The window of a cache without a quantizer: it never ends, so nothing is ever sealed. */
@@ -38,42 +38,99 @@ export function singleStore(parts: readonly KVCompressor[]): RowStore | undefine
 }
 
 /**
- * Merges windows: it takes the most sinks that anyone asks for and, per part, the one finite window. @throws IncompatibleStages for two
- * different finite ones
+ * The exact zones of a mix. Sinks: the most anyone asks for. Per part: the finite window where one part has one, where several have the
+ * same, that; of different ones the smallest that serves all, which is written down for the report. Where a stage predicts, keys and values
+ * get one window in the same way. @throws IncompatibleStages
  */
-export function mergeWindows(parts: readonly KVCompressor[]): Windows | undefined {
+export function mergeWindows(parts: readonly KVCompressor[]): Pick<KVCompressor, 'window' | 'mergedWindows'> {
   const given = parts.flatMap((p) => (p.window ? [{ name: p.card.name, window: p.window }] : []))
-  if (given.length === 0) return undefined
+  if (given.length === 0) return {}
+  const mergedWindows: MergedWindow[] = []
   const one = (part: Part): Window => {
-    const [a, ...rest] = given.filter((g) => g.window[part].recent !== Number.POSITIVE_INFINITY)
-    const differs = (g: (typeof given)[number]) => JSON.stringify(g.window[part]) !== JSON.stringify(a?.window[part])
-    const b = rest.find(differs)
-    if (a && b) {
-      // The cure proposes the larger blocks, which fit both more often: a stage that seals row by row takes any size, one of groups only multiples.
-      const [kept, changed] = blockOf(a.window) >= blockOf(b.window) ? [a, b] : [b, a]
-      throw new IncompatibleStages(
-        a.name,
-        b.name,
-        `they propose different windows for ${part}.`,
-        `Give both the same: window(${windowsText(kept.window, changed.window)}, ...) around ${changed.name}.`,
-      )
+    const from = given
+      .map(({ name, window }) => ({ name, window: window[part] }))
+      .filter(({ window }) => window.recent !== Number.POSITIVE_INFINITY)
+    const [a] = from
+    if (!a) return UNBOUNDED
+    if (from.every(({ window }) => sameWindow(window, a.window))) {
+      mergedWindows.push(...parts.flatMap((p) => p.mergedWindows ?? []).filter((m) => m.part === part))
+      return a.window
     }
-    return a?.window[part] ?? UNBOUNDED
+    mergedWindows.push({ part, from })
+    const groups = parts.flatMap((p) => p.stages.filter((s) => s.kind === 'quantize' && (s.on?.part ?? part) === part))
+    return mergedWindow(
+      from.map(({ window }) => window),
+      groups.map((s) => s.facts?.rowsPerGroup ?? 1),
+      groups.map((s) => s.id),
+    )
   }
-  return { sinks: Math.max(...given.map((g) => g.window.sinks)), keys: one('keys'), values: one('values') }
+  const sinks = Math.max(...given.map((g) => g.window.sinks))
+  const [keys, values] = [one('keys'), one('values')]
+  // What is predicted is predicted from rows that are sealed at the same time.
+  if (!parts.some((p) => p.stages.some((s) => s.kind === 'predict')) || sameWindow(keys, values))
+    return { window: { sinks, keys, values }, ...(mergedWindows.length > 0 ? { mergedWindows } : {}) }
+  const from = given.flatMap(({ name, window }) =>
+    PARTS.filter((part) => window[part].recent !== Number.POSITIVE_INFINITY).map((part) => ({
+      name: `${part} of ${name}`,
+      window: window[part],
+    })),
+  )
+  const quantizers = parts.flatMap((p) => p.stages.filter((s) => s.kind === 'quantize'))
+  const both = mergedWindow(
+    from.map(({ window }) => window),
+    quantizers.map((s) => s.facts?.rowsPerGroup ?? 1),
+    quantizers.map((s) => s.id),
+  )
+  return { window: { sinks, keys: both, values: both }, mergedWindows: PARTS.map((part) => ({ part, from })) }
+}
+const PARTS: readonly Part[] = ['keys', 'values']
+
+const sameWindow = (a: Window, b: Window): boolean =>
+  a.recent === b.recent && a.block === b.block && a.drain === b.drain
+
+/** A common group of more rows than this would leave most of a cache exact. */
+const LARGEST_GROUP = 4096
+
+/**
+ * The smallest window that serves several: the most `recent` rows; the largest block, raised to a multiple of the rows that every
+ * quantizer seals together; `all` where all drain so, else `blocks`, which no part has to wait longer for than one block.
+ * @param groups rows that quantizers seal together
+ * @param ids their names
+ * @throws IncompatibleStages when groups have no common multiple of reasonable size
+ */
+export function mergedWindow(
+  windows: readonly Window[],
+  groups: readonly number[],
+  ids: readonly string[] = [],
+): Window {
+  const finite = windows.filter(({ recent }) => recent !== Number.POSITIVE_INFINITY)
+  const drain = finite.every((w) => w.drain === 'all') ? 'all' : 'blocks'
+  const block = Math.max(1, ...finite.map((w) => w.block), ...groups)
+  const common = groups.reduce(leastCommonMultiple, 1)
+  if (common > LARGEST_GROUP)
+    throw new IncompatibleStages(
+      ids[0] ?? 'a quantizer',
+      ids.at(-1) ?? 'another',
+      `they seal groups of ${[...new Set(groups)].join(' and ')} rows, and blocks that serve both would take ${common}.`,
+      'Choose groups of which one divides the other.',
+    )
+  return {
+    recent: Math.max(...finite.map((w) => w.recent)),
+    block: drain === 'all' ? block : Math.ceil(block / common) * common,
+    drain,
+  }
 }
 
-/** How many rows the larger of two finite windows seals at once. */
-const blockOf = ({ keys, values }: Windows): number =>
-  Math.max(...[keys, values].map(({ recent, block }) => (recent === Number.POSITIVE_INFINITY ? 0 : block)))
+const leastCommonMultiple = (a: number, b: number): number => (a / greatestCommonDivisor(a, b)) * b
+const greatestCommonDivisor = (a: number, b: number): number => (b === 0 ? a : greatestCommonDivisor(b, a % b))
 
-/** Writes the windows of `a`, and those of `b` where `a` has none, as an argument of `window()`. */
-function windowsText(a: Windows, b: Windows): string {
-  const one = (part: Part): string => {
-    const { recent, block, drain } = a[part].recent === Number.POSITIVE_INFINITY ? b[part] : a[part]
-    return recent === Number.POSITIVE_INFINITY
-      ? ''
-      : `${part}: { recent: ${recent}, block: ${block}, drain: '${drain}' }`
-  }
-  return `{ ${[one('keys'), one('values')].filter((text) => text !== '').join(', ')} }`
+/** The same window for keys and values. Default: nothing recent, whole blocks, no sinks. */
+export function evenWindows(o: {
+  readonly sinks?: number
+  readonly recent?: number
+  readonly block: number
+  readonly drain?: Window['drain']
+}): Windows {
+  const one: Window = { recent: o.recent ?? 0, block: o.block, drain: o.drain ?? 'blocks' }
+  return { sinks: o.sinks ?? 0, keys: one, values: one }
 }

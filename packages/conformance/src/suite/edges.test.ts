@@ -92,9 +92,9 @@ describe('at the edges the suite finds', () => {
     const oldest = definePick({
       name: 'oldest',
       options: {},
+      by: 'positions',
       pick: () => ({
         needs: {},
-        by: 'positions',
         positions: 'original',
         protect: { last: 3 },
         count: (tokens) => Math.ceil(tokens / 2),

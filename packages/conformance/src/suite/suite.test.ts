@@ -117,6 +117,7 @@ const oldest = (tier: Recall['tier'], broken = false): KVCompressor =>
     id: 'oldest',
     options: { tier },
     when: 'read',
+    facts: { tier },
     accepts,
     bind: () => ({
       tier,

@@ -2,7 +2,7 @@
 
 import type { Tensor } from '@tensorflow/tfjs-core'
 import { artifactOf } from '../artifacts'
-import { actsOn, foldSpaces, keySide, modelSpace, NO_SEALING, stagesOn } from '../compose'
+import { actsOn, foldSpaces, keySide, NO_SEALING, stagesOn } from '../compose'
 import type {
   Artifact,
   Bound,
@@ -19,11 +19,10 @@ import type {
   Resample,
   Scorer,
   Site,
-  Space,
   Stage,
   When,
 } from '../contract'
-import { IncompatibleStages, ModelMismatch, UnsupportedStage, WindowError } from '../errors'
+import { IncompatibleStages, ModelMismatch, UnsupportedStage } from '../errors'
 import { siteOf } from '../site'
 import { Codec } from './codec'
 import type { LaneShape } from './lane'
@@ -86,7 +85,7 @@ export function sourceLayers(model: ModelShape, { compressor, artifacts }: Ready
   })
 }
 
-/** Binds a compressor's stages to a layer. `hold` owns the tables that stages ask for. @throws ModelMismatch, IncompatibleStages, WindowError */
+/** Binds a compressor's stages to a layer. `hold` owns the tables that stages ask for. @throws ModelMismatch, IncompatibleStages, UnsupportedStage */
 export function planLayer(
   model: ModelShape,
   { compressor, artifacts }: Ready,
@@ -116,7 +115,6 @@ export function planLayer(
   const pick = one('pick', 'keys')
   const resample = one('resample', 'keys')
   const recall = one('recall', 'keys')
-  checkPicks(scorer, pick)
   const windows = compressor.window ?? NO_SEALING
   const side = keySide(compressor.stages, layer)
   const store = compressor.store ?? 'f16'
@@ -144,7 +142,8 @@ export function planLayer(
   const ragged = budget?.bound.ragged || pick?.bound.ragged
   const lanes = ragged ? all.map((h) => lane([h])) : [lane(all)]
   const codecs = lanes.flatMap(({ keyCodec, valueCodec }) => [keyCodec, valueCodec])
-  checkCodecs(compressor, layer, lanes, sources, scorer, pick, recall)
+  checkCodecs(compressor, layer, lanes, sources)
+  if (recall) checkDeclared(recall.stage.id, 'tier', recall.stage.facts?.tier ?? 'device', recall.bound.tier)
   for (const each of [scorer, pick]) if (each) checkNeeds(each.stage.id, each.bound.needs)
   const needs = [scorer?.bound.needs, pick?.bound.needs, ...codecs.map((c) => c?.parts.transform?.needs)]
   const fitsPrompt = codecs.some((c) => c?.fittedOnline)
@@ -215,26 +214,6 @@ export function codecOf(
   })
 }
 
-function checkPicks(
-  scorer: { stage: Stage<'score'> } | null,
-  pick: { stage: Stage<'pick'>; bound: Bound['pick'] } | null,
-): void {
-  if (pick && scorer && pick.bound.by === 'positions')
-    throw new IncompatibleStages(
-      scorer.stage.id,
-      pick.stage.id,
-      `${pick.stage.id} picks by position and would ignore the scores of ${scorer.stage.id}.`,
-      'Keep one of them, or give them different layers with onLayers().',
-    )
-  if (pick && !scorer && pick.bound.by === 'scores')
-    throw new IncompatibleStages(
-      null,
-      pick.stage.id,
-      `${pick.stage.id} picks by score, and nothing scores.`,
-      'Add a scorer, for example snapkv().',
-    )
-}
-
 /** @throws UnsupportedStage for an observation that does not exist, before anything runs */
 function checkNeeds(id: string, needs: Needs): void {
   for (const [name, what] of Object.entries(needs))
@@ -245,79 +224,51 @@ function checkNeeds(id: string, needs: Needs): void {
       )
 }
 
-/** Checks what spaces do not say, because it depends on how stages are bound. */
+/** What depends on the model's numbers, or on what a fit chose: rows of all heads in one, and layers that keep no rows of their own. */
 function checkCodecs(
   compressor: KVCompressor,
   layer: number,
   lanes: readonly LaneShape[],
   sources: readonly number[],
-  scorer: { stage: Stage<'score'> } | null,
-  pick: { stage: Stage<'pick'>; bound: Bound['pick'] } | null,
-  recall: { stage: Stage<'recall'>; bound: Recall } | null,
 ): void {
-  const windows = compressor.window ?? NO_SEALING
   const acting = compressor.stages.filter((s) => actsOn(s, layer))
   for (const part of ['keys', 'values'] as const) {
     const codec = lanes[0]?.[part === 'keys' ? 'keyCodec' : 'valueCodec']
     if (!codec) continue
-    const ids = (kind: Kind) => acting.find((s) => s.kind === kind && (s.on?.part ?? part) === part)?.id ?? kind
-    const { quantizer, predictor, layers } = codec.parts
-    const spaces = foldSpaces(acting, part)
-    const before = (kind: Kind): { space: Space; by: string } => {
-      const at = spaces.findIndex(({ stage }) => stage.kind === kind)
-      const last = at > 0 ? spaces[at - 1] : undefined
-      return { space: last?.space ?? modelSpace(part), by: last?.stage.id ?? 'the model' }
+    const of = (kind: Kind) => acting.find((s) => s.kind === kind && (s.on?.part ?? part) === part)
+    const { quantizer, layers } = codec.parts
+    const stage = of('quantize')
+    if (quantizer && stage) {
+      checkDeclared(stage.id, 'rowsPerGroup', stage.facts?.rowsPerGroup ?? 1, quantizer.rowsPerGroup)
+      const spaces = foldSpaces(acting, part)
+      const before = spaces[spaces.findIndex((step) => step.stage === stage) - 1]
+      if (quantizer.mergedHeads && before?.space.tokenSets === 'head')
+        throw new IncompatibleStages(
+          before.stage.id,
+          stage.id,
+          `${stage.id} makes one row of all heads of a token, and after ${before.stage.id} each head keeps its own tokens.`,
+          'Use a group that divides the head dimension, or one set of tokens per layer (tova, streaming-llm).',
+        )
     }
-    if (quantizer) checkWindow(compressor, ids('quantize'), quantizer.rowsPerGroup, part)
-    if (quantizer?.mergedHeads && before('quantize').space.tokenSets === 'head')
-      throw new IncompatibleStages(
-        before('quantize').by,
-        ids('quantize'),
-        `${ids('quantize')} makes one row of all heads of a token, and after ${before('quantize').by} each head keeps its own tokens.`,
-        'Use a group that divides the head dimension, or one set of tokens per layer (tova, streaming-llm).',
-      )
-    if (predictor && JSON.stringify(windows.keys) !== JSON.stringify(windows.values))
-      throw new WindowError(
-        `${ids('predict')} predicts rows from rows that are sealed at the same time, and keys and values have different windows.`,
-        'Give both the same: window({ keys: { recent: 0, block: 128 }, values: { recent: 0, block: 128 } }, ...).',
-      )
-    if (predictor && codec.rowsPerGroup > 1 && before('predict').space.drops === 'always')
-      throw new IncompatibleStages(
-        before('predict').by,
-        ids('quantize'),
-        `${ids('predict')} needs every layer to hold the same rows, and ${ids('quantize')} keeps dropped rows until their block is empty.`,
-        'Use a quantizer whose rows go one by one (higgs, coupled-quantization), or drop tokens at the end of the prompt only.',
-      )
+    const transform = of('transform')?.id ?? 'a transform'
     for (const l of layers)
       if (sources[l] !== l)
         throw new IncompatibleStages(
           acting.find((s) => s.kind === 'model')?.id ?? 'the model',
-          ids('transform'),
-          `${ids('transform')} joins layers ${layers.join(' and ')}, and layer ${l} keeps no rows of its own.`,
+          transform,
+          `${transform} joins layers ${layers.join(' and ')}, and layer ${l} keeps no rows of its own.`,
           'Share other layers, or give them different layers with onLayers().',
         )
-    if (recall?.bound.tier === 'host' && codec.byBlocks)
-      throw new IncompatibleStages(
-        ids(quantizer && codec.rowsPerGroup > 1 ? 'quantize' : 'transform'),
-        recall.stage.id,
-        `rows that were sealed together cannot be fetched one by one, as ${recall.stage.id} does from host memory.`,
-        "Use tier: 'device', or a quantizer whose rows go one by one (higgs, coupled-quantization).",
-      )
-    // Rows that are dropped here and there leave blocks with few live rows, which would hold many times what these need.
-    const scattering =
-      scorer && scorer.stage.when !== 'promptEnd'
-        ? scorer.stage.id
-        : pick && Object.keys(pick.bound.needs).length > 0
-          ? pick.stage.id
-          : null
-    if (scattering && codec.byBlocks)
-      throw new IncompatibleStages(
-        scattering,
-        ids(codec.rowsPerGroup > 1 ? 'quantize' : 'transform'),
-        `${scattering} drops rows one by one after the prompt too, and ${ids(codec.rowsPerGroup > 1 ? 'quantize' : 'transform')} seals blocks of rows, which are freed whole.`,
-        'Let it act at the end of the prompt only, or use a quantizer whose rows go one by one (higgs, coupled-quantization, block-formats).',
-      )
   }
+}
+
+/** @throws UnsupportedStage when a stage is bound to something else than it declared, which `compose()` went by */
+function checkDeclared(id: string, name: string, declared: unknown, bound: unknown): void {
+  if (declared !== bound)
+    throw new UnsupportedStage(
+      id,
+      `its facts declare ${name} ${String(declared)}, and it is bound with ${String(bound)}. Declare what it binds (defineQuantizer: ${name}; by hand: facts of the stage).`,
+    )
 }
 
 const LARGEST_F16 = 65504
@@ -326,18 +277,3 @@ export const LARGEST_F32 = 3.4028234663852886e38
 
 const largest = (c: KVCompressor, codec: Codec | null | undefined): number =>
   Math.min(c.store === 'f32' ? LARGEST_F32 : LARGEST_F16, codec?.parts.quantizer?.largest ?? LARGEST_F32)
-
-function checkWindow(c: KVCompressor, id: string, rowsPerGroup: number, part: Part): void {
-  const w = (c.window ?? NO_SEALING)[part]
-  if (w.recent === Number.POSITIVE_INFINITY) return
-  if (w.block < rowsPerGroup)
-    throw new WindowError(
-      `The ${part} window seals blocks of ${w.block} rows, smaller than the ${rowsPerGroup} rows that ${id} quantizes together.`,
-      `Use window({ ${part}: { block: ${rowsPerGroup} } }, ...) or a multiple.`,
-    )
-  if (w.drain === 'blocks' && w.block % rowsPerGroup !== 0)
-    throw new WindowError(
-      `The ${part} window seals blocks of ${w.block} rows, no multiple of the ${rowsPerGroup} rows that ${id} quantizes together.`,
-      `Use a block of ${Math.ceil(w.block / rowsPerGroup) * rowsPerGroup} rows.`,
-    )
-}

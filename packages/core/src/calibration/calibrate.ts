@@ -7,6 +7,7 @@ import { ready } from '../artifacts'
 import { sourceLayers } from '../cache/plan'
 import { actsOn, compose } from '../compose'
 import type { Artifact, CalibrationRun, KVCompressor, ModelShape, Part, Ready } from '../contract'
+import { checkModel } from './check-model'
 import { fitPart, type Rows } from './fit-part'
 import { Fits } from './fits'
 
@@ -21,7 +22,7 @@ export interface CalibrateOptions {
 
 /**
  * Fits what has to be fitted and returns a compressor that opens caches.
- * @throws CalibrationError, ArtifactMismatch for `known` of other settings, and what the fits throw
+ * @throws what `checkModel` throws, before anything is fitted; CalibrationError, ArtifactMismatch for `known` of other settings, and what the fits throw
  */
 export async function calibrate(
   compressor: KVCompressor,
@@ -29,6 +30,7 @@ export async function calibrate(
   options: CalibrateOptions = {},
 ): Promise<Ready> {
   const whole = compose(compressor)
+  checkModel(run.model, whole)
   const fits = new Fits(whole, run.model, options.known ?? [])
   const report = async () => {
     options.signal?.throwIfAborted()

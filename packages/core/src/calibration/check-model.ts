@@ -37,7 +37,7 @@ export function checkModel(model: ModelShape, compressor: KVCompressor, artifact
 function standIn(stage: AnyStage, asked: boolean): AnyStage {
   const { fit: _, ...rest } = stage as Stage
   const bind = (site: Site): Bound[AnyStage['kind']] => {
-    const like = LIKE[stage.kind as keyof typeof LIKE]?.(site) ?? {}
+    const like = LIKE[stage.kind as keyof typeof LIKE]?.(site, stage) ?? {}
     if (!asked) return like
     try {
       return (stage as Stage).bind(site)
@@ -65,9 +65,9 @@ const LIKE = {
     decoder: never,
   }),
   predict: (): Bound['predict'] => ({ sources: [], predict: never, keepReconstruction: false }),
-  quantize: (): Bound['quantize'] => ({
+  quantize: (_: Site, { facts }: AnyStage): Bound['quantize'] => ({
     layout: { kind: 'custom' },
-    rowsPerGroup: 1,
+    rowsPerGroup: facts?.rowsPerGroup ?? 1,
     theoreticalBitsPerValue: 16,
     encode: never,
     decode: never,

@@ -12,7 +12,7 @@ import type { Recall } from './recall'
 import type { Predictor, PredictorSource, Quantizer, Resample, Transform } from './rows'
 import type { Site, Space } from './space'
 import type { HostTensor, Json, Part } from './values'
-import type { Windows } from './window'
+import type { MergedWindow, Windows } from './window'
 
 /** What identifies a method; docs, tables and reports print it. */
 export interface MethodCard {
@@ -31,6 +31,8 @@ export interface KVCompressor {
   readonly stages: readonly AnyStage[]
   /** The rows that this compressor proposes to leave exact; `window()` overrides it. */
   readonly window?: Windows
+  /** Set by `compose()` where parts proposed different windows, one entry per part of a layer: what `window` was made of. */
+  readonly mergedWindows?: readonly MergedWindow[]
   /** How numbers that no quantizer packs are stored: rows of the sinks and the window, and latents. Default f16. */
   readonly store?: RowStore
   /**
@@ -51,6 +53,8 @@ export interface Stage<K extends Kind = Kind> {
   readonly when: When
   /** Where it acts; everywhere when absent. `split()`, `onLayers()` and `exceptLayers()` set it. */
   readonly on?: ActsOn
+  /** What legality depends on and `accepts` cannot see. Absent: the defaults. */
+  readonly facts?: StageFacts
   /**
    * The space that it hands on to the next stage. `earlier` names the stage that made `input`.
    * @throws IncompatibleStages naming both stages and the cure, when it cannot work on `input`
@@ -63,6 +67,18 @@ export interface Stage<K extends Kind = Kind> {
    * @throws ModelMismatch, ArtifactMismatch
    */
   bind(site: Site, artifact?: Artifact): Bound[K]
+}
+
+/** What other stages and the exact zones have to know of a stage before there is a model. `bind` has to keep to it. */
+export interface StageFacts {
+  /** What a pick chooses by. One by `positions` needs no scores, and is refused beside a scorer, which it would ignore. Default `scores`. */
+  readonly by?: 'scores' | 'positions'
+  /** A pick drops rows one by one, here and there, after the prompt too. Default false. (A scorer that does says so by its `when`.) */
+  readonly scatters?: boolean
+  /** Rows that a quantizer seals, masks and frees together: `Quantizer.rowsPerGroup`. Default 1. */
+  readonly rowsPerGroup?: number
+  /** Where a recall's indexed rows lie: `Recall.tier`. Default `device`. */
+  readonly tier?: 'device' | 'host'
 }
 
 export interface ModelStage {

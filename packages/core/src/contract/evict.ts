@@ -81,8 +81,6 @@ export interface RowRange {
 /** Chooses which tokens stay. Behind a scorer without a pick, core keeps the tokens with the largest scores, the older one of two that tie. */
 export interface Pick<N extends Needs = Needs> {
   readonly needs: N
-  /** What it chooses by. A pick by `positions` needs no scores, and is refused beside a scorer, which it would ignore. */
-  readonly by: 'scores' | 'positions'
   /**
    * Rows that stay, among others that `keep` chooses. With `when: 'room'` the promise covers the new rows too, and `count` has to leave
    * room for it. Default none.

@@ -17,3 +17,10 @@ export interface Window {
   readonly block: number
   readonly drain: 'blocks' | 'all'
 }
+
+/** Different windows for one part that `compose()` made one of. */
+export interface MergedWindow {
+  readonly part: 'keys' | 'values'
+  /** Who proposed what; only finite windows. */
+  readonly from: readonly { readonly name: string; readonly window: Window }[]
+}

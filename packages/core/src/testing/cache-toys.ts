@@ -36,6 +36,7 @@ export const blocks = defineQuantizer({
     keys: { recent: 0, block, drain: 'blocks' },
     values: { recent: block, block: 1, drain: 'blocks' },
   }),
+  rowsPerGroup: (_, part) => (part === 'keys' ? 32 : 1),
   quantizer: ({ bits }, site) => {
     const layout = {
       kind: 'affine',
@@ -124,9 +125,9 @@ export const recentOnly = definePick({
     keys: { recent: Infinity, block: 1, drain: 'blocks' },
     values: { recent: Infinity, block: 1, drain: 'blocks' },
   }),
+  by: 'positions',
   pick: ({ sinks, recent }) => ({
     needs: {},
-    by: 'positions',
     positions: 'slot',
     chunkLimit: recent,
     count: (tokens, incoming) => Math.min(tokens, Math.max(sinks, sinks + recent - incoming)),

@@ -204,6 +204,7 @@ export const recall = (o: { tier: 'device' | 'host'; budget: number; top?: boole
       id: 'recall',
       options: o,
       when: 'read',
+      facts: { tier: o.tier },
       accepts: (space: Space) => space,
       bind: (): Recall => ({
         tier: o.tier,
@@ -240,9 +241,9 @@ export const oldest = definePick({
   options: { size: integer({ default: 20, min: 1, doc: '' }) },
   when: 'room',
   tokenSets: 'model',
+  by: 'positions',
   pick: ({ size }) => ({
     needs: {},
-    by: 'positions',
     count: (tokens, incoming) => Math.min(tokens, size - incoming),
     chunkLimit: size - 2,
     positions: 'slot',

@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import {
   type Artifact,
   checkCompressor,
+  checkModel,
   type KVCompressor,
   type ModelShape,
   needsCalibration,
@@ -30,6 +31,15 @@ export async function modelFor(model: Model, compressor: KVCompressor, signal?: 
 export function shapeFor(model: Model, compressor: KVCompressor): ModelShape {
   const changing = weightStages(compressor)
   return changing ? shapeBehindModelStages(model, ready(changing)) : model.shape
+}
+
+/**
+ * Whether a composition can run on a model, before anything is fitted or any weights are made.
+ * @throws what it would be refused with: ModelMismatch, IncompatibleStages, WindowError, ArtifactMismatch
+ */
+export function checkComposition(model: Model, compressor: KVCompressor, given: readonly Artifact[] = []): void {
+  const shape = shapeFor(model, compressor)
+  checkModel(shape, compressor, givenFitting(given, shape, compressor))
 }
 
 function weightStages({ card, stages }: KVCompressor): KVCompressor | null {
@@ -66,6 +76,7 @@ export async function prepareComposition(options: PrepareOptions): Promise<Prepa
   checkModelGiven('prepareComposition', options.model)
   checkCompressor('prepareComposition', options.compressor)
   const { compressor, given = [], signal } = options
+  checkComposition(options.model, compressor, given)
   const model = await modelFor(options.model, compressor, signal)
   const dispose = (): void => {
     if (model !== options.model) model.dispose()

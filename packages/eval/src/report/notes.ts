@@ -1,5 +1,5 @@
 /** What a reader must know about a row. */
-import type { KVCompressor } from '@kvloom/core'
+import type { KVCompressor, Window } from '@kvloom/core'
 import { heldInWords } from '../metrics/held'
 import type { Measures } from '../run/measure'
 import type { Plan } from '../run/plan'
@@ -23,5 +23,17 @@ export function notesOn(compressor: KVCompressor, plan: Plan, measures: Measures
     )
   if (compressor.store === 'f32' && measures.held.tokens > 0)
     notes.push('Exact rows are held in 32 bits; bits by formula count every exact row as 16.')
-  return [...notes, ...heldInWords(compressor, measures.held)]
+  return [...notes, ...mergedInWords(compressor), ...heldInWords(compressor, measures.held)]
 }
+
+/** Which exact rows a mix got where its parts proposed different windows, and who proposed what. */
+export function mergedInWords({ window, mergedWindows = [] }: KVCompressor): string[] {
+  if (!window) return []
+  return mergedWindows.map(({ part, from }) => {
+    const wishes = from.map(({ name, window: wish }) => `${name} (${windowInWords(wish)})`)
+    return `Its ${part} got the smallest window that serves all: ${windowInWords(window[part])}, from ${wishes.join(' and ')}.`
+  })
+}
+
+const windowInWords = ({ recent, block, drain }: Window): string =>
+  `${recent} recent, ${drain === 'all' ? `all older ones sealed once ${block} wait` : `blocks of ${block}`}`

@@ -75,10 +75,10 @@ export const fastgen = defineMethod(
     const pick: Stage<'pick'> = {
       ...common,
       kind: 'pick',
+      facts: { by: 'scores', scatters: true },
       accepts: (space) => dropping(space, 'head', 'step'),
       bind: (site): Pick => ({
         needs: OBSERVED,
-        by: 'scores',
         positions: 'original',
         protect: { first: options.globalTokens },
         ragged: true,

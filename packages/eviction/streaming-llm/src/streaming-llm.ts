@@ -33,9 +33,9 @@ export const streamingLlm = definePick({
   tokenSets: 'model',
   // Streaming beside a quantizer: sinks stay exact, so that blocks that are sealed die whole.
   window: ({ sinks, keep }) => ({ ...NO_SEALING, sinks: keep > 0 ? 0 : sinks }),
+  by: 'positions',
   pick: ({ sinks, recent, keep, positions }) => ({
     needs: {},
-    by: 'positions',
     positions: keep > 0 ? 'original' : positions,
     // Evicting once, the newest token stays beside the sinks, also where keep · tokens is less.
     protect: { first: sinks, last: keep > 0 ? 1 : recent },

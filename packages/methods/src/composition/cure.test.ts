@@ -1,5 +1,6 @@
 import { KvloomError, ModelMismatch } from '@kvloom/core'
 import { describe, expect, it } from 'vitest'
+import { methods } from '../generated/methods'
 import { composition } from './composition'
 import { inGrammar, messageInGrammar } from './cure'
 
@@ -54,20 +55,62 @@ describe('cures', () => {
     ])
   })
 
-  it.each([
-    ['onLayers([0], kivi)+onLayers([1], higgs)', 'onLayers([1], higgs)', 'onLayers([0], kivi)'],
-    ['lorc(rank=24)+kivi', 'lorc(rank=24)', 'kivi'],
-    ['kivi+lorc(rank=24)', 'lorc(rank=24)', 'kivi'],
-  ])('can be pasted: the windows of %s', (text, changed, other) => {
-    const message = refused(text)
-    const [cure = ''] = /window\(…[^)]*\)/.exec(message) ?? []
-    expect(cure).toContain('keys={')
-    const mixed = composition(`${cure.replace('…', changed)}+${other}`)
-    expect(mixed.window?.keys).toEqual(composition(other).window?.keys)
+  it('can be pasted: one window for a predictor', () => {
+    const text = 'window(linear-predictor+kivi, keys={recent=0}, values={recent=128, block=1})'
+    const [cure = ''] = /window\(…, .*\)/.exec(refused(text)) ?? []
+    expect(cure).toBe(
+      'window(…, keys={recent=128, block=128, drain=blocks}, values={recent=128, block=128, drain=blocks})',
+    )
+    const { window } = composition(cure.replace('…', 'linear-predictor+kivi'))
+    expect(window?.keys).toEqual(window?.values)
   })
 
   it('name what is missing, not what nobody wrote', () => {
     expect(refused('ada-kv')).toMatch(/^ada-kv cannot work alone: .*nothing scores\. Add a scorer: snapkv\+…/)
     expect(refused('kivi+ada-kv')).not.toContain('none and')
+  })
+})
+
+describe('every refusal of a pair', () => {
+  const names = methods.map((m) => m.card.name)
+  const pairs = names.flatMap((a, i) => names.slice(i).map((b) => (a === b ? [a] : [a, b])))
+  const composes = (text: string): boolean => {
+    try {
+      composition(text)
+      return true
+    } catch (error) {
+      if (error instanceof KvloomError) return false
+      throw error
+    }
+  }
+  const refusals = pairs.flatMap((pair) => {
+    const text = pair.join('+')
+    return composes(text) ? [] : [[text, pair, refused(text)] as const]
+  })
+
+  it.each(refusals)('%s has a cure that cures', (_, [a = '', b = ''], message) => {
+    const cured: (readonly string[])[] = []
+    for (const [split] of message.matchAll(/split\(keys=[^…)]*\)/g)) cured.push([split])
+    if (message.includes('onLayers([0, 1], …)')) cured.push([`onLayers([0, 1], ${a})+exceptLayers([0, 1], ${b})`])
+    for (const [, scorer, alone] of message.matchAll(/^(?=([\w-]+) cannot work alone).*Add a scorer: ([\w-]+)\+…/g))
+      cured.push([`${alone}+${scorer}`])
+    for (const [, settings] of message.matchAll(/window\(…, (.*)\)\.$/g))
+      cured.push([a, b].map((side) => `${a === side ? b : a}+window(${side}, ${settings})`))
+    // Methods by name: one of the two is replaced.
+    for (const [, list] of message.matchAll(/ \(([a-z0-9, -]+)\)/g))
+      for (const name of list?.split(', ') ?? []) if (names.includes(name)) cured.push([`${name}+${b}`, `${a}+${name}`])
+    expect(cured, message).not.toEqual([])
+    for (const ways of cured) expect(ways.some(composes), `${ways.join(' or ')} after: ${message}`).toBe(true)
+  })
+
+  it('needs no cure for windows where one window serves both', () => {
+    for (const text of [
+      'think+kivi',
+      'minicache+kivi',
+      'lorc(rank=48)+kivi',
+      'onLayers([0], kivi)+onLayers([1], higgs)',
+    ])
+      expect(composition(text).mergedWindows, text).not.toBeUndefined()
+    expect(refusals.filter(([, , message]) => message.includes('propose different windows'))).toEqual([])
   })
 })

@@ -46,6 +46,7 @@ export const kivi = defineQuantizer({
     values: { recent: residual, block: 1, drain: 'blocks' },
   }),
   rope: 'post',
+  rowsPerGroup: ({ group }, part) => (part === 'keys' ? group : 1),
   quantizer(options, site) {
     const layout = layoutOf(options, site)
     const metadataBits = layout.metadata === 'f16' ? 16 : 32

@@ -45,6 +45,7 @@ export const clusterkv = defineMethod(
       id: 'clusterkv',
       options,
       when: 'read',
+      facts: { tier },
       on: { except: options.skipLayers },
       accepts: (space, earlier) => accept(space, earlier, tier),
       bind: ({ layer }) => ({

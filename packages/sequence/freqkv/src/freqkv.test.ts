@@ -149,7 +149,8 @@ describe('freqkv', () => {
       when: 'room',
       options,
       tokenSets: 'model',
-      pick: () => ({ needs: {}, by: 'positions', positions: 'slot', count: () => 1, keep: () => [] }),
+      by: 'positions',
+      pick: () => ({ needs: {}, positions: 'slot', count: () => 1, keep: () => [] }),
     })
     const quantizer = defineQuantizer({
       name: 'some-bits',

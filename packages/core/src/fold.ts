@@ -1,0 +1,70 @@
+/** The fold: which stages act on a layer, and the space of its rows after each of them. */
+import type { AnyStage, Kind, KVCompressor, Part, Space, Stage } from './contract'
+import { IncompatibleStages } from './errors'
+
+/** Whether a stage acts on a layer. */
+export const actsOn = (stage: AnyStage, layer: number): boolean =>
+  (stage.on?.layers?.includes(layer) ?? true) && !stage.on?.except?.includes(layer)
+
+/** The stages of one kind that act on a layer (and part). */
+export function stagesOn<K extends Kind>(c: KVCompressor, kind: K, layer: number, part?: Part): readonly Stage<K>[] {
+  return c.stages.filter(
+    (s) => s.kind === kind && actsOn(s, layer) && (part === undefined || (s.on?.part ?? part) === part),
+  ) as unknown as readonly Stage<K>[]
+}
+
+/** The space of a part's rows as the model makes them. */
+export const modelSpace = (part: Part): Space => ({
+  part,
+  heads: 'each',
+  dim: null,
+  rope: part === 'keys' ? 'free' : 'none',
+  latent: false,
+  layerGroup: 1,
+  tokenSets: 'model',
+  drops: 'never',
+  slots: false,
+  randomAccess: true,
+})
+
+/**
+ * The space of a part's rows after the last stage. Every stage is asked whether it accepts the space before it, so an illegal mix is
+ * refused here.
+ */
+export function foldSpace(stages: readonly AnyStage[], part: Part): Space {
+  return foldSpaces(stages, part).at(-1)?.space ?? modelSpace(part)
+}
+
+/** The space after each stage of a part, in order. */
+export function foldSpaces(stages: readonly AnyStage[], part: Part): readonly { stage: AnyStage; space: Space }[] {
+  let space = modelSpace(part)
+  let earlier = 'the model'
+  let claimed = { side: 'free' as Space['rope'], by: '' }
+  const steps: { stage: AnyStage; space: Space }[] = []
+  for (const stage of stages) {
+    if ((stage.on?.part ?? part) !== part) continue
+    const next = stage.accepts(space, earlier)
+    if (next.rope === 'pre' || next.rope === 'post') {
+      if (claimed.side !== 'free' && claimed.side !== next.rope)
+        throw new IncompatibleStages(
+          claimed.by,
+          stage.id,
+          `${stage.id} takes keys ${SIDE[next.rope]} RoPE, and ${claimed.by} works on keys ${SIDE[claimed.side === 'pre' ? 'pre' : 'post']} it.`,
+          'Choose methods of the same side, or give them different layers with onLayers().',
+        )
+      if (claimed.side === 'free') claimed = { side: next.rope, by: stage.id }
+    }
+    space = next
+    earlier = stage.id
+    steps.push({ stage, space })
+  }
+  return steps
+}
+
+const SIDE = { pre: 'before', post: 'after' } as const
+
+/** On which side of RoPE a layer stores its keys: where its stages work on them, and after RoPE when none says. */
+export function keySide(stages: readonly AnyStage[], layer: number): 'pre' | 'post' {
+  const acting = stages.filter((s) => actsOn(s, layer))
+  return foldSpaces(acting, 'keys').some(({ space }) => space.rope === 'pre') ? 'pre' : 'post'
+}

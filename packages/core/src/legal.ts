@@ -1,0 +1,125 @@
+/** What no stage can see alone: pairs of stages that cannot meet in one layer, and windows that a stage cannot work with. Needs no model. */
+import type { AnyStage, Kind, Part, Window, Windows } from './contract'
+import { IncompatibleStages, WindowError } from './errors'
+import { foldSpaces, modelSpace } from './fold'
+import { mergedWindow } from './merge-zones'
+
+const PARTS: readonly Part[] = ['keys', 'values']
+
+/** @param stages those that act on one layer. @throws IncompatibleStages */
+export function checkPairs(stages: readonly AnyStage[]): void {
+  checkPick(stages)
+  for (const part of PARTS) {
+    checkPart(
+      stages.filter((s) => (s.on?.part ?? part) === part),
+      part,
+    )
+  }
+}
+
+/** @param stages those that act on one layer. @throws WindowError when the exact zones do not serve one of them */
+export function checkZones(stages: readonly AnyStage[], windows: Windows): void {
+  for (const part of PARTS)
+    for (const { id, kind, on, facts } of stages)
+      if (kind === 'quantize' && (on?.part ?? part) === part)
+        checkGroups(windows[part], id, facts?.rowsPerGroup ?? 1, part)
+  const predictor = stages.find((s) => s.kind === 'predict')
+  if (predictor && JSON.stringify(windows.keys) !== JSON.stringify(windows.values)) {
+    const one = windowText(mergedWindow([windows.keys, windows.values], groupsOf(stages)))
+    throw new WindowError(
+      `${predictor.id} predicts rows from rows that are sealed at the same time, and keys and values have different windows.`,
+      `Give both the same: window({ keys: ${one}, values: ${one} }, ...).`,
+    )
+  }
+}
+
+/** Rows that the quantizers among some stages seal together. */
+export const groupsOf = (stages: readonly AnyStage[], part?: Part): readonly number[] =>
+  stages
+    .filter((s) => s.kind === 'quantize' && (part === undefined || (s.on?.part ?? part) === part))
+    .map((s) => s.facts?.rowsPerGroup ?? 1)
+
+const windowText = ({ recent, block, drain }: Window): string =>
+  `{ recent: ${recent}, block: ${block}, drain: '${drain}' }`
+
+function checkPick(stages: readonly AnyStage[]): void {
+  const scorer = stages.find((s) => s.kind === 'score')
+  const pick = stages.find((s) => s.kind === 'pick')
+  if (!pick) return
+  const by = pick.facts?.by ?? 'scores'
+  if (scorer && by === 'positions')
+    throw new IncompatibleStages(
+      scorer.id,
+      pick.id,
+      `${pick.id} picks by position and would ignore the scores of ${scorer.id}.`,
+      'Keep one of them, or give them different layers with onLayers().',
+    )
+  if (!scorer && by === 'scores')
+    throw new IncompatibleStages(
+      null,
+      pick.id,
+      `${pick.id} picks by score, and nothing scores.`,
+      'Add a scorer, for example snapkv().',
+    )
+}
+
+/** @param stages those that act on this part of one layer */
+function checkPart(stages: readonly AnyStage[], part: Part): void {
+  const of = (kind: Kind) => stages.find((s) => s.kind === kind)
+  const [transform, predictor, quantizer, recall] = [of('transform'), of('predict'), of('quantize'), of('recall')]
+  const group = quantizer?.facts?.rowsPerGroup ?? 1
+  const spaces = foldSpaces(stages, part)
+  const before = (stage: AnyStage) => {
+    const last = spaces[spaces.findIndex((step) => step.stage === stage) - 1]
+    return { space: last?.space ?? modelSpace(part), by: last?.stage.id ?? 'the model' }
+  }
+  const learner = [predictor, quantizer].find((s) => s?.fit)
+  if (transform?.when === 'promptEnd' && learner)
+    throw new IncompatibleStages(
+      transform.id,
+      learner.id,
+      `${learner.id} is fitted once, and its rows would come from ${transform.id}, which is fitted anew on every prompt.`,
+      'Use a quantizer that needs no calibration (kivi, higgs), or give them different layers with onLayers().',
+    )
+  if (predictor && quantizer && group > 1 && before(predictor).space.drops === 'always')
+    throw new IncompatibleStages(
+      before(predictor).by,
+      quantizer.id,
+      `${predictor.id} needs every layer to hold the same rows, and ${quantizer.id} keeps dropped rows until their block is empty.`,
+      'Use a quantizer whose rows go one by one (higgs, coupled-quantization), or drop tokens at the end of the prompt only.',
+    )
+  // What seals rows into blocks that live and die together: a quantizer of several tokens, or a transform over several layers.
+  const joins = spaces.find(({ stage, space }) => stage.kind === 'transform' && space.layerGroup > 1)?.stage
+  const blocks = quantizer && group > 1 ? quantizer : joins
+  if (!blocks) return
+  if (recall?.facts?.tier === 'host')
+    throw new IncompatibleStages(
+      blocks.id,
+      recall.id,
+      `rows that were sealed together cannot be fetched one by one, as ${recall.id} does from host memory.`,
+      "Use tier: 'device', or a quantizer whose rows go one by one (higgs, coupled-quantization).",
+    )
+  // Rows that are dropped here and there leave blocks with few live rows, which would hold many times what these need.
+  const scattering = stages.find((s) => (s.kind === 'score' && s.when !== 'promptEnd') || s.facts?.scatters)
+  if (scattering)
+    throw new IncompatibleStages(
+      scattering.id,
+      blocks.id,
+      `${scattering.id} drops rows one by one after the prompt too, and ${blocks.id} seals blocks of rows, which are freed whole.`,
+      'Let it act at the end of the prompt only, or use a quantizer whose rows go one by one (higgs, coupled-quantization, block-formats).',
+    )
+}
+
+function checkGroups({ recent, block, drain }: Window, id: string, rowsPerGroup: number, part: Part): void {
+  if (recent === Number.POSITIVE_INFINITY) return
+  if (block < rowsPerGroup)
+    throw new WindowError(
+      `The ${part} window seals blocks of ${block} rows, smaller than the ${rowsPerGroup} rows that ${id} quantizes together.`,
+      `Use window({ ${part}: { block: ${rowsPerGroup} } }, ...) or a multiple.`,
+    )
+  if (drain === 'blocks' && block % rowsPerGroup !== 0)
+    throw new WindowError(
+      `The ${part} window seals blocks of ${block} rows, no multiple of the ${rowsPerGroup} rows that ${id} quantizes together.`,
+      `Use window({ ${part}: { block: ${Math.ceil(block / rowsPerGroup) * rowsPerGroup} } }, ...).`,
+    )
+}
