@@ -64,7 +64,7 @@ const KEEP = { keep: fraction({ default: 0.5, doc: 'Fraction of tokens kept, per
  */
 export function defineScorer<const N extends Needs, S extends OptionSchema = typeof KEEP>(
   d: Described & {
-    /** Default `promptEnd`. */
+    /** When it acts. Default `promptEnd`. */
     readonly when?: When | ((options: OptionsOf<S>) => When)
     readonly options?: S
     /** Throw OptionError for options that do not fit each other. */

@@ -1,4 +1,4 @@
-/** Small helpers on tensors that several rooms of core share. */
+/** Small helpers on tensors that several files of core share. */
 import * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor, Tensors } from './contract'
 

@@ -11,7 +11,7 @@ export interface HeldHead {
   /** The original position of every row, and -1 for a dropped row that its block still holds. */
   readonly positions: Int32Array
 }
-/** By KV head of the model. */
+/** What every KV head of the model holds. */
 export type Held = readonly HeldHead[]
 
 /** Reads the rows that a layer attends to: its own in all lanes, or those of the layer that it shares with. */

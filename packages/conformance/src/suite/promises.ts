@@ -36,7 +36,7 @@ export async function brokenPromises(cache: KVCache): Promise<string[]> {
   return problems
 }
 
-/** Sentences on what the heads of a layer miss of `seen` tokens. */
+/** Returns sentences on promised rows of `seen` tokens that heads of a layer lack. */
 export function missingRows(
   held: Held,
   seen: number,

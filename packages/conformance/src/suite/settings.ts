@@ -36,7 +36,7 @@ export interface SettingsOptions {
   readonly mayBeRefused?: boolean
   /** Default: one KV head, head dims 32, 64, 80 and 96. */
   readonly shapes?: readonly ModelShape[]
-  /** Default wasm. */
+  /** Where to compute. Default wasm. */
   readonly backend?: 'cpu' | 'wasm'
 }
 
@@ -152,7 +152,7 @@ const literalsIn = (allowed: string): string[] => [...allowed.matchAll(/"([^"]+)
 const LENGTHS = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 50, 65, 100]
 const CHUNKS = [1, 7, Number.POSITIVE_INFINITY]
 
-/** Three prompts. */
+/** Draws three prompts, one after the other on the same cache. */
 export function drawTurns(random: () => number): readonly Turn[] {
   const one = <T>(of: readonly T[]): T => of[Math.floor(random() * of.length)] as T
   return [0, 1, 2].map(() => ({ prompt: one(LENGTHS), chunk: one(CHUNKS), decode: one([1, 2, 20]) }))

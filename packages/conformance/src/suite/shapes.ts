@@ -7,7 +7,7 @@ interface Dims {
   readonly kvHeads: number
   readonly keyDim: number
   readonly valueDim: number
-  /** Default 2. */
+  /** How many layers it has. Default 2. */
   readonly layers?: number
 }
 

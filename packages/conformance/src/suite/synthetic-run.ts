@@ -26,7 +26,7 @@ const PROJECTIONS = { key: 'keys', value: 'values' } as const
  */
 export function syntheticRun(model: ModelShape): CalibrationRun {
   const states = new Map<string, Float32Array>()
-  /** `[tokens, HIDDEN]` before a layer. */
+  /** The hidden states `[tokens, HIDDEN]` before a layer. */
   const stateOf = (layer: number, sequence: number, tokens: number): Float32Array => {
     const name = `${layer} ${sequence} ${tokens}`
     const known = states.get(name)
@@ -89,7 +89,7 @@ function nextState(before: Float32Array | null, tokens: number, seed: number): F
   return states
 }
 
-/** `[kvHeads * dim, HIDDEN]`, columns of falling size. */
+/** Makes a weight `[kvHeads * dim, HIDDEN]` with columns of falling size. */
 function weightOf(model: ModelShape, layer: number, part: Part): Float32Array {
   const random = seeded(seedOf(1, layer, part === 'keys' ? 0 : 1))
   return Float32Array.from({ length: model.kvHeads * dimOf(model, part) * HIDDEN }, (_, at) => {
@@ -98,7 +98,7 @@ function weightOf(model: ModelShape, layer: number, part: Part): Float32Array {
   })
 }
 
-/** `[heads, tokens, dim]` from states `[tokens, HIDDEN]` and a weight `[heads * dim, HIDDEN]`. */
+/** Multiplies states `[tokens, HIDDEN]` by a weight `[heads * dim, HIDDEN]` to rows `[heads, tokens, dim]`. */
 function projected(states: Float32Array, weight: Float32Array, heads: number, dim: number): HostTensor {
   const tokens = states.length / HIDDEN
   const values = new Float32Array(heads * tokens * dim)

@@ -61,7 +61,7 @@ export class Lane {
   readonly values: Rows
   readonly positions: Positions
   readonly live: LiveRows
-  /** Per-token state of a scorer. */
+  /** What a scorer remembers of every row. */
   readonly columns: Columns
   /** How far the next rows move down, because rows before them were dropped and positions are slots. */
   shift = 0
