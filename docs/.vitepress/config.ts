@@ -39,6 +39,7 @@ export default defineConfig({
           { text: 'Configuration', link: '/guide/configuration' },
           { text: 'Write a quantizer', link: '/guide/write-a-quantizer' },
           { text: 'Look into a cache', link: '/guide/look-into-a-cache' },
+          { text: 'How a cache runs', link: '/guide/how-a-cache-runs' },
           { text: 'Words of the house', link: '/guide/words' },
           { text: 'Errors', link: '/guide/errors' },
           { text: 'What composes with what', link: '/matrix' },
