@@ -117,9 +117,12 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
     readonly options: S
     /** Throw OptionError for options that do not fit each other. */
     readonly check?: (options: OptionsOf<S>) => void
-    /** What it chooses by. `positions`: it needs no scores, and is refused beside a scorer. Default `scores`. */
+    /** What it chooses by. A pick by `positions` needs no scores, and is refused beside a scorer. Default `scores`. */
     readonly by?: 'scores' | 'positions'
-    /** It drops rows one by one, here and there, after the prompt too. Default: what picks by scores and not at the prompt's end does. */
+    /**
+     * Whether it drops rows one by one, here and there, after the prompt too. Default true for a pick by scores that acts at another time
+     * than the end of the prompt.
+     */
     readonly scatters?: boolean
     readonly pick: (options: OptionsOf<S>, site: Site) => Pick<N>
     readonly tokenSets?: Space['tokenSets']
@@ -159,7 +162,7 @@ export function defineQuantizer<S extends OptionSchema>(
     /** The side of RoPE on which it takes keys. Default after (`post`). */
     readonly rope?: 'pre' | 'post'
     readonly randomAccess?: boolean
-    /** Rows that it seals, masks and frees together, as its `Quantizer` says. Default 1: every row goes alone. */
+    /** How many rows it seals, masks and frees together, as its `Quantizer` says. Default 1: every row can be dropped alone. */
     readonly rowsPerGroup?: (options: OptionsOf<S>, part: Part) => number
     /** How its tables are learned; `quantizer` then gets the artifact. Absent when it learns nothing. */
     readonly fit?: (options: OptionsOf<S>) => Fit | undefined

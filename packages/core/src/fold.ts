@@ -1,4 +1,4 @@
-/** The fold: which stages act on a layer, and the space of its rows after each of them. */
+/** Says which stages act on a layer, and follows the space of its rows through them. */
 import type { AnyStage, Kind, KVCompressor, Part, Space, Stage } from './contract'
 import { IncompatibleStages } from './errors'
 

@@ -1,4 +1,4 @@
-/** What no stage can see alone: pairs of stages that cannot meet in one layer, and windows that a stage cannot work with. Needs no model. */
+/** Refuses what no stage can see alone: stages that cannot meet in one layer, and windows that a stage cannot work with. It needs no model. */
 import type { AnyStage, Kind, Part, Window, Windows } from './contract'
 import { IncompatibleStages, WindowError } from './errors'
 import { foldSpaces, modelSpace } from './fold'
@@ -17,7 +17,7 @@ export function checkPairs(stages: readonly AnyStage[]): void {
   }
 }
 
-/** @param stages those that act on one layer. @throws WindowError when the exact zones do not serve one of them */
+/** @param stages those that act on one layer. @throws WindowError when one of them cannot work with the windows */
 export function checkZones(stages: readonly AnyStage[], windows: Windows): void {
   for (const part of PARTS)
     for (const { id, kind, on, facts } of stages)
@@ -33,7 +33,7 @@ export function checkZones(stages: readonly AnyStage[], windows: Windows): void 
   }
 }
 
-/** Rows that the quantizers among some stages seal together. */
+/** How many rows the quantizers among some stages seal together. */
 export const groupsOf = (stages: readonly AnyStage[], part?: Part): readonly number[] =>
   stages
     .filter((s) => s.kind === 'quantize' && (part === undefined || (s.on?.part ?? part) === part))
@@ -88,7 +88,7 @@ function checkPart(stages: readonly AnyStage[], part: Part): void {
       `${predictor.id} needs every layer to hold the same rows, and ${quantizer.id} keeps dropped rows until their block is empty.`,
       'Use a quantizer whose rows go one by one (higgs, coupled-quantization), or drop tokens at the end of the prompt only.',
     )
-  // What seals rows into blocks that live and die together: a quantizer of several tokens, or a transform over several layers.
+  // A quantizer of several tokens and a transform over several layers seal blocks, whose rows can only be freed together.
   const joins = spaces.find(({ stage, space }) => stage.kind === 'transform' && space.layerGroup > 1)?.stage
   const blocks = quantizer && group > 1 ? quantizer : joins
   if (!blocks) return

@@ -38,9 +38,10 @@ export function singleStore(parts: readonly KVCompressor[]): RowStore | undefine
 }
 
 /**
- * The exact zones of a mix. Sinks: the most anyone asks for. Per part: the finite window where one part has one, where several have the
- * same, that; of different ones the smallest that serves all, which is written down for the report. Where a stage predicts, keys and values
- * get one window in the same way. @throws IncompatibleStages
+ * Merges the windows of a mix. It takes the most sinks that anyone asks for. For each part it takes the finite window that is proposed; of
+ * different ones it makes the smallest that serves all, and writes that down for the report. Where a stage predicts, keys and values get
+ * one window in the same way.
+ * @throws IncompatibleStages
  */
 export function mergeWindows(parts: readonly KVCompressor[]): Pick<KVCompressor, 'window' | 'mergedWindows'> {
   const given = parts.flatMap((p) => (p.window ? [{ name: p.card.name, window: p.window }] : []))
@@ -66,7 +67,7 @@ export function mergeWindows(parts: readonly KVCompressor[]): Pick<KVCompressor,
   }
   const sinks = Math.max(...given.map((g) => g.window.sinks))
   const [keys, values] = [one('keys'), one('values')]
-  // What is predicted is predicted from rows that are sealed at the same time.
+  // A predictor needs one window for both parts, since rows are predicted from rows that are sealed at the same time.
   if (!parts.some((p) => p.stages.some((s) => s.kind === 'predict')) || sameWindow(keys, values))
     return { window: { sinks, keys, values }, ...(mergedWindows.length > 0 ? { mergedWindows } : {}) }
   const from = given.flatMap(({ name, window }) =>
@@ -88,14 +89,14 @@ const PARTS: readonly Part[] = ['keys', 'values']
 const sameWindow = (a: Window, b: Window): boolean =>
   a.recent === b.recent && a.block === b.block && a.drain === b.drain
 
-/** A common group of more rows than this would leave most of a cache exact. */
+/** The most rows that a common group may have. A larger one would leave most of a cache exact. */
 const LARGEST_GROUP = 4096
 
 /**
- * The smallest window that serves several: the most `recent` rows; the largest block, raised to a multiple of the rows that every
- * quantizer seals together; `all` where all drain so, else `blocks`, which no part has to wait longer for than one block.
- * @param groups rows that quantizers seal together
- * @param ids their names
+ * Makes the smallest window that serves several. It has the most `recent` rows, and the largest block, raised to a multiple of the rows that
+ * every quantizer seals together. It drains `all` where all do, else `blocks`, with which nothing waits longer than for one block.
+ * @param groups how many rows each quantizer seals together
+ * @param ids the names of the quantizers
  * @throws IncompatibleStages when groups have no common multiple of reasonable size
  */
 export function mergedWindow(
@@ -124,7 +125,7 @@ export function mergedWindow(
 const leastCommonMultiple = (a: number, b: number): number => (a / greatestCommonDivisor(a, b)) * b
 const greatestCommonDivisor = (a: number, b: number): number => (b === 0 ? a : greatestCommonDivisor(b, a % b))
 
-/** The same window for keys and values. Default: nothing recent, whole blocks, no sinks. */
+/** Makes the same window for keys and values. By default it has no recent rows and no sinks, and drains whole blocks. */
 export function evenWindows(o: {
   readonly sinks?: number
   readonly recent?: number

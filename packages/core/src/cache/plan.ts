@@ -224,7 +224,7 @@ function checkNeeds(id: string, needs: Needs): void {
       )
 }
 
-/** What depends on the model's numbers, or on what a fit chose: rows of all heads in one, and layers that keep no rows of their own. */
+/** Checks what depends on the model's numbers or on what a fit chose: rows that merge all heads, and layers that keep no rows of their own. */
 function checkCodecs(
   compressor: KVCompressor,
   layer: number,
@@ -262,7 +262,7 @@ function checkCodecs(
   }
 }
 
-/** @throws UnsupportedStage when a stage is bound to something else than it declared, which `compose()` went by */
+/** @throws UnsupportedStage when a bound stage is not what its stage declared, since `compose()` went by the declaration */
 function checkDeclared(id: string, name: string, declared: unknown, bound: unknown): void {
   if (declared !== bound)
     throw new UnsupportedStage(

@@ -31,7 +31,7 @@ export interface KVCompressor {
   readonly stages: readonly AnyStage[]
   /** The rows that this compressor proposes to leave exact; `window()` overrides it. */
   readonly window?: Windows
-  /** Set by `compose()` where parts proposed different windows, one entry per part of a layer: what `window` was made of. */
+  /** The windows that `window` was made of, one entry per part, where compressors of a mix proposed different ones. `compose()` sets it. */
   readonly mergedWindows?: readonly MergedWindow[]
   /** How numbers that no quantizer packs are stored: rows of the sinks and the window, and latents. Default f16. */
   readonly store?: RowStore
@@ -53,7 +53,7 @@ export interface Stage<K extends Kind = Kind> {
   readonly when: When
   /** Where it acts; everywhere when absent. `split()`, `onLayers()` and `exceptLayers()` set it. */
   readonly on?: ActsOn
-  /** What legality depends on and `accepts` cannot see. Absent: the defaults. */
+  /** What other stages have to know of this one and cannot see in the space. Absent when the defaults hold. */
   readonly facts?: StageFacts
   /**
    * The space that it hands on to the next stage. `earlier` names the stage that made `input`.
@@ -69,15 +69,15 @@ export interface Stage<K extends Kind = Kind> {
   bind(site: Site, artifact?: Artifact): Bound[K]
 }
 
-/** What other stages and the exact zones have to know of a stage before there is a model. `bind` has to keep to it. */
+/** What other stages and the windows have to know of a stage before there is a model. What `bind` returns must agree with it. */
 export interface StageFacts {
-  /** What a pick chooses by. One by `positions` needs no scores, and is refused beside a scorer, which it would ignore. Default `scores`. */
+  /** What a pick chooses by. A pick by `positions` needs no scores, and is refused beside a scorer, which it would ignore. Default `scores`. */
   readonly by?: 'scores' | 'positions'
-  /** A pick drops rows one by one, here and there, after the prompt too. Default false. (A scorer that does says so by its `when`.) */
+  /** Whether a pick drops rows one by one, here and there, after the prompt too. Default false. A scorer says so by its `when`. */
   readonly scatters?: boolean
-  /** Rows that a quantizer seals, masks and frees together: `Quantizer.rowsPerGroup`. Default 1. */
+  /** How many rows a quantizer seals, masks and frees together, as its `rowsPerGroup` says. Default 1. */
   readonly rowsPerGroup?: number
-  /** Where a recall's indexed rows lie: `Recall.tier`. Default `device`. */
+  /** Where a recall's indexed rows lie, as its `tier` says. Default `device`. */
   readonly tier?: 'device' | 'host'
 }
 

@@ -18,9 +18,9 @@ export interface Window {
   readonly drain: 'blocks' | 'all'
 }
 
-/** Different windows for one part that `compose()` made one of. */
+/** One window that `compose()` made of different ones for the same part. */
 export interface MergedWindow {
   readonly part: 'keys' | 'values'
-  /** Who proposed what; only finite windows. */
+  /** Which compressor proposed which window. Windows that never end are left out. */
   readonly from: readonly { readonly name: string; readonly window: Window }[]
 }
