@@ -1,7 +1,6 @@
 import { execFile, spawnSync } from 'node:child_process'
 import {
   cpSync,
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -11,7 +10,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { KINDS } from './templates.mjs'
@@ -36,37 +35,99 @@ beforeAll(() => {
   const biome = JSON.parse(readFileSync(join(root, 'biome.json'), 'utf8'))
   biome.files.includes = biome.files.includes.filter((pattern: string) => pattern !== '!**/.turbo')
   write('biome.json', JSON.stringify(biome))
-  link('@kvloom/core', join(root, 'packages', 'core'))
+  for (const name of ['core', 'conformance', 'golden', 'kernels']) link(`@kvloom/${name}`, join(root, 'packages', name))
   link('@tensorflow/tfjs-core', join(root, 'packages', 'core', 'node_modules', '@tensorflow', 'tfjs-core'))
-  const cpu = join(root, 'packages', 'kernels', 'node_modules', '@tensorflow', 'tfjs-backend-cpu')
-  link('@tensorflow/tfjs-backend-cpu', cpu)
   for (const kind of KINDS)
     expect(generate('--kind', kind, '--name', `my-${kind}`)).toMatchObject({ status: 0, stderr: '' })
 })
 afterAll(() => rmSync(workspace, { recursive: true, force: true }))
 
 describe('npm run new-method', () => {
-  it('makes a package of the standard shape', () => {
-    for (const file of ['index.ts', 'options.ts', 'my-eviction.ts', 'my-eviction.test.ts']) {
-      expect(existsSync(join(workspace, 'packages/eviction/my-eviction/src', file)), file).toBe(true)
+  it.each([
+    ['eviction', 'eviction/l2-norm'],
+    ['quantizers', 'quantizers/kivi'],
+    ['low-rank', 'low-rank/lorc'],
+  ])('makes a package of %s of the shape of %s', (kind, model) => {
+    const name = `my-${kind}`
+    const [made, sibling] = [join(workspace, 'packages', kind, name), join(root, 'packages', model)]
+    const own = basename(model)
+    // Data and further sources differ between methods.
+    const files = (folder: string, called: string) =>
+      ['.', 'src', 'golden']
+        .flatMap((part) => readdirSync(join(folder, part)).map((file) => join(part, file)))
+        .filter((file) => !/dist|node_modules|\.turbo/.test(file))
+        .map((file) => file.replaceAll(called, 'NAME'))
+    expect(files(sibling, own)).toEqual(
+      expect.arrayContaining(files(made, name).filter((file) => file !== 'golden/NAME')),
+    )
+
+    const manifestOf = (folder: string) => JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'))
+    const [mine, its] = [manifestOf(made), manifestOf(sibling)]
+    expect(Object.keys(mine)).toEqual(Object.keys(its))
+    for (const field of [
+      'exports',
+      'scripts',
+      'files',
+      'engines',
+      'peerDependencies',
+      'peerDependenciesMeta',
+      'license',
+    ])
+      expect(mine[field], field).toEqual(its[field])
+    for (const dependency of ['@kvloom/conformance', '@kvloom/golden'])
+      expect(mine.devDependencies[dependency]).toBe('workspace:^')
+
+    const text = (folder: string, file: string) => readFileSync(join(folder, file), 'utf8')
+    for (const file of ['tsconfig.json', 'tsup.config.ts']) expect(text(made, file)).toBe(text(sibling, file))
+    const exported = (folder: string) => text(folder, 'src/index.ts').match(/\w+(?= \})/g)?.length
+    expect(text(made, 'src/index.ts')).toMatch(/export \{ my\w+Options \} from '.\/options'/)
+    expect(exported(made)).toBe(2)
+    for (const suite of ['testGolden(', 'testCompressor(']) {
+      expect(text(sibling, `src/${own}.test.ts`)).toContain(suite)
+      expect(text(made, `src/${name}.test.ts`)).toContain(suite)
     }
-    const manifest = JSON.parse(readFileSync(join(workspace, 'packages/eviction/my-eviction/package.json'), 'utf8'))
-    const sibling = JSON.parse(readFileSync(join(root, 'packages/eviction/snapkv/package.json'), 'utf8'))
-    expect(manifest.exports).toEqual(sibling.exports)
-    expect(manifest.scripts).toEqual(sibling.scripts)
+    expect(text(made, 'golden/adapter.ts')).toMatch(/^export const adapter: CaseAdapter/m)
+    expect(text(sibling, 'golden/adapter.ts')).toMatch(/^export const adapter: CaseAdapter/m)
   })
 
   it('enters it in the lists of methods, and nothing that is no folder stays there', () => {
     const manifest = JSON.parse(readFileSync(join(workspace, 'packages/methods/package.json'), 'utf8'))
     const names = KINDS.map((kind) => `@kvloom/my-${kind}`)
-    expect(Object.keys(manifest.dependencies)).toEqual(['@kvloom/core', ...names].sort())
+    expect(Object.keys(manifest.dependencies)).toEqual(expect.arrayContaining(names))
     const list = readFileSync(join(workspace, 'packages/methods/src/generated/methods.ts'), 'utf8')
     expect(list).toContain("import { myEviction } from '@kvloom/my-eviction'")
     expect(list).toMatch(/methods: readonly Method\[\] = \[[^\]]*\n {2}myEviction,\n/)
     expect(list).not.toContain('@kvloom/kivi')
+    expect(readFileSync(join(workspace, 'packages/methods/src/generated/golden.ts'), 'utf8')).toContain(
+      "import { adapter as myEviction } from '@kvloom/my-eviction/golden'",
+    )
     expect(readFileSync(join(workspace, 'packages/methods/src/generated/packages.ts'), 'utf8')).toContain(
       "'@kvloom/my-eviction': () => import('@kvloom/my-eviction'),",
     )
+  })
+
+  it('touches its own folder and what is made from the folders, nothing else', () => {
+    const git = (...args: string[]) => spawnSync('git', args, { cwd: workspace, encoding: 'utf8' }).stdout
+    write('.gitignore', 'node_modules\n')
+    git('init', '--quiet')
+    git('add', '--all')
+    git('-c', 'user.name=t', '-c', 'user.email=t@example.org', 'commit', '--quiet', '--message', 'before')
+    expect(generate('--kind', 'recall', '--name', 'touches-little')).toMatchObject({ status: 0, stderr: '' })
+    const touched = git('status', '--porcelain', '--untracked-files=all')
+      .trimEnd()
+      .split('\n')
+      .map((line) => line.slice(3))
+    const own = touched.filter((path) => path.startsWith('packages/recall/touches-little/'))
+    expect(own.length).toBeGreaterThan(8)
+    expect(touched.filter((path) => !own.includes(path))).toEqual([
+      'packages/methods/package.json',
+      'packages/methods/src/generated/golden.ts',
+      'packages/methods/src/generated/methods.ts',
+      'packages/methods/src/generated/packages.ts',
+      '.changeset/new-touches-little.md',
+    ])
+    rmSync(join(workspace, '.git'), { recursive: true, force: true })
+    rmSync(join(workspace, 'packages/recall/touches-little'), { recursive: true })
   })
 
   it('makes code of every kind that type-checks', async () => {
@@ -79,7 +140,7 @@ describe('npm run new-method', () => {
           customConditions: ['kvloom-source'],
           typeRoots: [join(root, 'node_modules', '@types')],
         },
-        include: KINDS.map((kind) => `packages/${kind}/*/src`),
+        include: KINDS.flatMap((kind) => [`packages/${kind}/*/src`, `packages/${kind}/*/golden`]),
       }),
     )
     const { stdout } = await node('typescript/bin/tsc', ['-p', workspace])
@@ -94,13 +155,13 @@ describe('npm run new-method', () => {
       `export default {
         resolve: { conditions: ['kvloom-source'] },
         ssr: { resolve: { conditions: ['kvloom-source'], externalConditions: ['node', 'import'] } },
-        test: { include: ['packages/**/*.test.ts'] },
+        test: { include: ['packages/**/*.test.ts'], testTimeout: 120_000, hookTimeout: 120_000 },
       }`,
     )
     const { exitCode, stdout, stderr } = await node('vitest/vitest.mjs', ['run', '--root', workspace])
     expect(stdout + stderr).toContain(`${KINDS.length} passed`)
     expect(exitCode).toBe(0)
-  })
+  }, 540_000)
 
   it('makes code that the linter and formatter accept', async () => {
     const { exitCode, stderr } = await node('@biomejs/biome/bin/biome', ['check', '--error-on-warnings', 'packages'])

@@ -6,21 +6,28 @@ const header = ({ title }) => `/**
  * Paper: title, link, section. What differs from it and why.
  */`
 
+/** The suites that every method passes. */
+const SUITES = ({ name, camel }) => `const runner = { describe, it, expect }
+testGolden(runner, { folder: new URL('../golden/', import.meta.url), adapters: [adapter] })
+// One backend and shape while you work; without them the suite runs everything.
+testCompressor(runner, { name: '${name}', make: () => ${camel}(), backends: ['wasm'], shapes: SHAPES.slice(0, 1) })
+`
+
 /** An option-free method built from one stage per part (or one for both). */
 const byStage = (kind, { stage, imports = '', doc, parts }) => ({
   options: ({
-    title,
-  }) => `/** Options of ${title}: none yet. Declare each with \`integer\`, \`fraction\`, \`oneOf\` of @kvloom/core. */
-export const options = {}
+    camel,
+  }) => `/** Options of \`${camel}()\`: none yet. Declare each with \`integer\`, \`fraction\`, \`oneOf\` of @kvloom/core. */
+export const ${camel}Options = {}
 `,
   source: (method) => `${header(method)}
 import { type Bound, type Stage, defineMethod } from '@kvloom/core'
-${imports}import { options } from './options'
+${imports}import { ${method.camel}Options } from './options'
 
 /** ${doc} */
 export const ${method.camel} = defineMethod(
   { name: '${method.name}', title: '${method.title}', summary: 'One line that says what it does.', chunkInvariant: true },
-  options,
+  ${method.camel}Options,
   (chosen) => {
     const stage = (${parts ? "part: 'keys' | 'values'" : ''}): Stage<'${kind}'> => ({
       kind: '${kind}',
@@ -34,10 +41,14 @@ ${parts ? '      on: { part },\n' : ''}      accepts: (space) => space,
   },
 )
 `,
-  test: (method) => `import { OptionError } from '@kvloom/core'
+  test: (method) => `import { SHAPES, testCompressor } from '@kvloom/conformance'
+import { testGolden } from '@kvloom/golden'
+import { adapter } from '../golden/adapter'
+import { OptionError } from '@kvloom/core'
 import { describe, expect, it } from 'vitest'
 import { ${method.camel} } from './${method.name}'
 
+${SUITES(method)}
 describe('${method.name}', () => {
   it('is a method with one name', () => {
     expect(${method.camel}.card.name).toBe('${method.name}')
@@ -68,39 +79,43 @@ const site = siteOf(model, 0, 'keys')
 `
 
 const eviction = {
-  options: ({ title }) => `import { fraction } from '@kvloom/core'
+  options: ({ camel }) => `import { fraction } from '@kvloom/core'
 
-/** Options of ${title}. */
-export const options = {
+/** Options of \`${camel}()\`. */
+export const ${camel}Options = {
   keep: fraction({ default: 0.5, doc: "Fraction of the prompt's tokens kept, per KV head." }),
 }
 `,
   source: (method) => `${header(method)}
 import { defineScorer } from '@kvloom/core'
 import { sqrt, square, sum } from '@tensorflow/tfjs-core'
-import { options } from './options'
+import { ${method.camel}Options } from './options'
 
 /** Keeps the tokens of largest score at the end of the prompt. */
 export const ${method.camel} = defineScorer({
   name: '${method.name}',
   title: '${method.title}',
   summary: 'One line that says what it does.',
-  options,
+  options: ${method.camel}Options,
   needs: { keys: { of: 'keys' } },
   // Put the paper's score here: keys [kvHeads, tokens, keyDim] to scores [kvHeads, tokens], larger = keep.
   score: ({ keys }) => sqrt(sum(square(keys), -1)),
 })
 `,
-  test: (method) => `import { type ModelShape, OptionError, siteOf } from '@kvloom/core'
-import '@tensorflow/tfjs-backend-cpu'
-import { type Tensor, ready, setBackend, tensor3d } from '@tensorflow/tfjs-core'
+  test: (method) => `import { SHAPES, testCompressor } from '@kvloom/conformance'
+import { testGolden } from '@kvloom/golden'
+import { adapter } from '../golden/adapter'
+import { type ModelShape, OptionError, siteOf } from '@kvloom/core'
+import { registerKernels } from '@kvloom/kernels'
+import { type Tensor, setBackend, tensor3d } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { ${method.camel} } from './${method.name}'
 
+${SUITES(method)}
 ${SITE}
 beforeAll(async () => {
+  await registerKernels('cpu')
   await setBackend('cpu')
-  await ready()
 })
 
 const scorerOf = (keep: number) => {
@@ -131,24 +146,24 @@ describe('${method.name}', () => {
 }
 
 const quantizers = {
-  options: ({ title }) => `import { integer } from '@kvloom/core'
+  options: ({ camel }) => `import { integer } from '@kvloom/core'
 
-/** Options of ${title}. */
-export const options = {
+/** Options of \`${camel}()\`. */
+export const ${camel}Options = {
   recent: integer({ default: 32, min: 0, doc: 'Newest tokens that stay exact.' }),
 }
 `,
   source: (method) => `${header(method)}
 import { defineQuantizer } from '@kvloom/core'
 import { clone } from '@tensorflow/tfjs-core'
-import { options } from './options'
+import { ${method.camel}Options } from './options'
 
 /** Stores sealed rows as they are, until the paper's encoding stands here. */
 export const ${method.camel} = defineQuantizer({
   name: '${method.name}',
   title: '${method.title}',
   summary: 'One line that says what it does.',
-  options,
+  options: ${method.camel}Options,
   window: ({ recent }) => ({
     sinks: 0,
     keys: { recent, block: 1, drain: 'blocks' },
@@ -167,19 +182,23 @@ export const ${method.camel} = defineQuantizer({
   }),
 })
 `,
-  test: (method) => `import { type ModelShape, OptionError, siteOf } from '@kvloom/core'
-import '@tensorflow/tfjs-backend-cpu'
-import { randomNormal, ready, setBackend } from '@tensorflow/tfjs-core'
+  test: (method) => `import { SHAPES, testCompressor } from '@kvloom/conformance'
+import { testGolden } from '@kvloom/golden'
+import { adapter } from '../golden/adapter'
+import { type ModelShape, OptionError, siteOf } from '@kvloom/core'
+import { registerKernels } from '@kvloom/kernels'
+import { randomNormal, setBackend } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { ${method.camel} } from './${method.name}'
 
+${SUITES(method)}
 /** Largest error of a value after encode and decode. */
 const TOLERANCE = 0
 
 ${SITE}
 beforeAll(async () => {
+  await registerKernels('cpu')
   await setBackend('cpu')
-  await ready()
 })
 
 describe('${method.name}', () => {
@@ -224,7 +243,7 @@ export const stageTemplates = {
   recall: byStage('recall', {
     parts: false,
     doc: 'Recalls the oldest rows, until the index of the paper stands here.',
-    imports: "import { range, reshape, tile } from '@tensorflow/tfjs-core'\n",
+    imports: "import { range, reshape, tidy, tile } from '@tensorflow/tfjs-core'\n",
     stage: {
       when: 'read',
       bound: `{
@@ -235,7 +254,7 @@ export const stageTemplates = {
         index: async () => ({}),
         // int32 [queryHeads, count]: which indexed rows each query head reads
         select: async (queries, _blocks, _sizes, count) =>
-          tile(reshape(range(0, count, 1, 'int32'), [1, count]), [queries.shape[0] ?? 1, 1]),
+          tidy(() => tile(reshape(range(0, count, 1, 'int32'), [1, count]), [queries.shape[0] ?? 1, 1])),
       }`,
     },
   }),
@@ -257,9 +276,12 @@ export const stageTemplates = {
   }),
   sequence: byStage('resample', {
     parts: false,
-    doc: 'Replaces every row by itself, until the map along the sequence stands here.',
-    imports: "import { clone } from '@tensorflow/tfjs-core'\n",
-    stage: { when: 'room', bound: '{ sinks: 4, capacity: 512, to: 508, apply: (rows) => clone(rows) }' },
+    doc: 'Keeps the newer half of a full cache, until the map along the sequence stands here.',
+    imports: "import { slice } from '@tensorflow/tfjs-core'\n",
+    stage: {
+      when: 'room',
+      bound: '{ sinks: 4, capacity: 512, to: 254, apply: (rows) => slice(rows, [0, 254, 0], [-1, 254, -1]) }',
+    },
   }),
   'cross-layer': byStage('model', {
     parts: false,

@@ -11,19 +11,21 @@ export const KINDS = Object.keys(stageTemplates)
 export function filesOf(method) {
   const stage = stageTemplates[method.kind]
   return {
-    'package.json': manifest(method),
-    'tsconfig.json': `${JSON.stringify({ extends: '../../../tsconfig.base.json', include: ['src'] }, null, 2)}\n`,
-    'tsup.config.ts': "import { preset } from '../../../tools/presets/tsup'\n\nexport default preset()\n",
+    'package.json': manifest(method, stage.test(method).includes('@kvloom/kernels')),
+    'tsconfig.json': `${JSON.stringify({ extends: '../../../tsconfig.base.json', include: ['src', 'golden'] }, null, 2)}\n`,
+    'tsup.config.ts': "import { goldenPreset } from '../../../tools/presets/tsup'\n\nexport default goldenPreset()\n",
     'README.md': readme(method),
-    'fixtures/README.md': fixtures(method),
-    'src/index.ts': `export { ${method.camel} } from './${method.name}'\n`,
+    'golden/README.md': golden(method),
+    'golden/adapter.ts': adapter(method),
+    [`golden/${method.name}/golden.json`]: data(method),
+    'src/index.ts': `export { ${method.camel} } from './${method.name}'\nexport { ${method.camel}Options } from './options'\n`,
     'src/options.ts': stage.options(method),
     [`src/${method.name}.ts`]: stage.source(method),
     [`src/${method.name}.test.ts`]: stage.test(method),
   }
 }
 
-function manifest({ kind, name, title }) {
+function manifest({ kind, name, title }, usesKernels) {
   const folder = `packages/${kind}/${name}`
   return `${JSON.stringify(
     {
@@ -36,9 +38,14 @@ function manifest({ kind, name, title }) {
       repository: { type: 'git', url: 'git+https://github.com/kvloom/kvloom.git', directory: folder },
       exports: {
         '.': { 'kvloom-source': './src/index.ts', types: './dist/index.d.ts', import: './dist/index.js' },
+        './golden': {
+          'kvloom-source': './golden/adapter.ts',
+          types: './dist/golden.d.ts',
+          import: './dist/golden.js',
+        },
         './package.json': './package.json',
       },
-      files: ['dist', 'src', '!src/**/*.test.ts', '!src/**/testing/**', 'README.md'],
+      files: ['dist', 'golden/*.ts', 'src', '!src/**/*.test.ts', '!src/**/testing/**', 'README.md'],
       engines: { node: '>=20' },
       scripts: {
         build: 'tsup',
@@ -46,7 +53,13 @@ function manifest({ kind, name, title }) {
         prepack: 'node ../../../tools/setup/run.mjs setup',
       },
       dependencies: { '@kvloom/core': 'workspace:^', '@tensorflow/tfjs-core': 'catalog:' },
-      devDependencies: { '@tensorflow/tfjs-backend-cpu': 'catalog:' },
+      peerDependencies: { '@kvloom/golden': 'workspace:^' },
+      peerDependenciesMeta: { '@kvloom/golden': { optional: true } },
+      devDependencies: {
+        '@kvloom/conformance': 'workspace:^',
+        '@kvloom/golden': 'workspace:^',
+        ...(usesKernels ? { '@kvloom/kernels': 'workspace:^' } : {}),
+      },
     },
     null,
     2,
@@ -88,10 +101,47 @@ Title, authors, link, licence of the authors' code.
 `
 }
 
-function fixtures({ title }) {
-  return `# Fixtures of ${title}
+function golden({ title }) {
+  return `# Golden data of ${title}
 
-Golden vectors: small safetensors files and a \`golden.json\` that names them, from the authors' own code. Write here which
-revision of it made them, with which command and seed.
+Put the numbers of the authors' own code here: small safetensors files and a \`golden.json\` that names them (the form is described in
+\`packages/golden\`). Write which revision of the code made them, with which command and seed. The case that is there now follows from
+the options alone.
+`
+}
+
+/** Rows that are held after a prompt: what follows from the options alone, without data of the authors. */
+const TOKENS = 20
+
+function data({ kind, name }) {
+  const held = kind === 'eviction' ? TOKENS / 2 : TOKENS
+  const counted = { name: 'rows-held', options: { tokens: TOKENS }, scalars: { held } }
+  return `${JSON.stringify({ method: name, source: 'the options of the method', cases: [counted] }, null, 2)}\n`
+}
+
+function adapter({ camel, name, title }) {
+  return `/** Cases of ${title}: how many rows a cache holds after a prompt, until the authors' data is here. */
+import { type CaseAdapter, compareScalar, feed, heldBy, modelOf, numberOption, openExact } from '@kvloom/golden'
+import { ${camel} } from '../src/${name}'
+
+/** ${title} against its golden data. */
+export const adapter: CaseAdapter = {
+  method: '${name}',
+  async run(golden) {
+    const tokens = numberOption(golden, 'tokens')
+    const shape = [1, tokens, 8]
+    // Rows that differ in length: row t is of t + 1.
+    const rows = { shape, data: Float32Array.from({ length: tokens * 8 }, (_, at) => Math.floor(at / 8) + 1) }
+    const all = { queries: rows, keys: rows, values: rows }
+    const cache = openExact(${camel}(), modelOf(all, 2))
+    try {
+      await feed(cache, all, 0, tokens, 'promptEnd')
+      const held = await heldBy(cache, 1)
+      return { tensors: [compareScalar(golden, 'held', held.shape[1] ?? 0, 0)] }
+    } finally {
+      cache.dispose()
+    }
+  },
+}
 `
 }
