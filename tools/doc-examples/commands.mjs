@@ -132,6 +132,11 @@ export const commands = [
   },
   { runs: 'npm run -s pnpm -- --filter @kvloom/bench decode-step tiny 64 2', shows: /median|kvloom, none/ },
   { runs: 'npm run -s pnpm -- --filter @kvloom/bench steps 128 1', shows: /fastgen +median/ },
+  {
+    says: 'npm run -s kvloom -- golden packages/eviction/<name>/golden',
+    runs: 'npm run -s kvloom -- golden packages/eviction/tova/golden',
+    shows: /0 failed/,
+  },
   { says: 'npm run method-lists', shows: /lists of methods are fresh/ },
   { says: 'npm run docs:tables', shows: /tables/ },
   { says: 'npm run docs:build', makes: 'docs/.vitepress/dist/index.html' },
