@@ -44,10 +44,12 @@ describe('on the tiny model', () => {
   it.each([
     ['kivi(group=24, residual=24)', /Choose a group that divides 32/],
     ['kv-latent(valueDim=99)', /a value head has 32 channels, 99 are asked for/],
-    ['window(kivi, block=20)', /smaller than the 32 rows that kivi quantizes together/],
     ['onLayers([0], kv-latent)', /new weights of every layer/],
     ['coupled-quantization(channels=6)', /does not fit this model/],
   ])('%s is refused before anything is fitted', (text, message) => {
     expect(check(text)).toMatch(message)
+  })
+  it('a window that does not serve one method is refused without a model', () => {
+    expect(() => composition('window(kivi, block=20)')).toThrow(/smaller than the 32 rows that kivi quantizes together/)
   })
 })
