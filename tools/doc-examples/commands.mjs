@@ -152,6 +152,8 @@ export const commands = [
     not: 'takes minutes; the two commands beside it run the same program for one grid',
   },
 
+  { says: 'node ten-lines.mjs', needs: ['ten-lines.mjs'], installed: true, shows: /snapkv[\s\S]*4 bits/ },
+  { runs: 'npx kvloom --version', installed: true, shows: /^\d+\.\d+\.\d+/m },
   { says: 'kvloom methods kivi', installed: true, shows: /residual/ },
   { says: 'kvloom compare', runs: `kvloom compare --model tiny ${SHORT}`, installed: true },
   { says: 'kvloom compare ARGS', not: SETS_UP },

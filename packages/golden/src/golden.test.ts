@@ -11,7 +11,7 @@ import { GoldenError } from './errors'
 import { formatGolden, summarizeGolden } from './format'
 import { compareKept } from './kept'
 import { type GoldenResult, runGolden } from './run'
-import { readSafetensors } from './safetensors'
+import { readGoldenTensors } from './safetensors'
 
 const floats = (shape: readonly number[], data: readonly number[]): NdArray => ({
   shape,
@@ -176,7 +176,7 @@ describe('a golden folder', () => {
   it('refuses folders without golden data, and damaged files', async () => {
     await expect(runGolden([join(folder, 'nothing')], { adapters }).next()).rejects.toThrow(GoldenError)
     await writeFile(join(folder, 'short.safetensors'), Uint8Array.of(1, 2, 3))
-    await expect(readSafetensors(join(folder, 'short.safetensors'))).rejects.toThrow(GoldenError)
+    await expect(readGoldenTensors(join(folder, 'short.safetensors'))).rejects.toThrow(GoldenError)
     await writeFile(join(folder, 'golden.json'), '{}')
     await expect(runGolden([folder], { adapters }).next()).rejects.toThrow(/not golden data/)
   })

@@ -19,19 +19,19 @@ export { GoldenError } from './errors'
 export { formatGolden, summarizeGolden } from './format'
 export { compareKept, compareMask, TIE } from './kept'
 export { type GoldenOptions, type GoldenResult, runGolden } from './run'
-export { readSafetensors } from './safetensors'
+export { readGoldenTensors } from './safetensors'
 export type { CaseJson, GoldenCase, Tolerance } from './schema'
 export { type GoldenTestOptions, type TestRunner, testGolden } from './test'
 export {
   bestOf,
   feed,
-  heldBy,
   keptByCache,
   lastAttention,
   maskByCache,
   modelOf,
   openExact,
   type Rows,
+  rowsHeldBy,
   rowsOf,
   scorerOf,
   scoresOf,

@@ -11,7 +11,7 @@ interface Entry {
 }
 
 /** All tensors of a file by name. 64-bit numbers become the nearest 32-bit ones. @throws GoldenError */
-export async function readSafetensors(path: string): Promise<ReadonlyMap<string, NdArray>> {
+export async function readGoldenTensors(path: string): Promise<ReadonlyMap<string, NdArray>> {
   let file: Buffer
   try {
     file = await readFile(path)

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { floatFromHalf, halfFromFloat } from '@kvloom/kernels'
 import { type NdArray, sliceLikeNumpy } from './array'
 import { GoldenError } from './errors'
-import { readSafetensors } from './safetensors'
+import { readGoldenTensors } from './safetensors'
 
 /** How far a result may be off. One tolerance may stand for several tensors: that of `kept` for `kept_r25`. */
 export interface Tolerance {
@@ -79,7 +79,7 @@ export async function readGoldenFolder(path: string, casesOf: CasesOf = () => un
   const load = async (reference: string): Promise<NdArray> => {
     const { file: name, tensor, slice } = parseReference(reference)
     const full = join(path, name)
-    const tensors = files.get(full) ?? readSafetensors(full)
+    const tensors = files.get(full) ?? readGoldenTensors(full)
     files.set(full, tensors)
     const found = (await tensors).get(tensor)
     if (!found) throw new GoldenError(`${full} holds no tensor ${tensor}.`)

@@ -177,7 +177,7 @@ export async function feed(
 }
 
 /** The positions `[kvHeads, kept]` that a layer of a cache holds. */
-export async function heldBy(cache: KVCache, layer: number): Promise<NdArray> {
+export async function rowsHeldBy(cache: KVCache, layer: number): Promise<NdArray> {
   const { keys, values, positions } = await cache.materialize(layer)
   dispose([keys, values])
   // A dropped row that its block still holds has position -1.
@@ -190,7 +190,7 @@ export async function keptByCache(compressor: KVCompressor, rows: Rows, layer = 
   const cache = openExact(compressor, modelOf(rows, layer + 1))
   try {
     await feed(cache, beforeRope(rows), 0, rows.keys.shape[1] ?? 0, 'promptEnd')
-    return await heldBy(cache, layer)
+    return await rowsHeldBy(cache, layer)
   } finally {
     cache.dispose()
   }

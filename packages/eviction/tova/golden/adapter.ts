@@ -4,12 +4,12 @@ import {
   compareArrays,
   feed,
   type GoldenCase,
-  heldBy,
   modelOf,
   type NdArray,
   numberOption,
   type Outcome,
   openExact,
+  rowsHeldBy,
   rowsOf,
   scorerOf,
   scoresOf,
@@ -43,10 +43,10 @@ async function run(golden: GoldenCase): Promise<Outcome> {
       try {
         const held: NdArray[] = []
         await feed(cache, rows, 0, prompt, 'promptEnd')
-        held.push(await heldBy(cache, 0))
+        held.push(await rowsHeldBy(cache, 0))
         for (let step = 0; step < steps; step++) {
           await feed(cache, rows, prompt + step, 1, 'decode')
-          held.push(await heldBy(cache, 0))
+          held.push(await rowsHeldBy(cache, 0))
         }
         tensors.push(...comparePositions(name, held, expected))
       } finally {
