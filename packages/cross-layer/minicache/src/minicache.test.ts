@@ -22,6 +22,8 @@ import {
   clone,
   concat,
   cos,
+  dispose,
+  memory,
   mul,
   neg,
   norm,
@@ -262,6 +264,39 @@ describe('minicache', () => {
     expect(await largestDifference(held[2]?.values ?? a, alone)).toBe(0)
     expect(cache.census(2).values).toMatchObject({ exact: 16, sealed: 0 })
     cache.dispose()
+  })
+
+  it('seals a single row, whichever rows are retained', async () => {
+    const z = (block: number, drain: 'blocks' | 'all') => ({ recent: 0, block, drain })
+    const alone = { keys: z(1, 'blocks'), values: z(1, 'blocks') }
+    const leftOver = { keys: z(4, 'all'), values: z(4, 'all') } // 5 rows are 4 and 1, or 5 at once
+    const before = memory().numTensors
+    for (const retention of ['topRatioPerHead', 'cosineBand', 'minAngleBand'] as const)
+      for (const gamma of [0, 0.05, 1])
+        for (const windows of [alone, leftOver]) {
+          const cache = openCache(shape, ready(window(windows, minicache({ start: 0, block: 4, retention, gamma }))))
+          for (const phase of ['promptEnd', 'decode'] as const) {
+            const n = phase === 'promptEnd' ? 5 : 1
+            cache.begin(new Int32Array(n), phase)
+            for (let layer = 0; layer < shape.layers; layer++) {
+              const [queries, rows] = [random(layer, n, shape.queryHeads), random(7 + layer, n)]
+              const output = await cache.attend(layer, { queries, keys: rows, values: rows })
+              for (const v of await output.data()) expect(Number.isFinite(v)).toBe(true)
+              dispose([output, queries, rows])
+            }
+            await cache.commit()
+          }
+          expect(cache.census(0).values.sealed).toBe(windows === alone ? 6 : 5)
+          cache.dispose()
+          expect(memory().numTensors).toBe(before)
+        }
+  })
+
+  it('merges no rows into no rows', () => {
+    for (const retention of ['topRatioPerHead', 'cosineBand', 'minAngleBand'] as const) {
+      const none = zeros([2, 0, 32])
+      expect(bound({ retention }).encode([none, none], {}).exempt?.shape).toEqual([2, 0])
+    }
   })
 
   it('stays finite for zero and opposite rows', async () => {

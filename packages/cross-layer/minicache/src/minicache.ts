@@ -17,9 +17,11 @@ import {
   acos,
   add,
   any,
+  cast,
   clipByValue,
   concat,
   div,
+  equal,
   expandDims,
   lessEqual,
   max,
@@ -27,9 +29,9 @@ import {
   min,
   mul,
   norm,
-  oneHot,
   ones,
   onesLike,
+  range,
   sin,
   slice,
   sub,
@@ -120,7 +122,7 @@ function retained(a: Tensor, b: Tensor, options: Options): Tensor | undefined {
   const { retention, gamma, block } = options
   if (retention === 'topRatioPerHead' && gamma === 0) return undefined
   const [heads = 0, n = 0, dim = 0] = a.shape
-  if (gamma === 1) return ones([heads, n]) // min + 1 · (max - min) rounds to either side of max
+  if (gamma === 1 || n === 0) return ones([heads, n]) // min + 1 · (max - min) rounds to either side of max
   const masks: Tensor[] = []
   for (let from = 0; from < n; from += block) {
     const cut = (x: Tensor) => slice(x, [0, from, 0], [heads, Math.min(block, n - from), dim])
@@ -135,8 +137,9 @@ const RETENTION: Readonly<Record<Options['retention'], (a: Tensor, b: Tensor, ga
   topRatioPerHead(a, b, gamma) {
     const angle = angleBetween(a, b)
     const [, n = 0] = angle.shape
-    const widest = selectTop(angle, Math.ceil(gamma * n)) // [heads, k]
-    return sum(oneHot(widest, n), 1)
+    const widest = expandDims(selectTop(angle, Math.ceil(gamma * n)), 2) // [heads, k, 1]
+    // Not oneHot, which takes no fewer than two rows.
+    return sum(cast(equal(widest, range(0, n, 1, 'int32')), 'float32'), 1)
   },
   /** In all heads a token of which any head comes within gamma of the range to the smallest cosine: the paper's purpose. */
   cosineBand(a, b, gamma) {
