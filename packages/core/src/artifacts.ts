@@ -2,13 +2,13 @@
 import { sha256 } from '@noble/hashes/sha2.js'
 import { bytesToHex } from '@noble/hashes/utils.js'
 import { compose } from './compose'
-import type { Artifact, HostTensor, KVCompressor, ModelShape, Ready, Site } from './contract'
+import type { AnyStage, Artifact, HostTensor, KVCompressor, ModelShape, Ready, Site } from './contract'
 import { ArtifactMismatch, NotCalibrated } from './errors'
 import { differenceInWords, fittedFor } from './fitted-for'
 
 /**
  * Pairs a compressor with the artifacts of its fitted stages. Artifacts of stages that the compressor does not have are passed over.
- * @throws NotCalibrated when a stage with `fit` has no artifact; ArtifactMismatch when it has two, or one that was fitted for other
+ * @throws NotCalibrated when a stage that learns has no artifact; ArtifactMismatch when it has two, or one that was fitted for other
  *   stages or options. Whether the model is the right one shows when a cache is opened.
  */
 export function ready(compressor: KVCompressor, artifacts: readonly Artifact[] = []): Ready {
@@ -28,9 +28,13 @@ export function ready(compressor: KVCompressor, artifacts: readonly Artifact[] =
 
 const NO_MODEL = { name: '', fingerprint: '' } as ModelShape
 
+/** Whether a stage has to be fitted: it learns, and there may be a layer that it acts on. */
+export const learns = ({ fit, on }: AnyStage): boolean =>
+  fit !== undefined && (fit.scope === 'model' || !on?.layers?.every((layer) => on.except?.includes(layer)))
+
 /** Ids of the stages that have to be fitted. */
-const learningStages = (compressor: KVCompressor): ReadonlySet<string> =>
-  new Set(compressor.stages.filter((s) => s.fit).map((s) => s.id))
+export const learningStages = (compressor: KVCompressor): ReadonlySet<string> =>
+  new Set(compressor.stages.filter(learns).map((s) => s.id))
 
 /** Identifies what an artifact was fitted for: the model's weights, the stage, and the stages around it with their options. */
 export function artifactFingerprint(model: ModelShape, compressor: KVCompressor, stage: string): string {
@@ -56,7 +60,7 @@ export function checkArtifacts(model: ModelShape, { compressor, artifacts }: Rea
 }
 
 /** Whether some stage has to be fitted before the compressor can open a cache. */
-export const needsCalibration = (compressor: KVCompressor): boolean => compressor.stages.some((s) => s.fit)
+export const needsCalibration = (compressor: KVCompressor): boolean => compressor.stages.some(learns)
 
 /** The artifact of a stage. */
 export const artifactOf = (artifacts: readonly Artifact[], id: string): Artifact | undefined =>

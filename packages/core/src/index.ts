@@ -1,7 +1,7 @@
 export { dropping, refuseHeadSets, refuseLayerSets, refuseSlots } from './accept'
 export type { ModelOrShape, WindowChange } from './arguments'
 export { checkCompressor } from './arguments'
-export { artifactFingerprint, checkArtifact, learned, needsCalibration, ready } from './artifacts'
+export { artifactFingerprint, checkArtifact, learned, learningStages, needsCalibration, ready } from './artifacts'
 export { restoreCache } from './cache/file/restore'
 export { openCache } from './cache/open'
 export type { CalibrateOptions } from './calibration/calibrate'

@@ -1,7 +1,6 @@
 /** `--artifacts FILE`, as often as it is given. */
-import type { Artifact, KVCompressor } from '@kvloom/core'
+import { type Artifact, type KVCompressor, learningStages } from '@kvloom/core'
 import { loadArtifacts } from '@kvloom/engine'
-import { learningStages } from '@kvloom/eval'
 import { UsageError } from '../errors'
 
 /**

@@ -3,7 +3,7 @@
  * layer by layer, keys before values, stage by stage; each stage is fitted on what the stages before it hand on, and a predictor on
  * reconstructions that went through its own quantizer.
  */
-import { ready } from '../artifacts'
+import { learningStages, ready } from '../artifacts'
 import { sourceLayers } from '../cache/plan'
 import { actsOn, compose } from '../compose'
 import type { Artifact, CalibrationRun, KVCompressor, ModelShape, Part, Ready } from '../contract'
@@ -44,6 +44,8 @@ export async function calibrate(
     await report()
   }
   if (leavesToFit(whole, run.model, fits)) await fitLayers(whole, run, fits, report)
+  // A stage that acts on no layer of this model has learned nothing, and that is what its artifact says.
+  for (const id of learningStages(whole)) fits.expect(id)
   return ready(whole, fits.artifacts())
 }
 

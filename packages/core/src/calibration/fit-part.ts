@@ -3,7 +3,7 @@ import * as tf from '@tensorflow/tfjs-core'
 import { codecOf } from '../cache/plan'
 import { TablePool } from '../cache/pool'
 import { stagesOn } from '../compose'
-import type { AnyStage, CalibrationRun, HostTensor, Kind, KVCompressor, ModelShape, Part, Stage } from '../contract'
+import type { AnyStage, CalibrationRun, HostTensor, Kind, KVCompressor, Part, Stage } from '../contract'
 import { CalibrationError } from '../errors'
 import { siteOf } from '../site'
 import { mergeHeads, upload } from '../tensors'
@@ -79,7 +79,7 @@ export async function fitPart(p: PartRun): Promise<Rows | null> {
     const predictStage = stagesOn(compressor, 'predict', layer, part)[0]
     let predictions: Rows | null = null
     if (predictStage) {
-      const order = sourcesOf(predictStage, p, run.model)
+      const order = sourcesOf(predictStage, p, pool)
       await fit(of('predict'), merged, order, !transformed)
       const { predictor } = codecUntil((s) => s.kind !== 'quantize')?.parts ?? {}
       if (!predictor) throw new CalibrationError(predictStage.id, 'it was not fitted.')
@@ -98,12 +98,14 @@ export async function fitPart(p: PartRun): Promise<Rows | null> {
         const n = each[0]?.shape[1] ?? 0
         // Whole groups of rows are quantized; the few rows that are left over count as exact.
         const whole = Math.floor(n / codec.rowsPerGroup) * codec.rowsPerGroup
+        const exact = upload(merged[i] ?? EMPTY)
+        // A text shorter than a group has none, and no stage is asked to encode nothing.
+        if (whole === 0) return tf.squeeze(exact, [0])
         const cut = each.map((t) => tf.slice(t as tf.Tensor3D, [0, 0, 0], [-1, whole, -1]))
         const guess = predictions && upload(predictions[i] ?? EMPTY)
         const first = guess && (tf.slice(guess as tf.Tensor2D, [0, 0], [whole, -1]) as tf.Tensor2D)
         const { tensors } = codec.encode(cut, {}, first)
         const decoded = mergeHeads(codec.main(tensors, whole, 0, whole, first))
-        const exact = upload(merged[i] ?? EMPTY)
         return whole === n
           ? decoded
           : tf.concat([decoded, tf.squeeze(tf.slice(exact as tf.Tensor3D, [0, whole, 0], [-1, -1, -1]), [0])], 0)
@@ -115,9 +117,13 @@ export async function fitPart(p: PartRun): Promise<Rows | null> {
 }
 
 /** The reconstructions that a predictor reads, in its order. It is bound without an artifact to say which, since it needs one only to predict. */
-function sourcesOf(stage: Stage<'predict'>, { before, now, layer, part }: PartRun, model: ModelShape): readonly Rows[] {
+function sourcesOf(
+  stage: Stage<'predict'>,
+  { before, now, layer, part, run: { model } }: PartRun,
+  { hold }: TablePool,
+): readonly Rows[] {
   const sources =
-    stage.fit?.scope === 'layer' ? stage.fit.sources?.(part) : stage.bind(siteOf(model, layer, part)).sources
+    stage.fit?.scope === 'layer' ? stage.fit.sources?.(part) : stage.bind(siteOf(model, layer, part, hold)).sources
   return (sources ?? []).map(({ back, part: of }) => {
     const rows = back === 0 ? now[of] : before[of]
     if (!rows)

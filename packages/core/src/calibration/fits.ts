@@ -23,6 +23,10 @@ export class Fits {
   has(stage: string, key: string): boolean {
     return this.json.get(stage)?.[key] !== undefined
   }
+  /** Makes sure that a stage has an artifact, if only an empty one. */
+  expect(stage: string): void {
+    if (!this.json.has(stage)) this.json.set(stage, {})
+  }
   add(stage: string, key: string, { json, tensors }: Learned, prefix: string): void {
     this.json.set(stage, { ...this.json.get(stage), [key]: json })
     const named = Object.entries(tensors).map(([name, t]) => [`${prefix}${name}`, t] as const)

@@ -1,9 +1,12 @@
 /** Which artifacts belong to a composition. What a user gave is refused when it does not fit; what a cache of kvloom's own holds is left aside. */
-import { type Artifact, artifactFingerprint, checkArtifact, type KVCompressor, type ModelShape } from '@kvloom/core'
-
-/** Ids of the stages that learn. */
-export const learningStages = ({ stages }: KVCompressor): ReadonlySet<string> =>
-  new Set(stages.filter((s) => s.fit).map((s) => s.id))
+import {
+  type Artifact,
+  artifactFingerprint,
+  checkArtifact,
+  type KVCompressor,
+  learningStages,
+  type ModelShape,
+} from '@kvloom/core'
 
 /** Of many artifacts those made for this model and compressor, one per stage: the last one given. */
 export function fitting(

@@ -6,6 +6,7 @@ import {
   checkCompressor,
   checkModel,
   type KVCompressor,
+  learningStages,
   type ModelShape,
   needsCalibration,
   type Ready,
@@ -15,7 +16,7 @@ import { applyModelStages, defaultCacheDir, type Model, saveArtifacts, shapeBehi
 import { calibrationText } from '../calibration-text'
 import { checkModelGiven } from '../given'
 import { type CalibrateCompositionOptions, calibrateComposition, calibrationKey } from './calibrate-composition'
-import { fitting, givenFitting, learningStages } from './given-artifacts'
+import { fitting, givenFitting } from './given-artifacts'
 import { loadIfThere, PartialFile } from './partial-file'
 
 /**

@@ -1,0 +1,82 @@
+import * as tf from '@tensorflow/tfjs-core'
+import '@tensorflow/tfjs-backend-cpu'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { needsCalibration, ready } from '../artifacts'
+import { openCache } from '../cache/open'
+import { compose, exceptLayers, onLayers } from '../compose'
+import type { CalibrationRun, HostTensor } from '../contract'
+import { defineQuantizer } from '../define'
+import { guess, model, random } from '../testing/stage-toys'
+import { calibrate } from './calibrate'
+
+/** Rows of two texts of so many tokens, from a seed. */
+const runOf = (tokens: number): CalibrationRun => {
+  const rows = (layer: number, seed: number, dim: number): readonly HostTensor[] =>
+    [0, 1].map((text) => random(seed + layer + 31 * text, [model.kvHeads, tokens, dim]))
+  return {
+    model,
+    weights: { shape: model, names: () => [], get: () => Promise.reject(new Error('no weights')) },
+    rows: async (layer) => ({ keys: rows(layer, 1, model.keyDim), values: rows(layer, 2, model.valueDim) }),
+    gradients: () => Promise.reject(new Error('no gradients')),
+    hidden: () => Promise.reject(new Error('no hidden states')),
+    sentences: () => Promise.reject(new Error('no sentences')),
+  }
+}
+
+/** A quantizer that takes 16 rows together, and never none; it learns one number. */
+const groups = defineQuantizer({
+  name: 'groups',
+  options: {},
+  rope: 'pre',
+  window: () => ({
+    sinks: 0,
+    keys: { recent: 0, block: 16, drain: 'blocks' },
+    values: { recent: 0, block: 16, drain: 'blocks' },
+  }),
+  fit: () => ({
+    scope: 'layer',
+    run: async ({ target }) => ({ json: target.map(({ shape }) => shape[1] ?? 0), tensors: {} }),
+  }),
+  quantizer: () => ({
+    layout: { kind: 'custom' },
+    rowsPerGroup: 16,
+    theoreticalBitsPerValue: 32,
+    encode: (rows) => {
+      if (!rows.shape[1]) throw new Error('asked to encode nothing')
+      return { rows: tf.add(rows, 0) }
+    },
+    decode: ({ rows }) => tf.clone(rows as tf.Tensor),
+  }),
+})
+
+describe('calibrate', () => {
+  beforeAll(async () => {
+    await tf.setBackend('cpu')
+  })
+
+  it.each([9, 16, 40])(
+    'hands on texts of %i tokens to what is predicted from them, in groups of 16',
+    async (tokens) => {
+      const before = tf.memory().numTensors
+      const fitted = await calibrate(compose(guess(false), groups()), runOf(tokens))
+      const [artifact] = fitted.artifacts
+      expect(artifact?.json).toMatchObject({ '3.keys': [tokens, tokens], '3.values': [tokens, tokens] })
+      openCache(model, fitted).dispose()
+      expect(tf.memory().numTensors).toBe(before)
+    },
+  )
+
+  it.each([
+    ['every layer of the model is left out', exceptLayers([0, 1, 2, 3], groups()), true],
+    ['it is put on one layer and left out there', exceptLayers([1], onLayers([1], groups())), false],
+    ['it is put on no layer', onLayers([], groups()), false],
+  ])('opens a cache where a stage that learns acts nowhere: %s', async (_, compressor, needed) => {
+    expect(needsCalibration(compressor)).toBe(needed)
+    if (!needed) openCache(model, ready(compressor)).dispose()
+    const asked = { ...runOf(40), rows: () => Promise.reject(new Error('nothing is to be fitted')) }
+    const fitted = await calibrate(compressor, asked)
+    expect(fitted.artifacts.map(({ stage }) => stage)).toEqual(needed ? ['groups'] : [])
+    openCache(model, fitted).dispose()
+    openCache(model, ready(compressor, fitted.artifacts)).dispose()
+  })
+})
