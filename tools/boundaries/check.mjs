@@ -7,7 +7,7 @@ import { configuration } from './rules.mjs'
 
 const workspace = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
 const baseDir = process.argv[2] ? resolve(process.argv[2]) : workspace
-const folders = ['packages', 'apps', 'examples'].filter((folder) => existsSync(join(baseDir, folder)))
+const folders = ['packages', 'apps', 'examples', 'tools'].filter((folder) => existsSync(join(baseDir, folder)))
 
 const { output, exitCode } = await cruise(folders, {
   ...configuration.options,

@@ -155,17 +155,10 @@ export const configuration = {
     byName('package-by-name-not-by-path', `^packages/(?!(?:${CATEGORIES.join('|')})/)([^/]+)/`, '^packages/$1/'),
     {
       name: 'no-circles',
-      comment: 'Two files that need each other cannot be read one after the other.',
+      comment:
+        'Two files that need each other, be it for types only, cannot be read one after the other; a third file holds what both need then.',
       severity: 'error',
       from: {},
-      to: { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } },
-    },
-    {
-      name: 'no-circles-of-types',
-      comment: 'Nor can two files that need only types of each other; a third file holds those types then.',
-      severity: 'error',
-      // The engine, the comparison and the adapters of golden data still have some.
-      from: { pathNot: '^packages/(?:engine|eval|conformance)/' },
       to: { circular: true },
     },
     {

@@ -5,7 +5,7 @@ import { embeddingRows, matmulPacked, mergeHeads, rmsNorm, splitHeads } from '@k
 import { add, reshape, slice, type Tensor, type Tensor2D, tensor1d, tidy } from '@tensorflow/tfjs-core'
 import { gated } from './activation'
 import { Arena } from './arena'
-import type { ModelConfig } from './models/model-config'
+import type { ModelConfig } from './models/config'
 import type { LayerWeights, Linear, LlamaWeights } from './weights'
 
 /** Which logits a step is asked for. Those of all positions are large: ask for slices of rows where a text is long. */

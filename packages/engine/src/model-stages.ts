@@ -2,7 +2,7 @@
 import { actsOn, ModelMismatch, type ModelShape, type ModelWeights, type Ready, siteOf } from '@kvloom/core'
 import type { Tensor } from '@tensorflow/tfjs-core'
 import { type LoadModelOptions, loadModelFiles, type Model } from './model'
-import type { ModelConfig } from './models/model-config'
+import type { ModelConfig } from './models/config'
 import type { ModelFiles, WeightInfo } from './models/model-files'
 import { expectedShape } from './models/tensor-names'
 

@@ -1,7 +1,7 @@
 // Rotary frequencies as data, with the scaling variants of long-context models applied. The arithmetic is float32 in the order of
 // huggingface/transformers (modeling_rope_utils.py), so that angles agree with what the models were evaluated with.
 import type { Rope } from '@kvloom/core'
-import type { ModelConfig, RopeScaling, YarnRamp } from './models/model-config'
+import type { ModelConfig, RopeScaling, YarnRamp } from './models/config'
 
 const round = Math.fround
 

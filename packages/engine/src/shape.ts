@@ -1,6 +1,6 @@
 // What a cache must know of a model, and a fingerprint that tells one set of weights from another.
 import type { ModelShape } from '@kvloom/core'
-import type { ModelConfig } from './models/model-config'
+import type { ModelConfig } from './models/config'
 import { ropeOf } from './rope'
 
 /**

@@ -7,7 +7,7 @@ import { embeddingRows, matmulPacked, mergeHeads, rmsNorm, rope, splitHeads, unp
 import * as tf from '@tensorflow/tfjs-core'
 import { activated, activationSlope } from '../activation'
 import { linear, normHeads } from '../llama'
-import type { ModelConfig } from '../models/model-config'
+import type { ModelConfig } from '../models/config'
 import type { LayerWeights, Linear, LlamaWeights } from '../weights'
 
 /** Query rows whose attention is in memory at a time. */

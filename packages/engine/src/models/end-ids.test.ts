@@ -7,9 +7,9 @@ import { generateAll } from '../generate'
 import { loadModel } from '../model'
 import { exact } from '../testing/exact'
 import { writeRandomLlama } from '../testing/random-llama'
+import { configFromGguf } from './config-from-gguf'
 import { endIdsByText, endIdsOfGguf, endIdsOfHuggingFace } from './end-ids'
 import { inspectModel } from './inspect'
-import { configFromGguf } from './model-config'
 import { openModelFiles } from './model-files'
 
 const gguf = (entries: Record<string, GgufValue>) =>

@@ -2,13 +2,7 @@
 // weight of the family's forward pass is, are errors. The rules are those of the classes in huggingface/transformers 4.56
 // (modeling_llama.py, modeling_mistral.py, modeling_qwen2.py, modeling_qwen3.py) and of llama.cpp (src/models/llama.cpp, qwen2.cpp, qwen3.cpp).
 import { ModelFileError, UnsupportedArchitectureError } from '../errors'
-import type { ModelConfig } from './model-config'
-
-/** Families the forward pass knows. */
-export const supportedArchitectures = ['llama', 'mistral', 'qwen2', 'qwen3'] as const
-
-/** A family the forward pass knows. */
-export type Architecture = (typeof supportedArchitectures)[number]
+import { type Architecture, type BiasFlags, type ModelConfig, supportedArchitectures } from './config'
 
 /** Families of GGUF files; Mistral's say `llama`. */
 export const ggufArchitectures = ['llama', 'qwen2', 'qwen3'] as const satisfies readonly Architecture[]
@@ -27,14 +21,10 @@ export function checkArchitecture(
   return found
 }
 
-/** Groups of biases, each of which a model has in every layer or in none. */
-export interface BiasFlags {
-  /** Query, key and value projections have biases. */
-  readonly attentionBias: boolean
-  /** The output projection of attention has a bias; absent: it has none. */
-  readonly outputBias?: true
-  /** Gate, up and down projections have biases; absent: they have none. */
-  readonly mlpBias?: true
+/** Refuses a mixture of experts: it says the name of a family of which only dense models are computed. @throws UnsupportedArchitectureError */
+export function refuseExperts(architecture: Architecture, count: unknown): void {
+  if (typeof count === 'number' && count > 0)
+    throw new UnsupportedArchitectureError(`${architecture}, a mixture of ${count} experts`, supportedArchitectures)
 }
 
 /** Whether a family has a group of biases: always, never, or as the model says. */

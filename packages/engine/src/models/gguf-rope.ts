@@ -8,7 +8,7 @@
 // passes over them in other families).
 import { ModelFileError } from '../errors'
 import { extrapolatedShares, plainFrequencies } from '../rope'
-import type { RopeScaling } from './model-config'
+import type { RopeScaling } from './config'
 import { notComputed, type SettingsReader } from './settings-reader'
 
 /** Far above any model, so that a damaged width cannot make us allocate gigabytes of angles. */

@@ -1,5 +1,5 @@
 // `rope_scaling` of config.json, read and written, as huggingface/transformers 4.56 computes it (modeling_rope_utils.py).
-import type { RopeScaling } from './model-config'
+import type { RopeScaling } from './config'
 import { notComputed, settingsReader } from './settings-reader'
 
 type Settings = Readonly<Record<string, unknown>>

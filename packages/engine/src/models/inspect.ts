@@ -2,7 +2,7 @@
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import type { GgufValue } from '../files/gguf'
-import type { ModelConfig } from './model-config'
+import type { ModelConfig } from './config'
 import { openModelFiles, type WeightInfo } from './model-files'
 import { storedFile, storedFolder } from './store'
 

@@ -12,8 +12,8 @@
 import { ModelFileError, type ModelFileErrorCode } from '../errors'
 import { ropeOf } from '../rope'
 import { activationName } from './activations'
+import type { ModelConfig, RopeScaling } from './config'
 import { writeRopeScaling } from './hugging-face-rope'
-import type { ModelConfig, RopeScaling } from './model-config'
 import { writeWindows } from './windows'
 
 type Settings = Readonly<Record<string, unknown>>

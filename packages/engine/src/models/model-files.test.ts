@@ -9,7 +9,8 @@ import { dequantize } from '../files/dequantize'
 import { readSafetensors } from '../files/safetensors'
 import { encodeSafetensors } from '../files/safetensors-write'
 import { errorCode, makeGguf } from '../files/testing'
-import { configFromGguf, configFromHuggingFace } from './model-config'
+import { configFromGguf } from './config-from-gguf'
+import { configFromHuggingFace } from './config-from-hugging-face'
 import { openModelFiles } from './model-files'
 
 const fixture = (name: string) => fileURLToPath(new URL(`../../fixtures/${name}`, import.meta.url))

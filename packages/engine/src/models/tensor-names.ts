@@ -13,7 +13,7 @@
 //   layers.N.mlp.down                     [hidden, intermediate]
 //   finalNorm                             [hidden]
 //   output                                [vocab, hidden]                    absent where embeddings are tied
-import type { ModelConfig } from './model-config'
+import type { ModelConfig } from './config'
 
 const whole: readonly (readonly [canonical: string, gguf: string, huggingFace: string])[] = [
   ['embedding', 'token_embd.weight', 'model.embed_tokens.weight'],

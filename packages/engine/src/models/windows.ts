@@ -1,15 +1,7 @@
 // Which layers of a model look back over a window only, by config.json, as huggingface/transformers 4.56 decides it
 // (configuration_mistral.py, configuration_qwen2.py, configuration_qwen3.py).
-import type { Architecture } from './families'
+import type { Architecture, SlidingWindows } from './config'
 import type { SettingsReader } from './settings-reader'
-
-/** The window of a model. */
-export interface SlidingWindows {
-  /** Tokens that a layer with a window looks back; undefined where no layer has one. */
-  readonly slidingWindow: number | undefined
-  /** The layers that have it, where these are not all. */
-  readonly windowLayers?: readonly number[]
-}
 
 /** The window of a model whose config.json does not say how wide it is. */
 const defaultWindow = 4096

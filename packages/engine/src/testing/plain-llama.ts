@@ -1,7 +1,7 @@
 // A witness for tests: the forward pass once more, in plain float64 loops over arrays, written from the models' papers and configs and
 // sharing no code with the engine. Whole prompt at once, no cache.
 import type { Activation } from '../models/activations'
-import type { ModelConfig } from '../models/model-config'
+import type { ModelConfig } from '../models/config'
 
 type Rows = Float64Array[]
 type Weights = ReadonlyMap<string, Float32Array>

@@ -1,6 +1,6 @@
 /** The rows of a comparison, however they are written. */
 import { checkCompressor, type KVCompressor, OptionError } from '@kvloom/core'
-import type { Composition } from '../compare-rows'
+import type { Composition } from '../run/options'
 
 /** What can be compared: compressors, rows with a name, or both by name. */
 export type Compositions = readonly (KVCompressor | Composition)[] | Readonly<Record<string, KVCompressor>>

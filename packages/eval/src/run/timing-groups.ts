@@ -2,8 +2,9 @@
  * Rows are timed in groups whose caches fit into memory together; the uncompressed row is timed again with each group. A row on a
  * model of its own is a group alone, timed while that model is loaded: a second model is larger than any cache.
  */
-import type { CompareRowsOptions, Composition } from '../compare-rows'
+
 import type { CompositionReport } from '../report/schema'
+import type { CompareRowsOptions, Composition } from './options'
 import type { ScoringModel } from './scoring-model'
 import { type RowSamples, summarizeTimes, type TimingPlan, timeRows, timingTokens } from './timing'
 
