@@ -8,10 +8,13 @@ import { IncompatibleStages } from './errors'
  */
 export const dropping = (space: Space, sets: Space['tokenSets'], when: When): Space => ({
   ...space,
-  tokenSets: SETS[Math.min(SETS.indexOf(space.tokenSets), SETS.indexOf(sets))] ?? sets,
+  tokenSets: narrower(space.tokenSets, sets),
   drops: space.drops === 'always' || when !== 'promptEnd' ? 'always' : 'promptEnd',
 })
 const SETS: readonly Space['tokenSets'][] = ['head', 'layer', 'model']
+/** What heads and layers still agree over behind two stages that drop tokens. */
+export const narrower = (a: Space['tokenSets'], b: Space['tokenSets']): Space['tokenSets'] =>
+  SETS[Math.min(SETS.indexOf(a), SETS.indexOf(b))] ?? a
 
 /** For stages that seal rows once. @throws IncompatibleStages after a stage that rewrites rows. */
 export function refuseSlots(space: Space, name: string, earlier: string): void {

@@ -14,6 +14,8 @@ import type {
   Pick,
   Protected,
   Quantizer,
+  ReplayContext,
+  ReplayPass,
   RowStore,
   ScoreContext,
   Site,
@@ -78,6 +80,8 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
     readonly count?: (tokens: number, options: OptionsOf<S>, site: Site) => number
     /** Rows of every KV head that stay whatever scores and counts say. Default none. */
     readonly protect?: (options: OptionsOf<S>) => Protected
+    /** Passes over the context at the end of a prompt, whose attention `{ of: 'replay' }` sees. */
+    readonly replay?: (context: ReplayContext, options: OptionsOf<S>) => readonly ReplayPass[]
     readonly score: (
       seen: Observed<N>,
       options: OptionsOf<S>,
@@ -101,6 +105,7 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
         needs: typeof d.needs === 'function' ? d.needs(options, site) : d.needs,
         ...(d.columns ? { columns: d.columns } : {}),
         ...(d.protect ? { protect: d.protect(options) } : {}),
+        ...(d.replay ? { replay: (context: ReplayContext) => d.replay?.(context, options) ?? [] } : {}),
         count: (tokens) =>
           d.count ? d.count(tokens, options, site) : Math.trunc(tokens * (typeof keep === 'number' ? keep : 1)),
         score: (seen, columns, now) => d.score(seen as Observed<N>, options, { site, columns, now }),

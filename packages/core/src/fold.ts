@@ -43,7 +43,7 @@ export function foldSpaces(stages: readonly AnyStage[], part: Part): readonly { 
   const steps: { stage: AnyStage; space: Space }[] = []
   for (const stage of stages) {
     if ((stage.on?.part ?? part) !== part) continue
-    const next = stage.accepts(space, earlier)
+    const next = inSomeLayers(stage, stage.accepts(space, earlier), space)
     if (next.rope === 'pre' || next.rope === 'post') {
       if (claimed.side !== 'free' && claimed.side !== next.rope)
         throw new IncompatibleStages(
@@ -60,6 +60,12 @@ export function foldSpaces(stages: readonly AnyStage[], part: Part): readonly { 
   }
   return steps
 }
+
+/** A stage that drops tokens in some layers leaves those layers with other tokens than the rest. */
+const inSomeLayers = ({ on }: AnyStage, next: Space, before: Space): Space =>
+  (on?.layers || on?.except?.length) && next.drops !== before.drops && next.tokenSets === 'model'
+    ? { ...next, tokenSets: 'layer' }
+    : next
 
 const SIDE = { pre: 'before', post: 'after' } as const
 

@@ -56,6 +56,7 @@ export type {
   Observed,
   Part,
   PartCensus,
+  PendingReplay,
   Phase,
   Pick,
   PickContext,
@@ -65,6 +66,8 @@ export type {
   Quantizer,
   Ready,
   Recall,
+  ReplayContext,
+  ReplayPass,
   Resample,
   Rope,
   RowRange,
@@ -110,5 +113,6 @@ export { evenWindows } from './merge-zones'
 export type { OptionSchema, OptionSpec, OptionsOf } from './options'
 export { fraction, integer, layerList, oneOf, parseOptions, refuseUnknown } from './options'
 export { floorOf, liftProtected } from './protect'
+export { sharedTokens } from './shared-tokens'
 export { siteOf } from './site'
 export { upload } from './tensors'

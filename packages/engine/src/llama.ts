@@ -38,7 +38,11 @@ export async function llamaForward(
     let hidden = arena.own(embed(weights, ids)) // [n, hidden]
     for (const [number, layer] of weights.layers.entries()) {
       const ownsRows = cache.sourceLayer(number) === number
-      const now = arena.own(ownsRows ? attentionInputs(config, layer, hidden) : queriesOnly(config, layer, hidden))
+      const now = arena.own(
+        ownsRows
+          ? attentionInputs(config, layer, hidden, cache.wantsHidden?.(number))
+          : queriesOnly(config, layer, hidden),
+      )
       const attended = arena.own(await cache.attend(number, now)) // [queryHeads, n, valueDim]
       const next = arena.own(tidy(() => mlp(config, layer, afterAttention(layer, hidden, attended)))) // [n, hidden]
       arena.free(now, attended, hidden)
@@ -56,12 +60,16 @@ export function embed(weights: LlamaWeights, ids: Int32Array): Tensor {
   return tidy(() => embeddingRows(weights.embedding, tensor1d(ids, 'int32')))
 }
 
-/** Queries, keys and values of n tokens, before RoPE: `[queryHeads, n, keyDim]`, `[kvHeads, n, keyDim]`, `[kvHeads, n, valueDim]`. */
+/**
+ * Queries, keys and values of n tokens, before RoPE: `[queryHeads, n, keyDim]`, `[kvHeads, n, keyDim]`, `[kvHeads, n, valueDim]`. With
+ * `keepsHidden` also what they were made of: hidden states after the layer's norm, `[n, hidden]`.
+ */
 export function attentionInputs(
   config: ModelConfig,
   layer: LayerWeights,
   hidden: Tensor,
-): { queries: Tensor; keys: Tensor; values: Tensor } {
+  keepsHidden = false,
+): { queries: Tensor; keys: Tensor; values: Tensor; hidden?: Tensor } {
   const { queryHeads, kvHeads, rmsEpsilon } = config
   return tidy(() => {
     const normed = rmsNorm(hidden, layer.attentionNorm, rmsEpsilon) // [n, hidden]
@@ -69,6 +77,7 @@ export function attentionInputs(
       queries: normHeads(splitHeads(linear(normed, layer.query), queryHeads), layer.queryNorm, rmsEpsilon),
       keys: normHeads(splitHeads(linear(normed, layer.key), kvHeads), layer.keyNorm, rmsEpsilon),
       values: splitHeads(linear(normed, layer.value), kvHeads),
+      ...(keepsHidden ? { hidden: normed } : {}),
     }
   })
 }

@@ -9,6 +9,7 @@ import type { ModelConfig } from './models/config'
 import { locateModel, type ModelOrigin } from './models/locate'
 import { type ModelFiles, type ModelLocation, openModelFiles } from './models/model-files'
 import type { ResolveProgress } from './models/store'
+import { replayContext } from './replay'
 import { shapeOf } from './shape'
 import { checkedIds, ForwardError } from './token-ids'
 import { createTokenizer, type Tokenizer } from './tokenizer/tokenizer'
@@ -161,7 +162,14 @@ class LlamaModel implements Model {
   ): Promise<Tensor | null> {
     const ids = this.check(cache, given)
     if (getBackend() !== this.backend) await setBackend(this.backend)
-    return llamaForward(this.config, this.packed, cache, ids, phase, logits)
+    const result = await llamaForward(this.config, this.packed, cache, ids, phase, logits)
+    try {
+      await replayContext(this, cache)
+    } catch (error) {
+      result?.dispose()
+      throw error
+    }
+    return result
   }
 
   private check(cache: KVCache, given: Int32Array | readonly number[]): Int32Array {

@@ -1,6 +1,6 @@
 /** Mixes whose stages meet in ways that no method meets alone, through the conformance suite. */
 import { shapesOf, testCompressor } from '@kvloom/conformance'
-import { compose, IncompatibleStages, type KVCompressor, openCache, ready, window } from '@kvloom/core'
+import { compose, IncompatibleStages, type KVCompressor, openCache, ready, sharedTokens, window } from '@kvloom/core'
 import { registerKernels } from '@kvloom/kernels'
 import { setBackend } from '@tensorflow/tfjs-core'
 import { describe, expect, it } from 'vitest'
@@ -13,6 +13,7 @@ import {
   higgs,
   kivi,
   kvsharer,
+  l2Norm,
   lorc,
   minicache,
   snapkv,
@@ -58,6 +59,33 @@ const mixes: Readonly<Record<string, { make: () => KVCompressor; layers: 2 | 4 }
   'clusterkv from host memory over higgs': { make: () => compose(recall('host'), smallHiggs), layers: 2 },
   'minicache + kivi': {
     make: () => compose(zoned(minicache({ start: 0, block: 16 })), zoned(smallKivi)),
+    layers: 4,
+  },
+  'one set of tokens for the model + aqua-kv': {
+    make: () =>
+      compose(sharedTokens('model', snapkv({ keep: 0.5, window: 8 })), aquaKv({ group: 16, sinks: 2, block: 16 })),
+    layers: 4,
+  },
+  'one set of tokens for the model + minicache': {
+    make: () =>
+      compose(sharedTokens('model', expectedAttention({ keep: 0.5, future: 16 })), minicache({ start: 0, block: 8 })),
+    layers: 4,
+  },
+  'one set of tokens for the model + lorc + higgs': {
+    make: () => compose(sharedTokens('model', l2Norm({ keep: 0.5 })), zoned(lorc({ rank: 32 })), zoned(smallHiggs)),
+    layers: 2,
+  },
+  'one set of tokens for the model at every step + think': {
+    make: () => compose(sharedTokens('model', tova({ keep: 0.6 })), think({ prune: 0.25, window: 8, recent: 8 })),
+    layers: 2,
+  },
+  'one budget over the model + higgs': {
+    make: () => compose(snapkv({ keep: 0.4, window: 8 }), adaKv({ over: 'model' }), smallHiggs),
+    layers: 4,
+  },
+  'kvsharer + one set of tokens for the model + kivi': {
+    make: () =>
+      compose(kvsharer({ map: [0, 1, 1, 3] }), sharedTokens('model', snapkv({ keep: 0.5, window: 8 })), smallKivi),
     layers: 4,
   },
   'kvsharer + tova + kivi': {

@@ -8,6 +8,7 @@ import type {
   LayerCensus,
   ModelShape,
   Part,
+  PendingReplay,
   Phase,
   Ready,
 } from '../contract'
@@ -24,6 +25,7 @@ import { censusOf, ledgerOf } from './ledger'
 import { LARGEST_F32 } from './plan'
 import type { TablePool } from './pool'
 import { Reconstructor } from './reconstruct'
+import { type Measuring, WaitingReplay } from './replay'
 import { chunkLimitOf, isEndless, makeRoom, mostThatFit, positionsWith } from './room'
 import { Rotary } from './rotary'
 import { snapshot } from './snapshot'
@@ -38,6 +40,8 @@ export interface Contents {
   readonly tokens: readonly number[]
   /** How many tokens had been seen when something else than appending last happened to rows. Default: all of them. */
   readonly settledTokens?: number
+  /** A pass over the context of another cache that this copy of it measures. */
+  readonly measuring?: Measuring
 }
 
 /** A step between `begin` and `commit`. */
@@ -58,6 +62,8 @@ export class Cache implements KVCache {
   private readonly rotary: Rotary
   private readonly reconstructor: Reconstructor
   private readonly recipe: Recipe
+  /** A step whose evictions wait until the model has read its context again. */
+  private awaiting: { readonly step: Step; readonly replay: PendingReplay } | null = null
   /** The tokens seen so far, dropped ones included. */
   private readonly tokens: number[]
 
@@ -73,7 +79,13 @@ export class Cache implements KVCache {
     this.settledTokens = contents.settledTokens ?? this.tokens.length
     this.rotary = new Rotary(model.rope, this.account)
     this.reconstructor = new Reconstructor(this.layers, this.account)
-    this.recipe = new Recipe(this.layers, this.reconstructor, this.rotary, this.compressor.ownRows === 'stored')
+    this.recipe = new Recipe(
+      this.layers,
+      this.reconstructor,
+      this.rotary,
+      this.compressor.ownRows === 'stored',
+      contents.measuring,
+    )
   }
 
   get compressor(): KVCompressor {
@@ -141,6 +153,10 @@ export class Cache implements KVCache {
     return this.layerAt(layer).plan.source
   }
 
+  wantsHidden(layer: number): boolean {
+    return this.layerAt(layer).plan.hidden > 0
+  }
+
   async attend(layer: number, now: Given): Promise<tf.Tensor> {
     this.guard.check()
     const step = this.step
@@ -149,12 +165,16 @@ export class Cache implements KVCache {
     if (step.done.has(layer)) throw new CacheStateError(`attend(${layer}) was called twice in one step.`)
     if (source !== layer && !step.done.has(source))
       throw new CacheStateError(`attend(${layer}) reads layer ${source}, which has not attended in this step.`)
-    checkShapes(this.model, layer, source !== layer, step.count, now)
+    const wants = this.wantsHidden(layer)
+    checkShapes(this.model, layer, source !== layer, step.count, now, wants)
+    const watched = { queries: now.queries, hidden: (wants && now.hidden) || null }
     return this.guard.alone(`attend(${layer})`, async () => {
       const own = this.ownRows(layer, step, now)
       try {
         await this.checkNumbers(layer, step, now, own)
-        const output = await this.guard.breaking(layer, () => this.recipe.attendLayer(layer, now.queries, own, step))
+        const output = await this.guard.breaking(`layer ${layer}`, () =>
+          this.recipe.attendLayer(layer, watched, own, step),
+        )
         step.done.add(layer)
         return output
       } finally {
@@ -210,18 +230,54 @@ export class Cache implements KVCache {
     if (!step) throw new CacheStateError('commit() was called outside a step. Call begin() first.')
     if (step.done.size !== this.layers.length)
       throw new CacheStateError(`commit() was called after ${step.done.size} of ${this.layers.length} layers attended.`)
+    for (const token of step.incoming) this.tokens.push(token)
+    this.step = null
+    if (this.recipe.waitsForReplay(step)) this.wait(step)
+    else await this.finish(step)
+  }
+
+  /** The last part of a step: what is decided over all layers, and giving back the room of dropped rows. */
+  private async finish(step: Step): Promise<void> {
+    await this.guard.alone('commit()', () =>
+      this.guard.breaking('commit()', async () => {
+        await this.recipe.decide(step)
+        return undefined
+      }),
+    )
     for (const layer of this.layers) for (const lane of layer.lanes) reclaim(lane)
     step.state.dispose()
     this.reconstructor.forget(Number.POSITIVE_INFINITY)
-    for (const token of step.incoming) this.tokens.push(token)
     if (this.layers.some((layer) => layer.changed)) this.settledTokens = this.tokens.length
     for (const layer of this.layers) layer.changed = false
-    this.step = null
+  }
+
+  /** A step whose evictions wait until the model has read its context again. */
+  private wait(step: Step): void {
+    this.guard.waits = true
+    const tokens = Int32Array.from(this.tokens)
+    this.awaiting = {
+      step,
+      replay: new WaitingReplay(this.layers, tokens, this.guard, {
+        copy: (measuring) => this.copy(measuring),
+        finish: async () => {
+          this.guard.waits = false
+          this.awaiting = null
+          await this.finish(step)
+        },
+      }),
+    }
+  }
+  get replay(): PendingReplay | null {
+    return this.awaiting?.replay ?? null
   }
 
   fork(): Cache {
     this.guard.check()
     if (this.step) throw new CacheStateError('fork() was called inside a step. Call commit() first.')
+    return this.copy()
+  }
+
+  private copy(measuring?: Measuring): Cache {
     const account = new Account()
     account.add(this.pool.bytes)
     return new Cache(this.model, this.ready, {
@@ -230,6 +286,7 @@ export class Cache implements KVCache {
       account,
       tokens: this.tokens,
       settledTokens: this.settledTokens,
+      ...(measuring ? { measuring } : {}),
     })
   }
 
@@ -272,6 +329,7 @@ export class Cache implements KVCache {
 
   private free(): void {
     this.step?.state.dispose()
+    this.awaiting?.step.state.dispose()
     this.recipe.dispose()
     this.reconstructor.forget(Number.POSITIVE_INFINITY)
     for (const layer of this.layers) layer.dispose()

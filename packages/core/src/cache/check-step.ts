@@ -1,13 +1,14 @@
 /** Checks a step before a cache takes anything of it: the ids, the shapes, and whether the numbers can be stored. */
 import { hasNonFinite } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import type { ModelShape, Phase } from '../contract'
+import type { ModelShape, Phase, ReplayPass } from '../contract'
 import { CacheStateError, ModelMismatch } from '../errors'
 
 export interface Given {
   readonly queries: tf.Tensor
   readonly keys?: tf.Tensor
   readonly values?: tf.Tensor
+  readonly hidden?: tf.Tensor
 }
 
 const PHASES: readonly Phase[] = ['prompt', 'promptEnd', 'decode']
@@ -21,8 +22,18 @@ export function checkTokens(tokens: Int32Array, phase: Phase): void {
     throw new CacheStateError(`begin() was given the phase "${String(phase)}"; there are: ${PHASES.join(', ')}.`)
 }
 
-/** @throws ModelMismatch unless a layer was handed `n` rows of the model's shape, or queries alone where it reads another layer's rows */
-export function checkShapes(model: ModelShape, layer: number, shared: boolean, n: number, given: Given): void {
+/**
+ * @throws ModelMismatch unless a layer was handed `n` rows of the model's shape (queries alone where it reads another layer's rows), and
+ *   hidden states where a stage looks at them
+ */
+export function checkShapes(
+  model: ModelShape,
+  layer: number,
+  shared: boolean,
+  n: number,
+  given: Given,
+  wantsHidden: boolean,
+): void {
   const { queryHeads, kvHeads, keyDim, valueDim } = model
   const expected = { queries: [queryHeads, n, keyDim], keys: [kvHeads, n, keyDim], values: [kvHeads, n, valueDim] }
   for (const part of ['queries', 'keys', 'values'] as const) {
@@ -35,6 +46,13 @@ export function checkShapes(model: ModelShape, layer: number, shared: boolean, n
         `Give [${expected[part].join(', ')}].`,
       )
   }
+  const { hidden } = given
+  if (wantsHidden && !(hidden?.shape.length === 2 && hidden.shape[0] === n))
+    throw new ModelMismatch(
+      'attend()',
+      `layer ${layer} was handed hidden states of shape [${hidden?.shape.join(', ') ?? 'none'}], which a stage of it looks at.`,
+      `Give [${n}, hidden]: what the layer's projections were given.`,
+    )
 }
 
 /** A tensor and the largest magnitude that it may hold. */
@@ -53,4 +71,13 @@ export async function firstStrange(tensors: readonly Limited[]): Promise<Limited
   const strange = await flags.data()
   flags.dispose()
   return tensors[strange.findIndex((flag) => flag !== 0)] ?? null
+}
+
+/** @throws CacheStateError for a pass that measures what the context of `tokens` tokens does not have */
+export function checkPass({ tokens: own, from, to, sinks = 0 }: ReplayPass, tokens: number): void {
+  const whole = [from, to, sinks].every((n) => Number.isInteger(n) && n >= 0)
+  if (whole && from < to && to <= tokens && own instanceof Int32Array && own.length > 0) return
+  throw new CacheStateError(
+    `A replay was to measure positions ${from} to ${to} (sinks ${sinks}) with ${own?.length} tokens; give positions of the ${tokens} tokens seen and at least one token.`,
+  )
 }

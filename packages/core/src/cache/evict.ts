@@ -1,25 +1,36 @@
 /** Evicts: once a step's rows are appended, the rows of a layer are scored and picked, and those that are not picked are dropped. */
 import { selectTop } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import type { Protected, Scorer, When } from '../contract'
+import type { BudgetStage, Protected, Scorer, When } from '../contract'
 import { UnsupportedStage } from '../errors'
 import { bothProtect, floorOf, liftProtected } from '../protect'
 import { keepRanges, keepRows } from './drop'
 import type { Lane, LaneContext } from './lane'
 import { type LayerCache, queryHeadsOf, type Step } from './layer'
-import { observe, type Sight } from './observe'
+import { observe, type Ring, type Sight } from './observe'
 import { isRanges, liveToStored } from './room'
 import { toDevice } from './rows/host'
 
 /** What a step leaves for the stages that look at it. */
-export type Seen = Omit<Sight, 'lane' | 'queryHeads'>
+export type Seen = Omit<Sight, 'lane' | 'queryHeads' | 'replayed'>
+
+/** What a layer was handed of a step beside its rows: queries before RoPE, and hidden states `[n, hidden]` where it wants them. */
+export interface Watched {
+  readonly queries: tf.Tensor
+  readonly hidden: tf.Tensor | null
+}
 
 /**
  * Prepares what the stages of a layer may look at after this step, from its queries (before RoPE), and remembers the queries where a stage
  * looks back at them. It is null when no stage looks at this step; `forget` frees it.
  */
-export function watch(layer: LayerCache, queries: tf.Tensor, step: Step, context: LaneContext): Seen | null {
-  const { ring, plan } = layer
+export function watch(
+  layer: LayerCache,
+  { queries, hidden: states }: Watched,
+  step: Step,
+  context: LaneContext,
+): Seen | null {
+  const { ring, hidden, plan } = layer
   const { phase } = step
   // A stage that acts at the end of a prompt does not look at the queries of decoded tokens.
   const evicts = evictsIn(layer, step)
@@ -27,16 +38,25 @@ export function watch(layer: LayerCache, queries: tf.Tensor, step: Step, context
   const rotated = step.state.rotation.rotate(queries) as tf.Tensor3D
   const watches = ring !== null && !(ring.ofPrompt && phase === 'decode')
   if (watches) ring.push(rotated)
-  if (watches || actsNow(layer, step) || plan.fitsPrompt) layer.changed = true
-  return { stepQueries: rotated, ring, context, tokenIds: step.tokenIds }
+  if (hidden && states) remember(hidden, states)
+  if (watches || hidden || actsNow(layer, step) || plan.fitsPrompt) layer.changed = true
+  return { stepQueries: rotated, ring, hidden, context, tokenIds: step.tokenIds }
+}
+
+function remember(ring: Ring, states: tf.Tensor): void {
+  const rows = tf.expandDims(states as tf.Tensor2D, 0) as tf.Tensor3D
+  ring.push(rows)
+  rows.dispose()
 }
 
 /** Ends what `watch` began, once the stages of a layer have looked. */
-export function forget({ ring, plan }: LayerCache, { stepQueries }: Seen, { phase }: Step): void {
-  stepQueries.dispose()
+export function forget({ ring, hidden, undecided, plan }: LayerCache, { stepQueries }: Seen, { phase }: Step): void {
+  if (undecided.tensor === stepQueries) undecided.replace(null)
+  else stepQueries.dispose()
   const acting = plan.score?.when ?? plan.pick?.when
   const onlyAtEnd = acting === undefined || acting === 'room' || acting === 'promptEnd'
   if (phase === 'promptEnd' && (ring?.ofPrompt || onlyAtEnd)) ring?.replace(null)
+  if (phase === 'promptEnd' && onlyAtEnd) hidden?.replace(null)
 }
 
 /** Whether an eviction looks at this step, if only to remember its queries. */
@@ -76,28 +96,53 @@ export async function evict(layer: LayerCache, seen: Seen, step: Step): Promise<
     }
     return
   }
-  const uniform = lanes.map((lane) => atLeast(layer, lane, score.does.count(lane.liveRows), score.id))
-  const dropsNothing = lanes.every((lane, i) => uniform[i] === lane.liveRows)
-  if (dropsNothing && !budget && !score.does.columns && !pick?.does.ragged) return
+  const uniform = uniformCounts(layer)
+  if (dropsNothing(layer, uniform) && !budget && !score.does.columns && !pick?.does.ragged) return
   const scores = lanes.map((lane) => scoresOf(layer, lane, score.does, seen, step))
-  const counts = await countsOf(layer, scores, uniform)
-  for (const [i, lane] of lanes.entries())
-    await pickRows(layer, lane, i, scores[i] ?? null, counts[i] ?? lane.liveRows, seen, step)
+  const counts = budget ? await sharedOut(budget, [{ layer, scores, uniform }]) : [uniform]
+  await keepBest(layer, scores, counts[0] ?? uniform, seen, step)
   tf.dispose(scores)
 }
 
+/** How many rows of each lane the scorer of a layer keeps when no budget stage says otherwise. */
+export function uniformCounts(layer: LayerCache): readonly number[] {
+  const { score } = layer.plan
+  return layer.lanes.map((lane) =>
+    score ? atLeast(layer, lane, score.does.count(lane.liveRows), score.id) : lane.liveRows,
+  )
+}
+
+export const dropsNothing = ({ lanes }: LayerCache, counts: readonly number[]): boolean =>
+  lanes.every((lane, i) => counts[i] === lane.liveRows)
+
+/** Keeps `counts[i]` rows of each lane: those that the pick takes, or the ones with the largest scores. */
+export async function keepBest(
+  layer: LayerCache,
+  scores: readonly tf.Tensor2D[],
+  counts: readonly number[],
+  seen: Seen,
+  step: Step,
+): Promise<void> {
+  for (const [i, lane] of layer.lanes.entries())
+    await pickRows(layer, lane, i, scores[i] ?? null, counts[i] ?? lane.liveRows, seen, step)
+}
+
 /** The rows that stay whatever scores and counts say. */
-const promisedBy = ({ plan }: LayerCache): Protected => bothProtect(plan.score?.does.protect, plan.pick?.does.protect)
+export const promisedBy = ({ plan }: LayerCache): Protected =>
+  bothProtect(plan.score?.does.protect, plan.pick?.does.protect)
 
 /** Raises a count that stage `by` asked for to the promised rows, and lowers it to what a lane holds. */
-function atLeast(layer: LayerCache, { liveRows }: Lane, count: number, by: string): number {
+export function atLeast(layer: LayerCache, { liveRows }: Lane, count: number, by: string): number {
   if (!Number.isInteger(count))
     throw new UnsupportedStage(by, `it would keep ${count} of ${liveRows} rows. Let it count whole rows.`)
   return Math.min(liveRows, Math.max(count, floorOf(liveRows, promisedBy(layer))))
 }
 
-/** Asks the scorer for the scores of a lane. Protected rows get infinity, dropped rows -infinity. */
-function scoresOf(
+/**
+ * Asks the scorer for the scores of a lane: `[heads, rows]`, or `[1, rows]` where heads share their tokens. Protected rows get infinity,
+ * dropped rows -infinity.
+ */
+export function scoresOf(
   layer: LayerCache,
   lane: Lane,
   scorer: Scorer,
@@ -105,7 +150,8 @@ function scoresOf(
   { phase, start, count }: Step,
 ): tf.Tensor2D {
   const id = layer.plan.score?.id ?? 'a scorer'
-  const observed = observe(scorer.needs, { ...seen, lane, queryHeads: queryHeadsOf(lane) })
+  const replayed = layer.replayed[layer.lanes.indexOf(lane)]?.tensor ?? null
+  const observed = observe(scorer.needs, { ...seen, lane, queryHeads: queryHeadsOf(lane), replayed })
   const columns = Object.fromEntries((scorer.columns ?? []).map((name) => [name, lane.columns.ensure(name, lane.rows)]))
   const result = tf.tidy(() => {
     const out = scorer.score(observed.seen, columns, { phase, tokensSeen: start + count })
@@ -117,8 +163,9 @@ function scoresOf(
       [1, lane.rows],
     ])
     for (const [name, column] of Object.entries(next)) checkShape(id, `column ${name}`, column, [[heads, lane.rows]])
+    const each = lifted(lane, scores as tf.Tensor2D, promisedBy(layer))
     return {
-      scores: lifted(lane, scores as tf.Tensor2D, promisedBy(layer)),
+      scores: layer.plan.tokenSets === 'head' ? each : (tf.mean(each, 0, true) as tf.Tensor2D),
       next: Object.fromEntries(Object.entries(next).map(([k, t]) => [k, tf.clone(t)])),
     }
   })
@@ -127,26 +174,39 @@ function scoresOf(
   return result.scores
 }
 
-/** How many rows each lane keeps: `uniform`, or what a budget stage makes of it. */
-async function countsOf(
-  layer: LayerCache,
-  scores: readonly tf.Tensor2D[],
-  uniform: readonly number[],
-): Promise<readonly number[]> {
-  const { budget } = layer.plan
-  if (!budget) return uniform
-  const perHead = scores.flatMap((s) => tf.tidy(() => tf.split(s, s.shape[0], 0)))
-  const heads = layer.lanes.flatMap((lane, i) =>
-    Array.from({ length: scores[i]?.shape[0] ?? 0 }, () => ({
-      rows: lane.liveRows,
-      uniform: uniform[i] ?? lane.liveRows,
-      floor: floorOf(lane.liveRows, promisedBy(layer)),
-    })),
+/** A layer that a budget is shared out over: scores and equal counts of its lanes. */
+export interface Scored {
+  readonly layer: LayerCache
+  readonly scores: readonly tf.Tensor2D[]
+  readonly uniform: readonly number[]
+}
+
+/** Rows that each lane of each layer keeps, as a budget stage shares them out over the heads of all these layers. */
+export async function sharedOut(
+  budget: BudgetStage,
+  scored: readonly Scored[],
+): Promise<readonly (readonly number[])[]> {
+  const perHead = scored.flatMap(({ scores }) => scores.flatMap((s) => tf.tidy(() => tf.split(s, s.shape[0], 0))))
+  const heads = scored.flatMap(({ layer, scores, uniform }) =>
+    layer.lanes.flatMap((lane, i) =>
+      Array.from({ length: scores[i]?.shape[0] ?? 0 }, () => ({
+        rows: lane.liveRows,
+        uniform: uniform[i] ?? lane.liveRows,
+        floor: floorOf(lane.liveRows, promisedBy(layer)),
+      })),
+    ),
   )
   const mean = Math.trunc(heads.reduce((sum, head) => sum + head.uniform, 0) / heads.length)
   const counts = await budget.counts(perHead, mean, heads)
   tf.dispose(perHead)
-  return layer.lanes.map((lane, i) => atLeast(layer, lane, counts[i] ?? lane.liveRows, 'budget'))
+  let at = 0
+  return scored.map(({ layer, scores }) =>
+    layer.lanes.map((lane, i) => {
+      const count = counts[at] ?? lane.liveRows
+      at += scores[i]?.shape[0] ?? 0
+      return atLeast(layer, lane, count, 'budget')
+    }),
+  )
 }
 
 async function pickRows(
@@ -165,7 +225,7 @@ async function pickRows(
     if (scores) await keepRows(lane, selectTop(scores, count) as tf.Tensor2D, count)
     return
   }
-  const observed = observe(pick.does.needs, { ...seen, lane, queryHeads: queryHeadsOf(lane) })
+  const observed = observe(pick.does.needs, { ...seen, lane, queryHeads: queryHeadsOf(lane), replayed: null })
   const tokens = scores ? lane.rows : lane.liveRows
   const kept = pick.does.keep(tokens, count, scores, observed.seen, layer.pickContext(number, step))
   observed.dispose()

@@ -12,7 +12,7 @@ export function fitPrompt(layer: LayerCache, seen: Seen): void {
       const transform = part.form.codec?.parts.transform
       if (transform?.fitted !== 'prompt' || !transform.fitOnline || lane.rows === 0) continue
       const fitOnline = transform.fitOnline.bind(transform)
-      const observed = observe(transform.needs, { ...seen, lane, queryHeads: queryHeadsOf(lane) })
+      const observed = observe(transform.needs, { ...seen, lane, queryHeads: queryHeadsOf(lane), replayed: null })
       part.fit(tf.tidy(() => mapTensors(fitOnline(readAll(part), observed.seen), copyOf)))
       observed.dispose()
     }

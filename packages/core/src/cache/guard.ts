@@ -8,16 +8,22 @@ export class Guard {
   private disposed = false
   /** The call that has not ended yet, if there is one. Nothing else may touch the cache meanwhile. */
   private busy: string | null = null
+  /** Whether the last step waits until the model has read its context again. */
+  waits = false
 
   /** Disposes of the cache: `free` gives everything back, as soon as no call is running. */
   constructor(private readonly free: () => void) {}
 
-  /** @throws CacheStateError unless a call may begin */
-  check(): void {
+  /** @throws CacheStateError unless a call may begin; `ofReplay`: one that a waiting step is there for */
+  check(ofReplay = false): void {
     this.checkOpen()
     if (this.busy)
       throw new CacheStateError(
         `This cache is in the middle of ${this.busy}. Wait for its promise before the next call.`,
+      )
+    if (this.waits && !ofReplay)
+      throw new CacheStateError(
+        'This cache waits until the model has read its context again. Run the passes of `replay` and call its finish(); forward() of @kvloom/engine does it.',
       )
     if (this.broken)
       throw new CacheStateError(
@@ -30,12 +36,12 @@ export class Guard {
   }
 
   /** Runs a call that waits for the device, and lets no other call run. A `dispose()` that comes meanwhile is done when it ends. */
-  async alone(name: string, run: () => Promise<tf.Tensor>): Promise<tf.Tensor> {
+  async alone<T extends tf.Tensor | undefined>(name: string, run: () => Promise<T>): Promise<T> {
     this.busy = name
     try {
       const output = await run()
       if (!this.disposed) return output
-      output.dispose()
+      output?.dispose()
       throw new CacheStateError(`This cache was disposed while ${name} ran. Open a new one.`)
     } finally {
       this.busy = null
@@ -47,12 +53,12 @@ export class Guard {
   break(why: string): void {
     this.broken = why
   }
-  /** Runs what stores rows of a layer. If it fails, some of them may be stored, so the step can neither go on nor be taken back. */
-  async breaking<T>(layer: number, run: () => Promise<T>): Promise<T> {
+  /** Runs what stores rows; `what` names the layer or the call. If it fails, some rows may be stored, so the step can neither go on nor be taken back. */
+  async breaking<T>(what: string, run: () => Promise<T>): Promise<T> {
     try {
       return await run()
     } catch (error) {
-      this.break(`layer ${layer} failed: ${error instanceof Error ? error.message : String(error)}`)
+      this.break(`${what} failed: ${error instanceof Error ? error.message : String(error)}`)
       throw error
     }
   }

@@ -182,8 +182,14 @@ export class Lane {
   }
 
   /** How much attention the queries of the last rows (after RoPE) pay to every stored row: `[lane queryHeads, rows]`. */
-  attentionOf(rotatedQueries: tf.Tensor, reduce: 'sum' | 'max', context: LaneContext): tf.Tensor {
-    const live = this.live.tensor(0)
+  attentionOf(
+    rotatedQueries: tf.Tensor,
+    reduce: 'sum' | 'max',
+    context: LaneContext,
+    /** int32 `[heads, rows]`: 1 for rows that take part; default: all that are live. */
+    among: tf.Tensor2D | null = null,
+  ): tf.Tensor {
+    const live = among ?? this.live.tensor(0)
     const plain = this.keys.fused && !this.rotates(context.rotary)
     const rows = plain ? null : this.rotatedKeys(context)
     const mass = attentionMass({
@@ -197,7 +203,7 @@ export class Lane {
       causal: true,
       reduce,
     })
-    disposeAll([rows, live])
+    disposeAll([rows, among ? null : live])
     return mass
   }
 

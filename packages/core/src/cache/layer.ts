@@ -3,11 +3,11 @@ import * as tf from '@tensorflow/tfjs-core'
 import type { Json, Phase, PickContext } from '../contract'
 import { SerializedCacheError } from '../errors'
 import { headsOf } from '../tensors'
-import type { Account } from './account'
+import { type Account, Held } from './account'
 import type { LayerRecord, Recorder } from './file/format'
 import type { Reader } from './file/reader'
 import { Lane, type LaneContext, type NewRows } from './lane'
-import { QueryRing } from './observe'
+import { Ring } from './observe'
 import type { LayerPlan } from './plan'
 import { RecallIndex } from './recall-index'
 import type { StepState } from './step-state'
@@ -25,8 +25,14 @@ export interface Step {
 
 export class LayerCache {
   lanes: readonly Lane[]
-  readonly ring: QueryRing | null
+  readonly ring: Ring | null
+  /** Hidden states of the newest tokens. */
+  readonly hidden: Ring | null
   recall: readonly RecallIndex[]
+  /** Queries of a step (after RoPE) while its evictions wait for a decision over all layers. */
+  readonly undecided: Held<tf.Tensor3D>
+  /** What a replay has measured so far, per lane `[lane queryHeads, rows]`. */
+  readonly replayed: readonly Held<tf.Tensor2D>[]
   /** What a ragged pick remembers about each lane. */
   memory: Json[]
   /** Whether anything but appending has happened to rows since the cache last asked. */
@@ -38,8 +44,11 @@ export class LayerCache {
   ) {
     const { recall } = plan
     this.lanes = plan.lanes.map((shape) => new Lane(shape, account))
-    this.ring = plan.ring > 0 ? new QueryRing(plan.ring, account) : null
+    this.ring = plan.ring > 0 ? new Ring(plan.ring, account) : null
+    this.hidden = plan.hidden > 0 ? new Ring(plan.hidden, account) : null
     this.recall = recall ? this.lanes.map(() => new RecallIndex(recall, account)) : []
+    this.undecided = new Held(account)
+    this.replayed = this.lanes.map(() => new Held(account))
     this.memory = this.lanes.map(() => null)
   }
 
@@ -121,6 +130,8 @@ export class LayerCache {
     twin.lanes = this.lanes.map((lane) => lane.copy(account))
     const ring = this.ring?.state
     if (ring) twin.ring?.push(ring)
+    const hidden = this.hidden?.state
+    if (hidden) twin.hidden?.push(hidden)
     twin.recall = this.recall.map((index) => index.copy(account))
     twin.memory = structuredClone(this.memory)
     return twin
@@ -130,6 +141,7 @@ export class LayerCache {
     return {
       lanes: this.lanes.map((lane) => lane.record(to)),
       ring: this.ring?.state ? to.tensor(this.ring.state) : null,
+      ...(this.hidden?.state ? { hidden: to.tensor(this.hidden.state) } : {}),
       recall: this.recall.map((index) => index.record(to)),
       memory: this.memory,
     }
@@ -141,6 +153,7 @@ export class LayerCache {
       throw new SerializedCacheError(`layer ${layer} is not divided as this compressor divides it.`)
     for (const [i, lane] of record.lanes.entries()) this.lanes[i]?.restore(lane, from)
     if (record.ring) this.ring?.replace(from.tensor(record.ring) as tf.Tensor3D)
+    if (record.hidden) this.hidden?.replace(from.tensor(record.hidden) as tf.Tensor3D)
     for (const [i, blocks] of record.recall.entries()) this.recall[i]?.restore(blocks, from)
     this.memory = [...record.memory]
   }
@@ -148,7 +161,9 @@ export class LayerCache {
   dispose(): void {
     for (const index of this.recall) index.dispose()
     for (const lane of this.lanes) lane.dispose()
+    for (const measured of [...this.replayed, this.undecided]) measured.replace(null)
     this.ring?.replace(null)
+    this.hidden?.replace(null)
   }
 }
 

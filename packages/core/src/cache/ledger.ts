@@ -15,7 +15,10 @@ export function ledgerOf(layers: readonly LayerCache[], account: Account, pool: 
   const used = new Map<Page, number>()
   const fits = new Set<Page>()
   for (const layer of layers) {
-    sum.state += layer.ring?.bytes ?? 0
+    sum.state +=
+      (layer.ring?.bytes ?? 0) +
+      (layer.hidden?.bytes ?? 0) +
+      [...layer.replayed, layer.undecided].reduce((n, held) => n + held.bytes, 0)
     for (const index of layer.recall) sum.index += index.bytes
     for (const lane of layer.lanes) {
       sum.state += lane.stateBytes

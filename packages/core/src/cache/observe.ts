@@ -11,6 +11,8 @@ import { readAll } from './rows/read'
 export const OBSERVED: readonly Observation['of'][] = [
   'attention',
   'queries',
+  'hidden',
+  'replay',
   'keys',
   'values',
   'tokenIds',
@@ -26,8 +28,15 @@ export const queriesNeeded = (needs: Needs): number =>
     ),
   )
 
-/** Remembers the newest queries of a layer, `[queryHeads, at most size, keyDim]` after RoPE. They are counted in the ledger. */
-export class QueryRing {
+/** How many of the last hidden states a layer must remember for these needs. */
+export const hiddenNeeded = (needs: Needs): number =>
+  Math.max(0, ...Object.values(needs).map((o) => (o.of === 'hidden' ? o.last : 0)))
+
+/**
+ * Remembers the newest rows that the stages of a layer look back at: queries after RoPE `[queryHeads, at most size, keyDim]`, or hidden
+ * states `[1, at most size, hidden]`. They are counted in the ledger.
+ */
+export class Ring {
   private readonly ring: Held<tf.Tensor3D>
   constructor(
     readonly size: number,
@@ -38,15 +47,15 @@ export class QueryRing {
   get bytes(): number {
     return this.ring.bytes
   }
-  /** Whether it remembers all queries of a prompt, and none of decoded tokens. */
+  /** Whether it remembers all rows of a prompt, and none of decoded tokens. */
   get ofPrompt(): boolean {
     return this.size === Number.POSITIVE_INFINITY
   }
-  push(queries: tf.Tensor3D): void {
+  push(rows: tf.Tensor3D): void {
     const held = this.ring.tensor
     const next = tf.tidy(() => {
-      const n = queries.shape[1]
-      const fresh = n > this.size ? tf.slice(queries, [0, n - this.size, 0], [-1, this.size, -1]) : queries
+      const n = rows.shape[1]
+      const fresh = n > this.size ? tf.slice(rows, [0, n - this.size, 0], [-1, this.size, -1]) : rows
       const kept = held ? Math.min(held.shape[1], this.size - fresh.shape[1]) : 0
       const tail = held && kept > 0 ? [tf.slice(held, [0, held.shape[1] - kept, 0], [-1, kept, -1])] : []
       // concat copies, also when there is only one piece, so the ring owns what it holds.
@@ -57,7 +66,7 @@ export class QueryRing {
   /** Lends the last n queries. Call it inside a tidy. */
   last(n: number): tf.Tensor3D {
     const ring = this.ring.tensor
-    if (!ring) throw new UnsupportedStage('observation', 'no queries were seen yet.')
+    if (!ring) throw new UnsupportedStage('observation', 'nothing was seen yet.')
     const have = ring.shape[1]
     return have <= n ? ring : tf.slice(ring, [0, have - n, 0], [-1, n, -1])
   }
@@ -76,7 +85,11 @@ export interface Sight {
   readonly queryHeads: { readonly from: number; readonly count: number }
   /** The queries of this step after RoPE, `[queryHeads, n, keyDim]`. */
   readonly stepQueries: tf.Tensor3D
-  readonly ring: QueryRing | null
+  readonly ring: Ring | null
+  /** What a replay measured in this lane `[lane queryHeads, rows]`; null where none did. */
+  readonly replayed: tf.Tensor2D | null
+  /** Hidden states of the newest tokens; null where no stage looks at them. */
+  readonly hidden: Ring | null
   readonly context: LaneContext
   /** The token at every original position. It is made when a stage looks at it. */
   tokenIds(): Int32Array
@@ -104,7 +117,10 @@ export function observe<N extends Needs>(needs: N, sight: Sight): Observations<N
   return { seen: seen as Observed<N>, dispose: () => tf.dispose([...made]) }
 }
 
-function one(what: Observation, { lane, queryHeads, stepQueries, ring, context, tokenIds }: Sight): tf.Tensor {
+function one(
+  what: Observation,
+  { lane, queryHeads, stepQueries, ring, hidden, replayed, context, tokenIds }: Sight,
+): tf.Tensor {
   const ofLane = (q: tf.Tensor3D) => tf.slice(q, [queryHeads.from, 0, 0], [queryHeads.count, -1, -1])
   const newest = (n: number) => (stepQueries.shape[1] >= n || !ring?.state ? lastRows(stepQueries, n) : ring.last(n))
   switch (what.of) {
@@ -116,6 +132,12 @@ function one(what: Observation, { lane, queryHeads, stepQueries, ring, context, 
     }
     case 'queries':
       return tf.tidy(() => ofLane(newest(what.last)))
+    case 'replay':
+      return replayed ? tf.clone(replayed) : tf.zeros([queryHeads.count, lane.rows])
+    case 'hidden': {
+      if (!hidden) throw new UnsupportedStage('observation', 'no hidden states were remembered.')
+      return tf.tidy(() => tf.squeeze(hidden.last(what.last), [0]))
+    }
     case 'keys':
       return lane.rotatedKeys(context)
     case 'values':

@@ -4,6 +4,7 @@ import type { Tensor } from '@tensorflow/tfjs-core'
 import { artifactOf } from '../artifacts'
 import { actsOn, foldSpaces, keySide, NO_SEALING, stagesOn } from '../compose'
 import type {
+  AnyStage,
   Artifact,
   Bound,
   BudgetStage,
@@ -26,7 +27,7 @@ import { IncompatibleStages, ModelMismatch, UnsupportedStage } from '../errors'
 import { siteOf } from '../site'
 import { Codec } from './codec'
 import type { LaneShape } from './lane'
-import { OBSERVED, queriesNeeded } from './observe'
+import { hiddenNeeded, OBSERVED, queriesNeeded } from './observe'
 
 interface Acting<T> {
   readonly id: string
@@ -43,6 +44,10 @@ export interface LayerPlan {
   readonly previous: number | null
   readonly score: Acting<Scorer> | null
   readonly budget: BudgetStage | null
+  /** What one choice of the scorer holds for. */
+  readonly tokenSets: Space['tokenSets']
+  /** Which layers decide together in `commit()`: those with the same number; null where a layer decides alone. */
+  readonly together: number | null
   readonly pick: Acting<Pick> | null
   readonly resample: Resample | null
   readonly recall: Recall | null
@@ -51,6 +56,8 @@ export interface LayerPlan {
   readonly largest: Readonly<Record<Part, number>>
   /** How many queries to remember from chunk to chunk. */
   readonly ring: number
+  /** How many hidden states to remember. */
+  readonly hidden: number
   /** Whether a stage acts at the end of the prompt, so that nothing is sealed before. */
   readonly waitsForPrompt: boolean
   /** Whether a transform is fitted on every prompt. */
@@ -140,10 +147,23 @@ export function planLayer(
   }
   const all = Array.from({ length: model.kvHeads }, (_, h) => h)
   const ragged = budget?.bound.ragged || pick?.bound.ragged
+  const tokenSets = scorer?.stage.tokenSets ?? 'head'
+  if (ragged && scorer && tokenSets !== 'head')
+    throw new IncompatibleStages(
+      scorer.stage.id,
+      (budget?.bound.ragged ? budget : pick)?.stage.id ?? 'a stage',
+      `heads share one set of tokens by sharedTokens(), and keep different numbers of them.`,
+      'Leave out one of them.',
+    )
   const lanes = ragged ? all.map((h) => lane([h])) : [lane(all)]
   const codecs = lanes.flatMap(({ keyCodec, valueCodec }) => [keyCodec, valueCodec])
   checkCodecs(compressor, layer, lanes, sources)
   if (recall) checkDeclared(recall.stage.id, 'tier', recall.stage.facts?.tier ?? 'device', recall.bound.tier)
+  if (scorer?.bound.replay && scorer.stage.when !== 'promptEnd')
+    throw new UnsupportedStage(
+      scorer.stage.id,
+      'it asks for a replay, and acts at another time than the end of a prompt.',
+    )
   for (const each of [scorer, pick]) if (each) checkNeeds(each.stage.id, each.bound.needs)
   const needs = [scorer?.bound.needs, pick?.bound.needs, ...codecs.map((c) => c?.parts.transform?.needs)]
   const fitsPrompt = codecs.some((c) => c?.fittedOnline)
@@ -151,12 +171,18 @@ export function planLayer(
     ...base,
     score: scorer ? { id: scorer.stage.id, when: scorer.stage.when, does: scorer.bound } : null,
     budget: budget?.bound ?? null,
+    tokenSets,
+    together:
+      scorer && (tokenSets === 'model' || budget?.bound.over === 'model')
+        ? compressor.stages.indexOf(scorer.stage as AnyStage)
+        : null,
     pick: pick ? { id: pick.stage.id, when: pick.stage.when, does: pick.bound } : null,
     resample: resample?.bound ?? null,
     recall: recall?.bound ?? null,
     lanes,
     largest: { keys: largest(compressor, lanes[0]?.keyCodec), values: largest(compressor, lanes[0]?.valueCodec) },
     ring: Math.max(0, ...needs.map((n) => queriesNeeded(n ?? {}))),
+    hidden: Math.max(0, ...needs.map((n) => hiddenNeeded(n ?? {}))),
     waitsForPrompt: fitsPrompt || (scorer?.stage.when ?? pick?.stage.when) === 'promptEnd',
     fitsPrompt,
   }
@@ -165,12 +191,15 @@ export function planLayer(
 const NOTHING = {
   score: null,
   budget: null,
+  tokenSets: 'head',
+  together: null,
   pick: null,
   resample: null,
   recall: null,
   lanes: [],
   largest: { keys: Number.POSITIVE_INFINITY, values: Number.POSITIVE_INFINITY },
   ring: 0,
+  hidden: 0,
   waitsForPrompt: false,
   fitsPrompt: false,
 } as const

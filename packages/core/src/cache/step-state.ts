@@ -42,11 +42,13 @@ export class StepState {
 /** The token at every original position, with those of the step. It is made when it is first asked for. */
 export function tokensUpTo(seen: readonly number[], incoming: Int32Array): () => Int32Array {
   let ids: Int32Array | null = null
+  const before = seen.length
   return () => {
     if (ids) return ids
-    ids = new Int32Array(seen.length + incoming.length)
-    ids.set(seen)
-    ids.set(incoming, seen.length)
+    ids = new Int32Array(before + incoming.length)
+    // `seen` may have grown by the step's tokens since.
+    ids.set(seen.slice(0, before))
+    ids.set(incoming, before)
     return ids
   }
 }

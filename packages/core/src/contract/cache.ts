@@ -4,6 +4,7 @@ import type { Tensor } from '@tensorflow/tfjs-core'
 import type { KVCompressor } from './compressor'
 import type { ByteLedger, LayerCensus } from './ledger'
 import type { ModelShape } from './model'
+import type { ReplayPass } from './replay'
 import type { Phase, Tensors } from './values'
 
 /** One sequence's cache. */
@@ -30,12 +31,25 @@ export interface KVCache {
    * @returns f32 `[queryHeads, n, valueDim]`, owned by the caller
    * @throws NonFiniteError, CacheStateError
    */
-  attend(layer: number, now: { queries: Tensor; keys?: Tensor; values?: Tensor }): Promise<Tensor>
+  attend(layer: number, now: { queries: Tensor; keys?: Tensor; values?: Tensor; hidden?: Tensor }): Promise<Tensor>
+  /**
+   * Whether a stage of a layer looks at hidden states. Then `attend` wants `hidden` `[n, hidden]`: what the layer's projections were given. A
+   * cache without this method wants none.
+   */
+  wantsHidden?(layer: number): boolean
   /** The layer whose rows `layer` reads. It is `layer` itself unless layers are shared; where they are, `attend` gets no keys and values. */
   sourceLayer(layer: number): number
   /** Attends with queries (before RoPE, at positions `tokensSeen - n` to `tokensSeen`) to what is stored. Nothing is appended. */
   read(layer: number, queries: Tensor): Promise<Tensor>
-  /** Ends the step once every layer has attended, and frees blocks whose rows are all dropped. */
+  /**
+   * What the model has to read again before this cache goes on; null unless the last step ended a prompt and a stage asks for it. Until
+   * `finish()` nothing is dropped or sealed, and no step begins. `forward()` of `@kvloom/engine` does it.
+   */
+  readonly replay?: PendingReplay | null
+  /**
+   * Ends the step once every layer has attended: drops and seals what is decided over the whole model, and frees blocks whose rows are all
+   * dropped.
+   */
   commit(): Promise<void>
   /** A second cache that goes on from here on its own. Full pages are shared and counted; a page that is being filled is copied. */
   fork(): KVCache
@@ -58,6 +72,19 @@ export interface KVCache {
   segments(layer: number): readonly LaneView[]
   serialize(): AsyncIterable<Uint8Array>
   dispose(): void
+}
+
+/** A cache that waits until the model has read its context again. */
+export interface PendingReplay {
+  /** What is to be read, in order, for all layers alike. */
+  passes(encode: (text: string) => Int32Array): readonly ReplayPass[]
+  /**
+   * A copy of the cache that the tokens of a pass are run through, in as many steps of phase `prompt` as it takes; it measures what they
+   * attend to, and the caller disposes it.
+   */
+  open(pass: ReplayPass): KVCache
+  /** Ends the step that waits: scores, drops and seals. */
+  finish(): Promise<void>
 }
 
 export interface SegmentView {

@@ -56,6 +56,11 @@ export interface Stage<K extends Kind = Kind> {
   /** What other stages have to know of this one and cannot see in the space. Absent when the defaults hold. */
   readonly facts?: StageFacts
   /**
+   * Stages of kind `score`: what one choice of tokens holds for. With `head` (default) every KV head has its own, with `layer` the heads of a
+   * layer share one, with `model` all layers share one, which is chosen in `commit()`. `sharedTokens()` sets it.
+   */
+  readonly tokenSets?: Space['tokenSets']
+  /**
    * The space that it hands on to the next stage. `earlier` names the stage that made `input`.
    * @throws IncompatibleStages naming both stages and the cure, when it cannot work on `input`
    */

@@ -1,6 +1,7 @@
 /** Stages that decide which rows stay: scorers, budgets, picks. */
 import type { Tensor } from '@tensorflow/tfjs-core'
 import type { Needs, Observed } from './observation'
+import type { ReplayContext, ReplayPass } from './replay'
 import type { Json, Phase, Tensors } from './values'
 
 /**
@@ -19,6 +20,11 @@ export interface Scorer<N extends Needs = Needs> {
   readonly needs: N
   /** Rows that stay: core lifts their scores above all others. Default none. */
   readonly protect?: Protected
+  /**
+   * Passes that the model makes over the context at the end of a prompt, before anything is dropped; `{ of: 'replay' }` shows what they
+   * attended to. Only a scorer that acts at the end of the prompt may ask for them. Default none.
+   */
+  replay?(context: ReplayContext): readonly ReplayPass[]
   /**
    * Names of numbers that the scorer remembers per token and KV head. New rows begin with 0; core keeps the columns in step with the rows,
    * counts and saves them.
@@ -50,6 +56,8 @@ export interface ScoreContext {
  */
 export interface BudgetStage {
   readonly ragged: boolean
+  /** What one budget is shared out over: the heads of a layer (default), or all heads of all layers, decided in `commit()`. */
+  readonly over?: 'layer' | 'model'
   /**
    * Returns how many rows each head keeps. `scores[h]` is `[1, tokens]` of KV head h, with protected rows at infinity and dropped ones at
    * -infinity; heads may hold different numbers of rows. `uniform` is what the scorer would keep per head: the mean, rounded down, where

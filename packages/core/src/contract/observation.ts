@@ -14,6 +14,13 @@ export type Observation =
    */
   | { readonly of: 'queries'; readonly last: number }
   /**
+   * `[queryHeads, tokens]`: the largest share of its attention that any token of the scorer's `replay` gave to each stored token, 0 where no
+   * pass measured it. The softmax is over the measured tokens, the pass's sinks and its own tokens.
+   */
+  | { readonly of: 'replay' }
+  /** `[last, hidden]`: what the layer's projections were given for the last n tokens: hidden states after the layer's norm. */
+  | { readonly of: 'hidden'; readonly last: number }
+  /**
    * `[kvHeads, tokens, dim]`: every stored row, decoded where it is sealed. Keys come after RoPE, at their original positions, on whichever
    * side they are stored.
    */

@@ -42,6 +42,12 @@ export class WatchedCache implements KVCache {
   canTake(tokens: number): number {
     return this.inner.canTake(tokens)
   }
+  get replay() {
+    return this.inner.replay ?? null
+  }
+  wantsHidden(layer: number): boolean {
+    return this.inner.wantsHidden?.(layer) ?? false
+  }
   rollback(tokens: number): void {
     this.inner.rollback(tokens)
   }

@@ -36,7 +36,11 @@ export const adaKv = defineMethod(
       when: 'promptEnd',
       // The scorer before it says when tokens are dropped.
       accepts: (space) => dropping(space, 'head', 'promptEnd'),
-      bind: () => ({ ragged: true, counts: (scores, _, heads) => countsOf(scores, heads, options.safeguard) }),
+      bind: () => ({
+        ragged: true,
+        over: options.over,
+        counts: (scores, _, heads) => countsOf(scores, heads, options.safeguard),
+      }),
     }
     return { stages: [stage] }
   },

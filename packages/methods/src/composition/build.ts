@@ -7,6 +7,7 @@ import {
   onLayers,
   ownRows,
   protectLayers,
+  sharedTokens,
   split,
   window,
 } from '@kvloom/core'
@@ -46,6 +47,10 @@ const COMBINATORS: Readonly<Record<string, Combinator>> = {
   ownRows: (b, call) => {
     const [which, inner] = b.positional(call, ['exact or stored', 'a composition'])
     return ownRows(b.choice(which, ['exact', 'stored']), b.composition(inner))
+  },
+  sharedTokens: (b, call) => {
+    const [scope, inner] = b.positional(call, ['layer or model', 'a composition'])
+    return sharedTokens(b.choice(scope, ['layer', 'model']), b.composition(inner))
   },
   protectLayers: (b, call) => {
     const [layers, total, inner] = b.positional(call, [

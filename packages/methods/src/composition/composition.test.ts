@@ -27,6 +27,8 @@ describe('compositions', () => {
   it('leave layers out and say which own rows a step reads', () => {
     expect(build('exceptLayers([0, 1], kivi)').stages[0]?.on).toMatchObject({ except: [0, 1] })
     expect(build('ownRows(stored, kivi)').ownRows).toBe('stored')
+    expect(build('sharedTokens(model, snapkv)').stages.map((stage) => stage.tokenSets)).toEqual(['model'])
+    expect(() => build('sharedTokens(head, snapkv)')).toThrow(/expected layer or model/)
     expect(() => build('ownRows(both, kivi)')).toThrow(/expected exact or stored \(character 9 /)
   })
   it('mix with +', () => {

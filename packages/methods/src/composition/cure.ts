@@ -5,7 +5,7 @@
 import { IncompatibleStages, KvloomError } from '@kvloom/core'
 
 /** Names of functions that a cure may call; anything else in parentheses is prose. */
-const CALL = /\b(window|split|compose|onLayers|exceptLayers|protectLayers|ownRows)\(/
+const CALL = /\b(window|split|compose|onLayers|exceptLayers|protectLayers|ownRows|sharedTokens)\(/
 
 /** How a combinator is written whose arguments the cure leaves out. */
 const BARE: Readonly<Record<string, string>> = {

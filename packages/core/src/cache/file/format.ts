@@ -61,6 +61,8 @@ export type IndexRecord = readonly { readonly rows: number; readonly tensors: Te
 export interface LayerRecord {
   readonly lanes: readonly LaneRecord[]
   readonly ring: TensorRecord | null
+  /** Hidden states that a stage looks back at; absent where none does. */
+  readonly hidden?: TensorRecord
   /** The recall index of each lane. */
   readonly recall: readonly IndexRecord[]
   readonly memory: readonly Json[]
@@ -92,12 +94,13 @@ export interface Recordable {
 
 /** The tensors of a file in the order in which they follow the header: lanes, rings and indexes layer by layer, then pages. */
 export function* tensorsIn({ layers, pages }: Header): Generator<TensorRecord> {
-  for (const { lanes, ring, recall } of layers) {
+  for (const { lanes, ring, hidden, recall } of layers) {
     for (const { keys, values, gathered, columns } of lanes) {
       yield* [keys.kept, values.kept, gathered].filter((t) => t !== null)
       yield* Object.values(columns)
     }
     if (ring) yield ring
+    if (hidden) yield hidden
     for (const { tensors } of recall.flat()) yield* Object.values(tensors)
   }
   for (const { tensors, host } of pages) {
@@ -112,7 +115,14 @@ export const fingerprintOf = ({ compressor, artifacts }: Ready): string =>
     sha256(
       new TextEncoder().encode(
         JSON.stringify([
-          compressor.stages.map((s) => [s.kind, s.id, s.options, s.when, s.on ?? null]),
+          compressor.stages.map((s) => [
+            s.kind,
+            s.id,
+            s.options,
+            s.when,
+            s.on ?? null,
+            ...(s.tokenSets ? [s.tokenSets] : []),
+          ]),
           windowJson(compressor.window),
           compressor.store ?? null,
           artifacts.map((a) => a.fingerprint),

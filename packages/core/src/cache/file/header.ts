@@ -38,6 +38,7 @@ const lane = z.object({
 const layer = z.object({
   lanes: z.array(lane),
   ring: z.nullable(tensor),
+  hidden: z.optional(tensor),
   recall: z.array(z.array(z.object({ rows: z.int().check(z.positive()), tensors }))),
   memory: z.array(z.json()),
 })
