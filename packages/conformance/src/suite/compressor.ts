@@ -292,7 +292,7 @@ export function testCompressor(runner: TestRunner, options: SuiteOptions): void 
               const good = rowsAt(model, 0, at, 1, 1)
               const bad = fill(good.values.shape, Number.NaN)
               const error = await caught(() => cache.attend(0, { ...good, values: bad }))
-              dispose([good.queries, good.keys, good.values, bad])
+              dispose([...Object.values(good), bad])
               expect(error instanceof NonFiniteError).toBe(true)
               expect(differenceOf(await snapshot(cache), before)).toBe('')
               await feed(cache, { from: at, count: 1, phase: 'decode' })
@@ -338,10 +338,10 @@ function* chained<T>(first: Iterable<T>, second: () => Iterable<T>): Generator<T
 async function readAll(cache: KVCache) {
   const answers = []
   for (let layer = 0; layer < cache.model.layers; layer++) {
-    const { queries, keys, values } = rowsAt(cache.model, layer, cache.tokensSeen, 1, 3)
-    const answer = await cache.read(layer, queries)
+    const rows = rowsAt(cache.model, layer, cache.tokensSeen, 1, 3)
+    const answer = await cache.read(layer, rows.queries)
     answers.push(await fromTensor(answer))
-    dispose([queries, keys, values, answer])
+    dispose([...Object.values(rows), answer])
   }
   return answers
 }

@@ -1,6 +1,6 @@
 /** Makes small synthetic models, and rows for them from a seed. */
 import type { ModelShape } from '@kvloom/core'
-import { type Tensor, tensor3d } from '@tensorflow/tfjs-core'
+import { reshape, type Tensor, tensor3d, tidy } from '@tensorflow/tfjs-core'
 
 interface Dims {
   readonly queryHeads: number
@@ -49,6 +49,8 @@ export interface StepRows {
   readonly queries: Tensor
   readonly keys: Tensor
   readonly values: Tensor
+  /** What the layer's projections were given, `[count, 16]`: no model made it. */
+  readonly hidden: Tensor
 }
 
 /** The rows of tokens `from ... from + count` in the sequence that `seed` names. They are the same however the sequence is cut. */
@@ -68,6 +70,7 @@ export function rowsAt(model: ModelShape, layer: number, from: number, count: nu
     queries: rows(0, model.queryHeads, model.keyDim),
     keys: rows(1, model.kvHeads, model.keyDim),
     values: rows(2, model.kvHeads, model.valueDim),
+    hidden: tidy(() => reshape(rows(3, 1, 16), [count, 16])),
   }
 }
 

@@ -47,17 +47,30 @@ export async function feed(cache: KVCache, { from, count, phase }: PlannedStep, 
   cache.begin(tokensAt(from, count), phase)
   const outputs: NdArray[] = []
   for (let layer = 0; layer < cache.model.layers; layer++) {
-    const { queries, keys, values } = rowsAt(cache.model, layer, from, count, seed)
+    const rows = rowsAt(cache.model, layer, from, count, seed)
     const shares = cache.sourceLayer(layer) !== layer
-    const output = await cache.attend(layer, shares ? { queries } : { queries, keys, values })
+    const output = await cache.attend(layer, shares ? { queries: rows.queries } : rows)
     outputs.push(await fromTensor(output))
-    dispose([queries, keys, values, output])
+    dispose([...Object.values(rows), output])
   }
   await cache.commit()
+  await readAgain(cache)
   return outputs
 }
 
-/** Replaces the rows of a step by others, and says what that does to the precision of an answer. */
+/** Lets a cache that waits for it read its context again, as an engine does. */
+async function readAgain(cache: KVCache): Promise<void> {
+  const { replay } = cache
+  if (!replay) return
+  for (const pass of replay.passes((text) => Int32Array.from(text, (character) => character.charCodeAt(0) % 100))) {
+    const copy = replay.open(pass)
+    await feed(copy, { from: copy.tokensSeen, count: pass.tokens.length, phase: 'prompt' }, 7)
+    copy.dispose()
+  }
+  await replay.finish()
+}
+
+/** Rows of a step that are not those of the sequence, and what that does to the precision of an answer. */
 export interface Changed {
   /** Takes over the rows of a layer and returns others. */
   readonly rows: (layer: number, rows: StepRows) => StepRows
@@ -109,6 +122,7 @@ export async function feedChecked(
       )
   }
   await cache.commit()
+  await readAgain(cache)
   return problems
 }
 

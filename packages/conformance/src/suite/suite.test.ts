@@ -11,19 +11,24 @@ import {
   type Resample,
   type Space,
   type Stage,
+  sharedTokens,
   window,
 } from '@kvloom/core'
 import type { TestRunner } from '@kvloom/golden'
 import {
   add,
   clone,
+  max,
   memory,
   mul,
   neg,
   norm,
+  pad,
+  reshape,
   scalar,
   slice,
   type Tensor,
+  type Tensor1D,
   type Tensor3D,
   tensor2d,
 } from '@tensorflow/tfjs-core'
@@ -147,6 +152,29 @@ const halving = (apply: Resample['apply']): KVCompressor => ({
 })
 const firstHalf: Resample['apply'] = (rows) => slice(rows as Tensor3D, [0, 0, 0], [-1, 8, -1])
 
+/** Reads the last eight tokens again and keeps what they attend to. */
+const replaying = defineScorer({
+  name: 'replaying',
+  needs: { seen: { of: 'replay' } },
+  replay: ({ tokens, encode }) => [
+    { tokens: Int32Array.from([...encode('again'), ...tokens.slice(-8)]), from: 0, to: tokens.length },
+  ],
+  score: ({ seen }, _, { site }) => {
+    const heads = seen.shape[0] === site.model.queryHeads ? site.model.kvHeads : 1
+    return max(reshape(seen, [heads, -1, seen.shape[1] ?? 0]), 1)
+  },
+})
+
+/** Keeps the tokens whose hidden states are largest, among the newest twelve. */
+const byHidden = defineScorer({
+  name: 'by-hidden',
+  needs: { states: { of: 'hidden', last: 12 }, positions: { of: 'positions' } },
+  score: ({ states, positions }) => {
+    const lengths = norm(states, 'euclidean', 1)
+    return reshape(pad(lengths as Tensor1D, [[(positions.shape[1] ?? 0) - lengths.size, 0]]), [1, -1])
+  },
+})
+
 const toys: Readonly<Record<string, Partial<SuiteOptions> & Pick<SuiteOptions, 'make'>>> = {
   'fitted quantizer': { make: () => scaled()(), identity: () => scaled()() },
   'own rows as stored': { make: () => ownRows('stored', scaled()({ block: 1 })) },
@@ -157,6 +185,10 @@ const toys: Readonly<Record<string, Partial<SuiteOptions> & Pick<SuiteOptions, '
   },
   'recall, device': { make: () => oldest('device') },
   'recall, host': { make: () => compose(scaled()(), oldest('host')) },
+  'a replay of the context': { make: () => compose(replaying({ keep: 0.5 }), scaled()()) },
+  'a replay, ragged heads': { make: () => compose(replaying({ keep: 0.5 }), uneven) },
+  'hidden states': { make: () => compose(byHidden({ keep: 0.6 }), scaled()()) },
+  'one set of tokens for the model': { make: () => compose(sharedTokens('model', norms({ keep: 0.5 })), scaled()()) },
   resampling: { make: () => halving(firstHalf) },
 }
 for (const [name, toy] of Object.entries(toys)) testCompressor(runner, { name, ...small, ...toy })
