@@ -70,7 +70,7 @@ async function readAgain(cache: KVCache): Promise<void> {
   await replay.finish()
 }
 
-/** Rows of a step that are not those of the sequence, and what that does to the precision of an answer. */
+/** Replaces the rows of a step by others, and says what that does to the precision of an answer. */
 export interface Changed {
   /** Takes over the rows of a layer and returns others. */
   readonly rows: (layer: number, rows: StepRows) => StepRows
