@@ -133,7 +133,7 @@ export class Lane {
       own: mine,
       stored,
       live: limits.live ?? live,
-      rotation: positions && { ...rotary.upTo(this.positions.end - shift), positions },
+      rotation: positions && { ...rotary.upTo(Math.max(this.rows, this.positions.end - shift)), positions },
       prediction: context.prediction,
       ...(limits.ranges ? { ranges: limits.ranges } : {}),
       ...(limits.fetched ? { fetched: limits.fetched } : {}),

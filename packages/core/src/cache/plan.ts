@@ -20,6 +20,7 @@ import type {
   Resample,
   Scorer,
   Site,
+  Space,
   Stage,
   When,
 } from '../contract'
@@ -48,6 +49,8 @@ export interface LayerPlan {
   readonly tokenSets: Space['tokenSets']
   /** Which layers decide together in `commit()`: those with the same number; null where a layer decides alone. */
   readonly together: number | null
+  /** Whether its rows are stored with the help of other layers' rows, so that all layers must hold the same ones whenever one is read. */
+  readonly acrossLayers: boolean
   readonly pick: Acting<Pick> | null
   readonly resample: Resample | null
   readonly recall: Recall | null
@@ -176,6 +179,7 @@ export function planLayer(
       scorer && (tokenSets === 'model' || budget?.bound.over === 'model')
         ? compressor.stages.indexOf(scorer.stage as AnyStage)
         : null,
+    acrossLayers: codecs.some((codec) => codec?.parts.predictor || (codec?.parts.layers.length ?? 1) > 1),
     pick: pick ? { id: pick.stage.id, when: pick.stage.when, does: pick.bound } : null,
     resample: resample?.bound ?? null,
     recall: recall?.bound ?? null,
@@ -193,6 +197,7 @@ const NOTHING = {
   budget: null,
   tokenSets: 'head',
   together: null,
+  acrossLayers: false,
   pick: null,
   resample: null,
   recall: null,

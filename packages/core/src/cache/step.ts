@@ -109,10 +109,14 @@ export class Recipe {
       })
   }
 
-  /** Whether this step's evictions are decided over several layers, once all have attended. */
+  /**
+   * Whether this step's evictions wait until all layers have attended: where they are decided over several layers, where the model reads its
+   * context again before, and where a layer is read with the help of another one's rows, which then must not have gone yet.
+   */
   private decidesTogether(step: Step): boolean {
+    const across = this.layers.some((layer) => layer.plan.acrossLayers)
     return this.layers.some(
-      (layer) => (layer.plan.together !== null || layer.plan.score?.does.replay) && actsNow(layer, step),
+      (layer) => (across || layer.plan.together !== null || layer.plan.score?.does.replay) && actsNow(layer, step),
     )
   }
 
