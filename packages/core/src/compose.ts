@@ -8,7 +8,7 @@ import type { AnyStage, Kind, KVCompressor, MethodCard, Part, Window } from './c
 import { KINDS } from './contract'
 import { IncompatibleStages, OptionError, WindowError } from './errors'
 import { actsOn, foldSpace } from './fold'
-import { checkPairs, checkZones } from './legal'
+import { checkAcrossLayers, checkPairs, checkZones } from './legal'
 import { mergeWindows, NO_SEALING, ownRowsOf, singleStore } from './merge-zones'
 import { refuseUnknown } from './options'
 
@@ -122,6 +122,8 @@ export function protectLayers(layers: readonly number[], total: number, compress
       'the number of layers of the model',
       'Or use exceptLayers().',
     )
+  if (layers.some((l) => l >= total))
+    throw new OptionError('protectLayers', 'layers', layers, `layers from 0 to ${total - 1}, of ${total}`)
   return onLayers(
     Array.from({ length: total }, (_, l) => l).filter((l) => !layers.includes(l)),
     compressor,
@@ -166,6 +168,7 @@ function checkStages(stages: readonly AnyStage[]): void {
         `it shares out a budget by scores, and nothing scores.`,
         'Add a scorer: compose(snapkv(), ...).',
       )
+  checkAcrossLayers(stages)
   for (const set of stageSets(stages)) {
     for (const part of ['keys', 'values'] as const) foldSpace(set, part)
     checkPairs(set)

@@ -129,6 +129,8 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
      * than the end of the prompt.
      */
     readonly scatters?: boolean
+    /** Rows from this number on are numbered anew after a drop (`positions: 'slot'`). Default: none. */
+    readonly renumbersFrom?: (options: OptionsOf<S>) => number | undefined
     readonly pick: (options: OptionsOf<S>, site: Site) => Pick<N>
     readonly tokenSets?: Space['tokenSets']
     /** The windows that it proposes, for example its sinks. They are merged with those of a quantizer beside it. */
@@ -139,6 +141,7 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
     d.check?.(options)
     const when = typeof d.when === 'function' ? d.when(options) : (d.when ?? 'promptEnd')
     const by = d.by ?? 'scores'
+    const renumbersFrom = d.renumbersFrom?.(options)
     return {
       stages: [
         {
@@ -146,7 +149,11 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
           id: d.name,
           options: options as Stage['options'],
           when,
-          facts: { by, scatters: d.scatters ?? (by === 'scores' && when !== 'promptEnd') },
+          facts: {
+            by,
+            scatters: d.scatters ?? (by === 'scores' && when !== 'promptEnd'),
+            ...(renumbersFrom === undefined ? {} : { renumbersFrom }),
+          },
           accepts: (space) => dropping(space, d.tokenSets ?? 'head', when),
           bind: (site) => d.pick(options, site) as Bound['pick'],
         },

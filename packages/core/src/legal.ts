@@ -17,8 +17,26 @@ export function checkPairs(stages: readonly AnyStage[]): void {
   }
 }
 
+/**
+ * What no layer can see alone: a predictor reads the rows of earlier layers, so a stage that drops tokens has to act on all of them.
+ * @param stages all of a compressor. @throws IncompatibleStages
+ */
+export function checkAcrossLayers(stages: readonly AnyStage[]): void {
+  const predictor = stages.find((s) => s.kind === 'predict')
+  const partial = stages.find((s) => DROPPING.includes(s.kind) && (s.on?.layers || s.on?.except?.length))
+  if (predictor && partial)
+    throw new IncompatibleStages(
+      partial.id,
+      predictor.id,
+      `${predictor.id} predicts the rows of a layer from those of the layer before, and ${partial.id} drops tokens in some layers only.`,
+      `Let ${partial.id} act on all layers, and drop the same tokens in each (streaming-llm, sharedTokens).`,
+    )
+}
+const DROPPING: readonly Kind[] = ['score', 'pick', 'resample']
+
 /** @param stages those that act on one layer. @throws WindowError when one of them cannot work with the windows */
 export function checkZones(stages: readonly AnyStage[], windows: Windows): void {
+  checkNumbering(stages, windows)
   for (const part of PARTS)
     for (const { id, kind, on, facts } of stages)
       if (kind === 'quantize' && (on?.part ?? part) === part)
@@ -32,6 +50,20 @@ export function checkZones(stages: readonly AnyStage[], windows: Windows): void 
     )
   }
 }
+
+/** Rows that are numbered anew behind others cannot be sealed together with these: one record has one position shift. */
+function checkNumbering(stages: readonly AnyStage[], windows: Windows): void {
+  const from = Math.max(0, ...stages.map(({ facts }) => facts?.renumbersFrom ?? 0))
+  const seals = stages.some(({ kind }) => SEALING.includes(kind))
+  const finite = PARTS.some((part) => windows[part].recent !== Number.POSITIVE_INFINITY)
+  if (!seals || !finite || windows.sinks >= from) return
+  const pick = stages.find(({ facts }) => facts?.renumbersFrom === from)
+  throw new WindowError(
+    `${pick?.id} numbers rows anew behind its first ${from}, and the window seals rows from number ${windows.sinks} on.`,
+    `Keep its sinks exact: window({ sinks: ${from} }, ...).`,
+  )
+}
+const SEALING: readonly Kind[] = ['transform', 'predict', 'quantize']
 
 /** How many rows the quantizers among some stages seal together. */
 export const groupsOf = (stages: readonly AnyStage[], part?: Part): readonly number[] =>

@@ -2,7 +2,13 @@
 //
 // q4_0, q4_1, q8_0, f16 and f32 (and q6_k, where rows are whole blocks) stay as they are in the file. bf16 becomes f16 where every
 // value survives that exactly, else f32; q5_0, q5_1, q4_k and q5_k become f32. `held` of each weight says what was done.
-import { type WeightFormat as HeldFormat, type PackedWeight, packWeight, weightFormats } from '@kvloom/kernels'
+import {
+  type WeightFormat as HeldFormat,
+  LARGEST_HALF,
+  type PackedWeight,
+  packWeight,
+  weightFormats,
+} from '@kvloom/kernels'
 import { dispose, type Tensor, tensor1d } from '@tensorflow/tfjs-core'
 import { dequantize } from './files/dequantize'
 import type { ModelFiles, WeightTensor } from './models/model-files'
@@ -185,7 +191,7 @@ function heldAs(
 
 /** A bf16 value has 8 significant bits, fewer than f16's 11: only its exponent can be out of range. */
 function survivesHalf(value: number): boolean {
-  return Math.abs(value) <= 65504 && Number.isInteger(value * 2 ** 24)
+  return Math.abs(value) <= LARGEST_HALF && Number.isInteger(value * 2 ** 24)
 }
 
 /** f16 bits, little-endian, of values that are exact in f16. */

@@ -7,6 +7,7 @@ import { describe, expect, it } from 'vitest'
 import {
   adaKv,
   aquaKv,
+  blockFormats,
   clusterkv,
   expectedAttention,
   fastgen,
@@ -14,9 +15,11 @@ import {
   kivi,
   kvsharer,
   l2Norm,
+  linearPredictor,
   lorc,
   minicache,
   snapkv,
+  streamingLlm,
   think,
   tova,
 } from './index'
@@ -81,6 +84,19 @@ const mixes: Readonly<Record<string, { make: () => KVCompressor; layers: 2 | 4 }
   },
   'one budget over the model + higgs': {
     make: () => compose(snapkv({ keep: 0.4, window: 8 }), adaKv({ over: 'model' }), smallHiggs),
+    layers: 4,
+  },
+  'streaming-llm over half + aqua-kv': {
+    make: () => compose(streamingLlm({ keep: 0.5 }), aquaKv({ group: 16, sinks: 4, block: 16 })),
+    layers: 4,
+  },
+  'streaming-llm over half + linear-predictor + block-formats': {
+    make: () =>
+      compose(
+        streamingLlm({ keep: 0.5, sinks: 2 }),
+        zoned(linearPredictor({ keepReconstruction: true })),
+        zoned(blockFormats()),
+      ),
     layers: 4,
   },
   'kvsharer + one set of tokens for the model + kivi': {

@@ -130,7 +130,9 @@ export function testCompressor(runner: TestRunner, options: SuiteOptions): void 
               const sealed = new SealedRows()
               const problems: string[] = []
               let most = 0
-              for (const step of stepsOf(cache, prompt, decode)) {
+              // A second prompt, longer than what the first one left, comes behind the decoded tokens.
+              const second = () => stepsOf(cache, prompt + 7, 2, prompt + decode)
+              for (const step of chained(stepsOf(cache, prompt, decode), second)) {
                 const check = step.phase !== 'decode' || step.from % LOOK_EVERY === 0
                 if (check) problems.push(...(await feedChecked(cache, step, watch)))
                 else await feed(cache, step)
@@ -147,7 +149,7 @@ export function testCompressor(runner: TestRunner, options: SuiteOptions): void 
               }
               problems.push(...(await sealed.look(cache)), ...watch.problems())
               if (watch.usesHost && cache.bytes().host === 0) problems.push('nothing is in host memory')
-              expect(cache.tokensSeen).toBe(problems.length > 0 ? cache.tokensSeen : prompt + decode)
+              expect(cache.tokensSeen).toBe(problems.length > 0 ? cache.tokensSeen : 2 * prompt + decode + 9)
               cache.dispose()
               expect(problems).toEqual([])
             }),

@@ -16,14 +16,18 @@ export interface PlannedStep {
   readonly phase: Phase
 }
 
-/** The steps of a prompt, in as few chunks as the cache allows at each, and of single tokens behind it. */
-export function* stepsOf(cache: KVCache, prompt: number, decode: number): Generator<PlannedStep> {
-  for (let from = 0; from < prompt; ) {
-    const count = Math.min(prompt - from, cache.chunkLimit)
-    yield { from, count, phase: from + count < prompt ? 'prompt' : 'promptEnd' }
+/**
+ * The steps of a prompt, in as few chunks as the cache allows at each, and of single tokens behind it.
+ * @param start where in the sequence it begins
+ */
+export function* stepsOf(cache: KVCache, prompt: number, decode: number, start = 0): Generator<PlannedStep> {
+  const end = start + prompt
+  for (let from = start; from < end; ) {
+    const count = Math.min(end - from, cache.chunkLimit)
+    yield { from, count, phase: from + count < end ? 'prompt' : 'promptEnd' }
     from += count
   }
-  yield* tail(prompt, decode)
+  yield* tail(end, decode)
 }
 
 /** The steps of a prompt that is cut into `sizes` and the rest. */

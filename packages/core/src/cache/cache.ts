@@ -247,8 +247,7 @@ export class Cache implements KVCache {
     for (const layer of this.layers) for (const lane of layer.lanes) reclaim(lane)
     step.state.dispose()
     this.reconstructor.forget(Number.POSITIVE_INFINITY)
-    if (this.layers.some((layer) => layer.changed)) this.settledTokens = this.tokens.length
-    for (const layer of this.layers) layer.changed = false
+    this.noteChanges()
   }
 
   /** A step whose evictions wait until the model has read its context again. */
@@ -341,6 +340,13 @@ export class Cache implements KVCache {
   private abandon(): void {
     this.step?.state.dispose()
     this.step = null
+    this.noteChanges()
+  }
+
+  /** Where anything but appending has happened to rows, a rollback cannot go back behind it. */
+  private noteChanges(): void {
+    if (this.layers.some((layer) => layer.changed)) this.settledTokens = this.tokens.length
+    for (const layer of this.layers) layer.changed = false
   }
 
   private layerAt(layer: number): LayerCache {

@@ -2,6 +2,7 @@
 import { checkCompressor, type ModelOrShape, shapeGiven } from '../arguments'
 import { checkArtifacts, ready as pairWithArtifacts } from '../artifacts'
 import type { KVCache, KVCompressor, ModelShape, Ready } from '../contract'
+import { ModelMismatch } from '../errors'
 import { Account } from './account'
 import { Cache } from './cache'
 import { LayerCache } from './layer'
@@ -37,6 +38,7 @@ const isReady = (given: Ready | KVCompressor): given is Ready =>
 export function openLayers(model: ModelShape, ready: Ready, account: Account) {
   const pool = new TablePool()
   try {
+    checkNamedLayers(model, ready.compressor)
     const sources = sourceLayers(model, ready)
     const plans = sources.map((_, layer) => planLayer(model, ready, layer, sources, pool.hold))
     account.add(pool.bytes)
@@ -45,4 +47,16 @@ export function openLayers(model: ModelShape, ready: Ready, account: Account) {
     pool.release()
     throw error
   }
+}
+
+/** @throws ModelMismatch for a stage that is to act on layers which the model does not have */
+function checkNamedLayers({ name, layers }: ModelShape, { stages }: KVCompressor): void {
+  for (const { id, on } of stages)
+    for (const layer of on?.layers ?? [])
+      if (layer >= layers)
+        throw new ModelMismatch(
+          id,
+          `it is to act on layer ${layer}, and ${name} has the layers 0 to ${layers - 1}.`,
+          'Name layers that the model has: onLayers([0], ...).',
+        )
 }

@@ -1,5 +1,6 @@
 /** Binds a compressor's stages to one layer of a model, and refuses what cannot run there. */
 
+import { LARGEST_HALF } from '@kvloom/kernels'
 import type { Tensor } from '@tensorflow/tfjs-core'
 import { artifactOf } from '../artifacts'
 import { actsOn, foldSpaces, keySide, NO_SEALING, stagesOn } from '../compose'
@@ -184,7 +185,10 @@ export function planLayer(
     resample: resample?.bound ?? null,
     recall: recall?.bound ?? null,
     lanes,
-    largest: { keys: largest(compressor, lanes[0]?.keyCodec), values: largest(compressor, lanes[0]?.valueCodec) },
+    largest: {
+      keys: largest(compressor, lanes[0]?.keyCodec, resample?.bound),
+      values: largest(compressor, lanes[0]?.valueCodec, resample?.bound),
+    },
     ring: Math.max(0, ...needs.map((n) => queriesNeeded(n ?? {}))),
     hidden: Math.max(0, ...needs.map((n) => hiddenNeeded(n ?? {}))),
     waitsForPrompt: fitsPrompt || (scorer?.stage.when ?? pick?.stage.when) === 'promptEnd',
@@ -285,6 +289,18 @@ function checkCodecs(
         )
     }
     const transform = of('transform')?.id ?? 'a transform'
+    for (const kind of ['transform', 'predict', 'quantize'] as const)
+      for (const l of layers) {
+        const [there] = stagesOn(compressor, kind, l, part)
+        const here = of(kind)
+        if (there?.id !== here?.id || JSON.stringify(there?.options) !== JSON.stringify(here?.options))
+          throw new IncompatibleStages(
+            kind === 'transform' ? null : transform,
+            (here ?? there)?.id ?? kind,
+            `${transform} joins layers ${layers.join(' and ')}, and ${(here ?? there)?.id} acts on layer ${here ? layer : l} only.`,
+            'Give it all layers of a group, or none: onLayers([2, 3], ...).',
+          )
+      }
     for (const l of layers)
       if (sources[l] !== l)
         throw new IncompatibleStages(
@@ -305,9 +321,13 @@ function checkDeclared(id: string, name: string, declared: unknown, bound: unkno
     )
 }
 
-const LARGEST_F16 = 65504
 /** The largest finite f32. */
 export const LARGEST_F32 = 3.4028234663852886e38
 
-const largest = (c: KVCompressor, codec: Codec | null | undefined): number =>
-  Math.min(c.store === 'f32' ? LARGEST_F32 : LARGEST_F16, codec?.parts.quantizer?.largest ?? LARGEST_F32)
+/** The largest magnitude of a row that store, latents and metadata hold. */
+function largest(c: KVCompressor, codec: Codec | null | undefined, resample: Resample | undefined): number {
+  const stored = c.store === 'f32' ? LARGEST_F32 : LARGEST_HALF
+  const { transform = null, quantizer = null } = codec?.parts ?? {}
+  const main = quantizer ? (quantizer.largest ?? LARGEST_F32) : transform ? stored : LARGEST_F32
+  return Math.min(stored / (resample?.gain ?? 1), main / (transform?.gain ?? 1), transform?.largest ?? LARGEST_F32)
+}

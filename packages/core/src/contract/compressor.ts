@@ -80,6 +80,8 @@ export interface StageFacts {
   readonly by?: 'scores' | 'positions'
   /** Whether a pick drops rows one by one, here and there, after the prompt too. Default false. A scorer says so by its `when`. */
   readonly scatters?: boolean
+  /** A pick numbers rows anew after it dropped some: the rows from this number on. Default: rows keep their positions. */
+  readonly renumbersFrom?: number
   /** How many rows a quantizer seals, masks and frees together, as its `rowsPerGroup` says. Default 1. */
   readonly rowsPerGroup?: number
   /** Where a recall's indexed rows lie, as its `tier` says. Default `device`. */

@@ -17,6 +17,8 @@ export interface Resample {
   readonly to: number
   /** Maps `[heads, capacity - sinks, dim]` f32 to `[heads, to, dim]`. It runs in tf.tidy. */
   apply(rows: Tensor): Tensor
+  /** By how much it makes a row's largest magnitude larger at most; rows that would then not fit the store are refused. Default 1. */
+  readonly gain?: number
 }
 
 /**
@@ -30,6 +32,10 @@ export interface Transform {
   readonly needs: Needs
   /** Heads and dim of the latents. `heads` divides the number of KV heads, and each head of `main` stands for a run of adjacent KV heads. */
   readonly main: { readonly heads: number; readonly dim: number }
+  /** By how much a number of `main` may be larger than the largest of the rows. Rows whose latents would not fit are refused. Default 1. */
+  readonly gain?: number
+  /** The largest magnitude of a row that its own metadata (scales, which are f16) can hold. Default: any. */
+  readonly largest?: number
   /** Whether rows that leave the window after the prompt are transformed too (default), or stay exact. */
   readonly afterPrompt?: boolean
   /**

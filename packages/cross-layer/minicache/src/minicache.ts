@@ -12,7 +12,7 @@
  * and retained within a block, where the paper merges a prompt whole and then token by token.
  */
 import { defineTransform, ModelMismatch, type OptionsOf } from '@kvloom/core'
-import { selectTop } from '@kvloom/kernels'
+import { LARGEST_HALF, selectTop } from '@kvloom/kernels'
 import {
   acos,
   add,
@@ -68,6 +68,8 @@ export const minicache = defineTransform({
     fitted: 'model',
     needs: {},
     main: { heads: site.heads, dim: site.dim },
+    // The lengths of rows are stored as f16.
+    largest: LARGEST_HALF / Math.sqrt(site.dim),
     layers: pairOf(site.layer, site.model.layers, options), // empty: this layer stays as it is
     encode([a, b]) {
       if (!a || !b) throw new ModelMismatch('minicache', 'it merges two layers.', 'Hand over the rows of both.')

@@ -34,6 +34,7 @@ export const streamingLlm = definePick({
   // Streaming beside a quantizer: sinks stay exact, so that blocks that are sealed die whole.
   window: ({ sinks, keep }) => ({ ...NO_SEALING, sinks: keep > 0 ? 0 : sinks }),
   by: 'positions',
+  renumbersFrom: ({ keep, positions, sinks }) => (keep > 0 || positions === 'original' ? undefined : sinks),
   pick: ({ sinks, recent, keep, positions }) => ({
     needs: {},
     positions: keep > 0 ? 'original' : positions,

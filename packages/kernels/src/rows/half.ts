@@ -2,6 +2,9 @@
 const float = new Float32Array(1)
 const bits = new Uint32Array(float.buffer)
 
+/** The largest finite half. */
+export const LARGEST_HALF = 65504
+
 /** Nearest half of a number, as 16 bits; ties go to the even one, from 65520 on infinity, NaN becomes 0x7e00. */
 export function halfFromFloat(value: number): number {
   float[0] = value

@@ -11,7 +11,15 @@
  * f32 operation, so codes and scales agree bit for bit. What differs: codes lie as a stream of bits, not in ggml's nibble order.
  */
 import { defineQuantizer, KvloomError, ModelMismatch, type OptionsOf, type Quantizer, type Site } from '@kvloom/core'
-import { allocateRows, type CodebookLayout, codebookDecode, codebookEncode, readRows, writeRows } from '@kvloom/kernels'
+import {
+  allocateRows,
+  type CodebookLayout,
+  codebookDecode,
+  codebookEncode,
+  LARGEST_HALF,
+  readRows,
+  writeRows,
+} from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { blockFormatsOptions } from './options'
 
@@ -19,8 +27,6 @@ type Format = OptionsOf<typeof blockFormatsOptions>['format']
 
 /** Channels of a block. */
 const BLOCK = 32
-/** Largest f16: scales and minima must stay within. */
-const LARGEST_HALF = 65504
 
 interface Recipe {
   readonly bits: number

@@ -20,7 +20,7 @@ import {
   type Quantizer,
   type Site,
 } from '@kvloom/core'
-import { type CodebookLayout, codebookDecode, codebookEncode, codebookShapes } from '@kvloom/kernels'
+import { type CodebookLayout, codebookDecode, codebookEncode, codebookShapes, LARGEST_HALF } from '@kvloom/kernels'
 import { pad, slice, type Tensor } from '@tensorflow/tfjs-core'
 import { grid, gridName, gridNames } from './grids'
 import { higgsOptions } from './options'
@@ -69,8 +69,6 @@ export interface HiggsSettings {
   readonly metadata: 'f16' | 'f32'
 }
 
-/** Largest f16; the norm of a block must stay below. */
-const LARGEST_HALF = 65504
 const LARGEST_BLOCK = 1024
 /** Below this a block's norm costs as much as its codes. */
 const SMALLEST_BLOCK = 16

@@ -11,13 +11,10 @@
  * and scale 0, where the reference divides 0 by 0; 1 to 8 bits, not only 2 and 4.
  */
 import { defineQuantizer, KvloomError, ModelMismatch, OptionError, type OptionsOf, type Site } from '@kvloom/core'
-import { type AffineLayout, affineDecode, affineEncode } from '@kvloom/kernels'
+import { type AffineLayout, affineDecode, affineEncode, LARGEST_HALF } from '@kvloom/kernels'
 import { kiviOptions } from './options'
 
 type Options = OptionsOf<typeof kiviOptions>
-
-/** Largest f16: minima must stay within; so must scales, which at 1 bit are the whole range of a group. */
-const LARGEST_HALF = 65504
 
 /** Keys per channel, values per token, `bits` bits, after RoPE; the newest `residual` values and 0 … `residual` - 1 keys exact. */
 export const kivi = defineQuantizer({

@@ -57,7 +57,7 @@ export const freqkv = defineMethod(
           )
         return { ...space, rope: space.part === 'keys' ? 'pre' : space.rope, slots: true }
       },
-      bind: ({ hold }) => ({ sinks, capacity: window, to, apply: filter(hold) }),
+      bind: ({ hold }) => ({ sinks, capacity: window, to, apply: filter(hold), gain: largestRow(from, to) }),
     }
     return { stages: [stage] }
   },
@@ -80,4 +80,16 @@ export function lowPass(from: number, to: number): (hold: Site['hold']) => (rows
         return stack(Array.from({ length: heads }, (_, head) => matMul(filter, one(head))))
       })
   }
+}
+
+/** The largest sum of magnitudes of a row of the filter: by so much a filtered row may exceed the largest number of those it is made of. */
+function largestRow(from: number, to: number): number {
+  const { data } = lowPassMatrix(from, to)
+  let largest = 1
+  for (let row = 0; row < to; row++) {
+    let sum = 0
+    for (let i = 0; i < from; i++) sum += Math.abs(data[row * from + i] ?? 0)
+    largest = Math.max(largest, sum)
+  }
+  return largest
 }

@@ -130,23 +130,31 @@ export class Views {
       }
     }
   }
-  /** Forgets the newest `count` rows of the window. New rows take their places in pages that nobody else holds. */
+  /**
+   * Forgets the newest `count` rows: those of the window, and where it holds fewer the last sinks. New rows take their places in pages that
+   * nobody else holds.
+   */
   trim(count: number): void {
-    const views = this.zones.window
+    const fromWindow = Math.min(count, this.counts.window)
+    this.trimZone('window', fromWindow)
+    this.trimZone('sink', count - fromWindow)
+    this.version++
+  }
+  private trimZone(zone: Zone, count: number): void {
+    const views = this.zones[zone]
     while (count > 0) {
       const last = views.pop()
-      if (!last) throw new Error('fewer rows in the window than are to be forgotten')
+      if (!last) throw new Error(`fewer rows in the ${zone} zone than are to be forgotten`)
       const n = Math.min(count, last.rows)
       const { page } = last
       if (!page.shared && last.from + last.rows === page.used) page.used -= n
       count -= n
-      if (n === last.rows) this.remove('window', last)
+      if (n === last.rows) this.remove(zone, last)
       else {
         views.push({ ...last, rows: last.rows - n })
-        this.counts.window -= n
+        this.counts[zone] -= n
       }
     }
-    this.version++
   }
   /** Drops rows `[start, end)`. They must cover every block whole that they touch. */
   drop(start: number, end: number): void {
