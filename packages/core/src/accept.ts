@@ -38,13 +38,18 @@ export function refuseHeadSets(space: Space, name: string, earlier: string): voi
     )
 }
 
-/** For stages that join the rows of several layers. @throws IncompatibleStages when layers keep different tokens. */
-export function refuseLayerSets(space: Space, name: string, earlier: string): void {
+/**
+ * For stages that join the rows of several layers. `chains`: of all layers, so that giving the two different layers is no way out.
+ * @throws IncompatibleStages when layers keep different tokens
+ */
+export function refuseLayerSets(space: Space, name: string, earlier: string, chains = false): void {
   if (space.tokenSets !== 'model')
     throw new IncompatibleStages(
       earlier,
       name,
       `${name} joins the rows of several layers, and after ${earlier} each layer keeps its own tokens.`,
-      'Use a method with one set of tokens for all layers (streaming-llm), or give them different layers with onLayers().',
+      `Use a method with one set of tokens for all layers (streaming-llm), or have it choose one: sharedTokens('model', ...)${
+        chains ? '.' : ', or give them different layers with onLayers().'
+      }`,
     )
 }

@@ -23,6 +23,14 @@ export function checkPairs(stages: readonly AnyStage[]): void {
  */
 export function checkAcrossLayers(stages: readonly AnyStage[]): void {
   const predictor = stages.find((s) => s.kind === 'predict')
+  const rewriting = stages.find((s) => s.kind === 'resample')
+  if (predictor && rewriting)
+    throw new IncompatibleStages(
+      rewriting.id,
+      predictor.id,
+      `${predictor.id} predicts rows from those of the layer before, and ${rewriting.id} rewrites its rows.`,
+      'Keep one of them, or drop tokens by position instead (streaming-llm).',
+    )
   const partial = stages.find((s) => DROPPING.includes(s.kind) && (s.on?.layers || s.on?.except?.length))
   if (predictor && partial)
     throw new IncompatibleStages(
@@ -32,7 +40,7 @@ export function checkAcrossLayers(stages: readonly AnyStage[]): void {
       `Let ${partial.id} act on all layers, and drop the same tokens in each (streaming-llm, sharedTokens).`,
     )
 }
-const DROPPING: readonly Kind[] = ['score', 'pick', 'resample']
+const DROPPING: readonly Kind[] = ['score', 'pick']
 
 /** @param stages those that act on one layer. @throws WindowError when one of them cannot work with the windows */
 export function checkZones(stages: readonly AnyStage[], windows: Windows): void {

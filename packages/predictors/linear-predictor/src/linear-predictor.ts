@@ -84,7 +84,7 @@ function checkOutputs({ layer, part, heads, dim }: Site, outputs = 0): void {
 /** The heads of a token become one row, and what flows on are residuals of keys before RoPE, which no row decodes alone. */
 function predicting(space: Space, earlier: string): Space {
   refuseSlots(space, NAME, earlier)
-  refuseLayerSets(space, NAME, earlier)
+  refuseLayerSets(space, NAME, earlier, true)
   if (space.layerGroup > 1)
     throw new IncompatibleStages(
       earlier,
