@@ -46,6 +46,7 @@ export {
   ready,
   restoreCache,
   SerializedCacheError,
+  sharedTokens,
   split,
   UnsupportedStage,
   WindowError,
