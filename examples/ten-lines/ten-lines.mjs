@@ -5,6 +5,7 @@ const mix = composition('snapkv(keep=0.5)+kivi(bits=2, residual=32)')
 const cache = openCache(model, mix)
 const { text } = await generateAll(model, cache, 'Call me Ishmael. '.repeat(20), { maxNewTokens: 40 })
 console.log(text, cache.bytes())
+cache.dispose()
 
 const report = await compare({
   model,
@@ -13,3 +14,4 @@ const report = await compare({
   passkeys: 0,
 })
 console.log(renderTable(report))
+model.dispose()

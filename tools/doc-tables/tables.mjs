@@ -2,7 +2,8 @@
 
 const cell = (text) => String(text).replaceAll('|', '\\|').replaceAll('\n', ' ')
 const row = (cells) => `| ${cells.map(cell).join(' | ')} |`
-const table = (head, rows) => [row(head), `|${'---|'.repeat(head.length)}`, ...rows.map(row)].join('\n')
+/** A Markdown table. */
+export const table = (head, rows) => [row(head), `|${'---|'.repeat(head.length)}`, ...rows.map(row)].join('\n')
 
 const paperOf = (card) => (card.paper ? `[${card.paper.title}](${card.paper.link})` : '')
 
