@@ -67,6 +67,18 @@ describe('compose', () => {
     expect(() => compose(scorer('a')(), scorer('b')())).toThrow(/a and b cannot be composed/)
   })
 
+  it('refuses a compressor for a part on which it does not act, and takes one that leaves its part as it is', () => {
+    const nothing: KVCompressor = { card: card('nothing'), stages: [] }
+    expect(() => split({ keys: nothing, values: channelMask })).toThrow(
+      /channel-mask acts on keys alone, and was given as values. Give it as keys, or none\(\) as values./,
+    )
+    expect(() => split({ keys: split({ keys: nothing, values: quantizer('q')() }), values: nothing })).toThrow(
+      IncompatibleStages,
+    )
+    expect(split({ keys: channelMask, values: nothing }).stages.map((s) => s.id)).toEqual(['channel-mask'])
+    expect(split({ keys: nothing, values: nothing }).stages).toEqual([])
+  })
+
   it('allows the same two on different layers or parts', () => {
     const layers = compose(onLayers([0, 1], quantizer('a')()), protectLayers([0, 1], 4, quantizer('b')()))
     expect([0, 1, 2, 3].map((l) => stagesOn(layers, 'quantize', l, 'keys')[0]?.id)).toEqual(['a', 'a', 'b', 'b'])

@@ -63,23 +63,36 @@ export function window(change: WindowChange, compressor: KVCompressor): KVCompre
   })
 }
 
-/** Takes one compressor for keys and another for values. Stages that decide over both parts (evictions, models) are refused. */
+/**
+ * Takes one compressor for keys and another for values. Stages that decide over both parts (evictions, models) are refused, and so is a
+ * compressor that does not act on the part it is given as.
+ * @throws IncompatibleStages, OptionError
+ */
 export function split(o: { readonly keys: KVCompressor; readonly values: KVCompressor }): KVCompressor {
   refuseUnknown('split', o, ['keys', 'values'])
   for (const part of ['keys', 'values'] as const) checkCompressor(`split, ${part}`, o[part])
-  const restrict = (c: KVCompressor, part: Part): AnyStage[] =>
-    c.stages
-      .filter((s) => s.on?.part === undefined || s.on.part === part)
-      .map((s) => {
-        if (WHOLE.includes(s.kind))
-          throw new IncompatibleStages(
-            'split',
-            s.id,
-            `${s.id} (${s.kind}) decides over keys and values together.`,
-            'Compose it outside: compose(split(...), eviction).',
-          )
-        return { ...s, on: { ...s.on, part } } as AnyStage
-      })
+  const restrict = (c: KVCompressor, part: Part): AnyStage[] => {
+    const acting = c.stages.filter((s) => s.on?.part === undefined || s.on.part === part)
+    const [idle] = c.stages
+    // A compressor without stages (none()) leaves its part as it is on purpose; one with stages would be named and do nothing.
+    if (idle && acting.length === 0)
+      throw new IncompatibleStages(
+        'split',
+        idle.id,
+        `${c.card.name} acts on ${OTHER[part]} alone, and was given as ${part}.`,
+        `Give it as ${OTHER[part]}, or none() as ${part}.`,
+      )
+    return acting.map((s) => {
+      if (WHOLE.includes(s.kind))
+        throw new IncompatibleStages(
+          'split',
+          s.id,
+          `${s.id} (${s.kind}) decides over keys and values together.`,
+          'Compose it outside: compose(split(...), eviction).',
+        )
+      return { ...s, on: { ...s.on, part } } as AnyStage
+    })
+  }
   const stages = [...restrict(o.keys, 'keys'), ...restrict(o.values, 'values')]
   checkStages(stages)
   const kw = o.keys.window ?? NO_SEALING
@@ -97,6 +110,8 @@ export function split(o: { readonly keys: KVCompressor; readonly values: KVCompr
     ...ownRowsOf([o.keys, o.values]),
   })
 }
+
+const OTHER = { keys: 'values', values: 'keys' } as const
 
 /** Restricts a compressor to some layers; the others stay uncompressed unless another part covers them. */
 export function onLayers(layers: readonly number[], compressor: KVCompressor): KVCompressor {
