@@ -35,11 +35,12 @@ export function trialsByForm(form: PasskeyForm, wish: Wish): readonly PasskeyTri
   return Array.from({ length: trials }, (_, i) => {
     const passkey = String(10_000 + ((i * 7919 + 12_345) % 90_000))
     const needle = form.needle.replaceAll('{passkey}', passkey)
-    const size = tokens - 1 - needle.length - form.question.length + 1
+    // The needle takes the place of one space of the filler.
+    const size = fillerSize(tokens, 1 + needle.length + form.question.length - 1)
     const at = (i * 4801) % checkedRoom(sample.length - size, tokens)
     const filler = sample.slice(at, at + size)
     const next = filler.indexOf(' ', Math.floor(((i + 0.5) / trials) * size))
-    const cut = next < 0 ? filler.lastIndexOf(' ') : next
+    const cut = next < 0 ? Math.max(0, filler.lastIndexOf(' ')) : next
     const answer = form.answer.replaceAll('{passkey}', passkey)
     const from = answer.indexOf(passkey)
     return {
@@ -69,7 +70,7 @@ export function goldenTrials(wish: Wish & { readonly seed: number }): readonly P
     const passkey = String(10_000 + Math.floor(random() * 90_000))
     const needle = tokenizer.encode(`\n\nThe pass key is ${passkey}. Remember it. ${passkey} is the pass key.\n\n`)
     const bos = tokenizer.bosId === undefined ? 0 : 1
-    const size = tokens - bos - head.length - needle.length - question.length
+    const size = fillerSize(tokens, bos + head.length + needle.length + question.length)
     const at = Math.floor(random() * checkedRoom(filler.length - size, tokens))
     // Depths cover 0.1 to 0.9 evenly, so that few trials still see beginning, middle and end.
     const cut = at + Math.trunc((0.1 + (0.8 * (i + random())) / trials) * size)
@@ -84,6 +85,17 @@ export function goldenTrials(wish: Wish & { readonly seed: number }): readonly P
       digits: { from: 0, to: answer.length },
     }
   })
+}
+
+/** Tokens of filler in a trial of `tokens`, of which `others` are not. @throws EvalOptionError when none is left */
+function fillerSize(tokens: number, others: number): number {
+  if (tokens > others) return tokens - others
+  throw new EvalOptionError(
+    'passkey tokens',
+    tokens,
+    `more than the ${others} tokens of the passkey, what surrounds it and the question`,
+    `Ask for longer passkey trials, from ${others + 1} tokens.`,
+  )
 }
 
 function checkedRoom(room: number, tokens: number): number {
