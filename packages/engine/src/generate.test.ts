@@ -123,6 +123,13 @@ describe('generate', () => {
     await expect(generateAll(model, { compressor: exact }, new Int32Array(41), ids)).rejects.toMatchObject({
       code: 'CONTEXT_OVERFLOW',
     })
+    for (const at of [2, 4, prompt.length]) {
+      const onPrefill = ({ tokens }: { tokens: number }) => {
+        if (tokens === at) throw new Error('thrown by the caller')
+      }
+      const failing = generateAll(model, { compressor: exact }, prompt, { ...ids, chunk: 2, onPrefill })
+      await expect(failing).rejects.toThrow('thrown by the caller')
+    }
     expect(tf.memory().numTensors).toBe(before)
   })
 

@@ -57,7 +57,12 @@ export async function prefill(
     const result = await model.forward(cache, ids.subarray(from, end), last && endsPrompt ? 'promptEnd' : 'prompt', {
       logits: wanted,
     })
-    onProgress?.({ tokens: end, totalTokens: ids.length })
+    try {
+      onProgress?.({ tokens: end, totalTokens: ids.length })
+    } catch (error) {
+      result?.dispose()
+      throw error
+    }
     if (last) return result
     from = end
   }
