@@ -301,6 +301,13 @@ describe('mistakes', () => {
       2,
       /give --compressor alone/,
     ],
+    [
+      'two compressors where one is taken',
+      ['generate', '--model', 'model', '--prompt', 'a', '--compressor', 'kivi', '--compressor', 'higgs'],
+      2,
+      /--compressor was given twice; give it once/,
+    ],
+    ['two models', ['compare', '--model', 'a', '--model', 'b'], 2, /--model was given twice/],
     ['an unknown protocol', compare('--protocol', 'X'), 2, /unknown protocol "X"; allowed: P/],
     ['a missing configuration', compare('--config', 'none.ts'), 2, /none\.ts does not exist/],
     ['a text that is not there', compare('--text', 'none.txt'), 2, /none\.txt cannot be read/],

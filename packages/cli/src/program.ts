@@ -71,7 +71,22 @@ export function buildProgram(done: (exitCode: number) => void, modules: ServedMo
       done(await (await import('./commands/golden')).goldenCommand(paths, { ...flags, modules })),
     )
   addModel(program, done)
+  for (const command of program.commands) refuseTwice(command)
   return program
+}
+
+/** An option with one value is refused when it is given twice: the earlier value would be dropped without a word. */
+function refuseTwice(command: Command): void {
+  for (const sub of command.commands) refuseTwice(sub)
+  for (const option of command.options) {
+    if (option.parseArg === collect || !(option.required || option.optional)) continue
+    let given = false
+    command.on(`option:${option.name()}`, () => {
+      if (given)
+        command.error(`error: ${option.long} was given twice; give it once.`, { exitCode: EXIT.usage, code: 'USAGE' })
+      given = true
+    })
+  }
 }
 
 const config = (): Option =>
