@@ -37,10 +37,10 @@ export function configFromHuggingFace(
   const vocabSize = read.count('vocab_size')
   const name = config['_name_or_path']
   // Transformers 5 writes theta, scaling and the rotated part together into rope_parameters.
-  const scaling = asObject(config['rope_parameters'] ?? config['rope_scaling'])
-  const theta = typeof scaling?.['rope_theta'] === 'number' ? scaling['rope_theta'] : read.number('rope_theta', 10_000)
-  const inBlock = scaling?.['partial_rotary_factor']
-  const partial = typeof inBlock === 'number' ? inBlock : read.number('partial_rotary_factor', 1)
+  const scaling = read.object(read.present('rope_parameters') ? 'rope_parameters' : 'rope_scaling')
+  const inBlock = settingsReader(`${file}, rope_parameters`, (key) => scaling?.[key])
+  const theta = inBlock.optionalNumber('rope_theta') ?? read.number('rope_theta', 10_000)
+  const partial = inBlock.optionalNumber('partial_rotary_factor') ?? read.number('partial_rotary_factor', 1)
   const bos = read.id('bos_token_id')
   return checkConfig(file, {
     architecture,

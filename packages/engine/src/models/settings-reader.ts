@@ -53,6 +53,13 @@ export function settingsReader(file: string, given: (key: string) => unknown) {
     optionalNumber(key: string): number | undefined {
       return present(key) ? this.number(key) : undefined
     },
+    /** A block of settings, undefined where the file has none. */
+    object(key: string): Readonly<Record<string, unknown>> | undefined {
+      if (!present(key)) return undefined
+      const value = given(key)
+      const block = typeof value === 'object' && !Array.isArray(value)
+      return block ? (value as Record<string, unknown>) : refuse(key, 'an object of settings, or null')
+    },
     id(key: string): number | undefined {
       if (!present(key)) return undefined
       const value = given(key)
