@@ -167,7 +167,12 @@ export function ownRows(which: 'exact' | 'stored', compressor: KVCompressor): KV
 
 function checked(c: KVCompressor): KVCompressor {
   checkStages(c.stages)
-  if (c.window) for (const part of ['keys', 'values'] as const) checkWindow(part, c.window[part])
+  if (c.window) {
+    const { sinks } = c.window
+    if (!Number.isSafeInteger(sinks) || sinks < 0)
+      throw new WindowError(`The window keeps ${sinks} sinks.`, 'Give a whole number from 0.')
+    for (const part of ['keys', 'values'] as const) checkWindow(part, c.window[part])
+  }
   for (const set of stageSets(c.stages)) checkZones(set, c.window ?? NO_SEALING)
   return Object.freeze(c)
 }

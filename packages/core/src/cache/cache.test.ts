@@ -114,6 +114,26 @@ describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
     cache.dispose()
   })
 
+  it('holds no more for sinks that never come, and seals behind many', async () => {
+    const bytesWith = async (sinks: number) => {
+      const cache = openCache(model, window({ sinks }, rows()))
+      await feed(cache, [20])
+      const { total } = cache.bytes()
+      expect(cache.census(0).keys).toMatchObject({ exact: 20, sealed: 0 })
+      cache.dispose()
+      return total
+    }
+    expect(await bytesWith(1e9)).toBeLessThanOrEqual(await bytesWith(64))
+    const before = tf.memory().numTensors
+    const cache = openCache(model, window({ sinks: 130 }, rows()))
+    await feed(cache, [100, 100])
+    const [lane] = cache.segments(0)
+    const inZone = (zone: string) => lane?.keys.filter((s) => s.zone === zone).reduce((n, s) => n + s.rows, 0)
+    expect([inZone('sink'), inZone('sealed'), inZone('window')]).toEqual([130, 48, 22])
+    cache.dispose()
+    expect(tf.memory().numTensors).toBe(before)
+  })
+
   it('refuses a damaged serialised cache', async () => {
     const cache = openCache(model, ready(blocks()))
     await feed(cache, [70])

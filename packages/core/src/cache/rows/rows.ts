@@ -26,6 +26,10 @@ const DENSE_PAGE_ROWS = 64
  */
 const SEALED_PAGE_ROWS = { usual: 32, dropping: 16 } as const
 
+/** Rows of a page where `rows` rows lie in as few pages of a bounded size as they need, all of one size. */
+const evenPages = (rows: number): number =>
+  Math.max(1, Math.ceil(rows / Math.max(1, Math.ceil(rows / DENSE_PAGE_ROWS))))
+
 /** How the rows of a part are stored. */
 export interface RowForm {
   readonly heads: number
@@ -60,7 +64,7 @@ export class Rows {
     const { least, most } = WINDOW_PAGE_ROWS
     const share = window.recent > 0 || dropsAlways ? Math.ceil(window.recent / WINDOW_PAGES) : most
     this.pageRows = {
-      sink: Math.max(1, sinks),
+      sink: evenPages(sinks),
       sealed: dropsAlways ? SEALED_PAGE_ROWS.dropping : SEALED_PAGE_ROWS.usual,
       window: this.seals ? Math.min(most, Math.max(least, share)) : DENSE_PAGE_ROWS,
     }
