@@ -5,7 +5,7 @@ import { compose, foldSpace, onLayers, ownRows, protectLayers, split, stagesOn, 
 import type { AnyStage, KVCompressor, Space, Stage } from './contract'
 import { definePick, defineQuantizer, defineScorer } from './define'
 import { IncompatibleStages, NotCalibrated, OptionError, WindowError } from './errors'
-import { evenWindows, mergedWindow } from './merge-zones'
+import { evenWindows, mergedWindow, NO_SEALING } from './merge-zones'
 import { fraction, integer, parseOptions } from './options'
 
 const card = (name: string) => ({ name, title: name, summary: '', chunkInvariant: true })
@@ -201,6 +201,10 @@ describe('compose', () => {
     )
     expect(() => onLayers([-1], quantizer('q')())).toThrow(OptionError)
     expect(() => window({ sinks: -1 }, quantizer('q')())).toThrow(OptionError)
+    expect(() => window({ sinks: Infinity }, quantizer('q')())).toThrow(/option sinks is Infinity;/)
+    for (const sinks of [1e300, Number.NaN, -1, 0.5])
+      expect(() => compose({ ...quantizer('q')(), window: { ...NO_SEALING, sinks } })).toThrow(WindowError)
+    expect(() => window({ sinks: 1e300 }, quantizer('q')())).toThrow(/keeps 1e\+300 sinks/)
     expect(() => window({ keys: { block: 0 } }, quantizer('q')())).toThrow(OptionError)
     const budget = {
       kind: 'budget',
@@ -287,7 +291,9 @@ describe('options', () => {
     [{ bits: 5.5 }, 'option bits is 5.5; allowed: a whole number from 1 to 8'],
     [{ bits: 9 }, 'allowed: a whole number from 1 to 8'],
     [{ keep: 0 }, 'allowed: a number above 0 and at most 1'],
-    [{ keep: Number.NaN }, 'option keep'],
+    [{ keep: Number.NaN }, 'option keep is NaN;'],
+    [{ bits: Number.NEGATIVE_INFINITY }, 'option bits is -Infinity;'],
+    [{ bits: [1, Number.NaN, { a: 10, b: 'x' }] }, 'option bits is [1,NaN,{"a":10,"b":"x"}];'],
     [{ bit: 2 }, 'one of the options bits, keep. Did you mean "bits"?'],
     [{ kep: 0.1 }, 'Did you mean "keep"?'],
     [{ xyzzy: 1 }, 'one of the options bits, keep.'],

@@ -119,8 +119,18 @@ export class SerializedCacheError extends KvloomError {
   }
 }
 
-const show = (value: unknown): string =>
-  typeof value === 'string' ? `"${value}"` : String(JSON.stringify(value) ?? value)
+/** A value as JSON writes it, but NaN and infinity by their names, for which JSON writes null. */
+function show(value: unknown, depth = 0): string {
+  if (typeof value === 'number' || typeof value === 'bigint') return String(value)
+  if (typeof value === 'string') return depth === 0 ? `"${value}"` : JSON.stringify(value)
+  if (typeof value !== 'object' || value === null) return String(value)
+  if (depth > MOST_NESTED) return '...'
+  if (Array.isArray(value)) return `[${value.map((each) => show(each, depth + 1)).join(',')}]`
+  const entries = Object.entries(value).filter(([, each]) => each !== undefined && typeof each !== 'function')
+  return `{${entries.map(([name, each]) => `${JSON.stringify(name)}:${show(each, depth + 1)}`).join(',')}}`
+}
+/** Lists and objects inside each other that a message writes out. */
+const MOST_NESTED = 4
 
 /** An artifact was fitted for something else. */
 export class ArtifactMismatch extends KvloomError {
