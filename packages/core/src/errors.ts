@@ -53,17 +53,35 @@ export class WindowError extends KvloomError {
   }
 }
 
-/** A cache was handed NaN, infinity, or a number that its store cannot hold. It has stored nothing of that layer's step. */
+/** The largest magnitude that numbers may have, and why. */
+export interface Limit {
+  readonly most: number
+  /** What holds no more, as in "the most that ... holds"; null where any finite number is taken. */
+  readonly of: string | null
+  /** What holds larger numbers, as a sentence; empty where nothing does. */
+  readonly cure: string
+}
+
+/** A cache was handed NaN, infinity, or a number that its store or its metadata cannot hold. It has stored nothing of that layer's step. */
 export class NonFiniteError extends KvloomError {
   constructor(
     readonly layer: number,
     readonly part: 'keys' | 'values' | 'queries',
-    limit: number,
+    { most, of, cure }: Limit,
+    /** Whether nothing of the step was stored in any layer, so that the cache can take another step. */
+    readonly goesOn: boolean,
   ) {
+    const what = of === null ? 'NaN or infinity' : `NaN, infinity or numbers beyond ${most}, the most that ${of} holds`
     super(
       'NON_FINITE',
-      `Layer ${layer} was handed ${part} with NaN, infinity or numbers beyond ${limit}, the most its store holds; nothing of this step was stored for it. ` +
-        'Check the model weights and the input (store "f32" holds larger numbers); go on from a fork() taken before this step.',
+      [
+        `Layer ${layer} was handed ${part} with ${what}; nothing of this step was stored ${goesOn ? 'in any layer' : 'for it'}.`,
+        `Check the model weights and the input.`,
+        cure,
+        goesOn ? 'The cache goes on as if the step had not begun.' : 'Go on from a fork() taken before this step.',
+      ]
+        .filter((sentence) => sentence !== '')
+        .join(' '),
     )
   }
 }

@@ -22,7 +22,7 @@ import { materialized, segmentViews } from './inspect'
 import type { NewRows } from './lane'
 import type { LayerCache, Step } from './layer'
 import { censusOf, ledgerOf } from './ledger'
-import { LARGEST_F32 } from './plan'
+import { ANY_FINITE } from './limits'
 import type { TablePool } from './pool'
 import { Reconstructor } from './reconstruct'
 import { type Measuring, WaitingReplay } from './replay'
@@ -191,7 +191,7 @@ export class Cache implements KVCache {
 
   /** @throws NonFiniteError before anything of the layer is stored */
   private async checkNumbers(layer: number, step: OpenStep, { queries }: Given, own: NewRows | null): Promise<void> {
-    const given: Limited[] = [{ what: 'queries', tensor: queries, limit: LARGEST_F32 }]
+    const given: Limited[] = [{ what: 'queries', tensor: queries, limit: ANY_FINITE }]
     if (own) {
       const { lanes, largest } = this.layerAt(layer).plan
       // Rotation can make a number larger by the square root of two, so keys are checked on the side of RoPE on which they are stored.
@@ -204,9 +204,10 @@ export class Cache implements KVCache {
     const strange = await firstStrange(given)
     if (!strange) return
     // Nothing has changed before the first layer's rows are stored, so the step can still be taken again.
-    if (step.done.size === 0) this.abandon()
+    const goesOn = step.done.size === 0
+    if (goesOn) this.abandon()
     else this.guard.break(`layer ${layer} was handed NaN, infinite or too large ${strange.what}`)
-    throw new NonFiniteError(layer, strange.what, strange.limit)
+    throw new NonFiniteError(layer, strange.what, strange.limit, goesOn)
   }
 
   async read(layer: number, queries: tf.Tensor): Promise<tf.Tensor> {

@@ -2,7 +2,7 @@
 import { hasNonFinite } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { ModelShape, Phase, ReplayPass } from '../contract'
-import { CacheStateError, ModelMismatch } from '../errors'
+import { CacheStateError, type Limit, ModelMismatch } from '../errors'
 
 export interface Given {
   readonly queries: tf.Tensor
@@ -59,7 +59,7 @@ export function checkShapes(
 export interface Limited {
   readonly what: 'queries' | 'keys' | 'values'
   readonly tensor: tf.Tensor
-  readonly limit: number
+  readonly limit: Limit
 }
 
 /**
@@ -67,7 +67,7 @@ export interface Limited {
  * all at once.
  */
 export async function firstStrange(tensors: readonly Limited[]): Promise<Limited | null> {
-  const flags = tf.tidy(() => tf.concat(tensors.map(({ tensor, limit }) => hasNonFinite(tensor, limit))))
+  const flags = tf.tidy(() => tf.concat(tensors.map(({ tensor, limit }) => hasNonFinite(tensor, limit.most))))
   const strange = await flags.data()
   flags.dispose()
   return tensors[strange.findIndex((flag) => flag !== 0)] ?? null

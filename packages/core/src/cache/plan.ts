@@ -1,6 +1,5 @@
 /** Binds a compressor's stages to one layer of a model, and refuses what cannot run there. */
 
-import { LARGEST_HALF } from '@kvloom/kernels'
 import type { Tensor } from '@tensorflow/tfjs-core'
 import { artifactOf } from '../artifacts'
 import { actsOn, foldSpaces, keySide, NO_SEALING, stagesOn } from '../compose'
@@ -25,10 +24,11 @@ import type {
   Stage,
   When,
 } from '../contract'
-import { IncompatibleStages, ModelMismatch, UnsupportedStage } from '../errors'
+import { IncompatibleStages, type Limit, ModelMismatch, UnsupportedStage } from '../errors'
 import { siteOf } from '../site'
 import { Codec } from './codec'
 import type { LaneShape } from './lane'
+import { ANY_FINITE, limitOf } from './limits'
 import { hiddenNeeded, OBSERVED, queriesNeeded } from './observe'
 
 interface Acting<T> {
@@ -57,7 +57,7 @@ export interface LayerPlan {
   readonly recall: Recall | null
   readonly lanes: readonly LaneShape[]
   /** The largest magnitude that store and metadata of each part can hold. */
-  readonly largest: Readonly<Record<Part, number>>
+  readonly largest: Readonly<Record<Part, Limit>>
   /** How many queries to remember from chunk to chunk. */
   readonly ring: number
   /** How many hidden states to remember. */
@@ -171,6 +171,10 @@ export function planLayer(
   for (const each of [scorer, pick]) if (each) checkNeeds(each.stage.id, each.bound.needs)
   const needs = [scorer?.bound.needs, pick?.bound.needs, ...codecs.map((c) => c?.parts.transform?.needs)]
   const fitsPrompt = codecs.some((c) => c?.fittedOnline)
+  const limit = (part: Part, codec: Codec | null | undefined): Limit => {
+    const idOf = (kind: Kind): string => stagesOn(compressor, kind, layer, part)[0]?.id ?? kind
+    return limitOf(store, codec ?? null, resample?.bound.gain ?? 1, idOf)
+  }
   return {
     ...base,
     score: scorer ? { id: scorer.stage.id, when: scorer.stage.when, does: scorer.bound } : null,
@@ -185,10 +189,7 @@ export function planLayer(
     resample: resample?.bound ?? null,
     recall: recall?.bound ?? null,
     lanes,
-    largest: {
-      keys: largest(compressor, lanes[0]?.keyCodec, resample?.bound),
-      values: largest(compressor, lanes[0]?.valueCodec, resample?.bound),
-    },
+    largest: { keys: limit('keys', lanes[0]?.keyCodec), values: limit('values', lanes[0]?.valueCodec) },
     ring: Math.max(0, ...needs.map((n) => queriesNeeded(n ?? {}))),
     hidden: Math.max(0, ...needs.map((n) => hiddenNeeded(n ?? {}))),
     waitsForPrompt: fitsPrompt || (scorer?.stage.when ?? pick?.stage.when) === 'promptEnd',
@@ -206,7 +207,7 @@ const NOTHING = {
   resample: null,
   recall: null,
   lanes: [],
-  largest: { keys: Number.POSITIVE_INFINITY, values: Number.POSITIVE_INFINITY },
+  largest: { keys: ANY_FINITE, values: ANY_FINITE },
   ring: 0,
   hidden: 0,
   waitsForPrompt: false,
@@ -319,15 +320,4 @@ function checkDeclared(id: string, name: string, declared: unknown, bound: unkno
       id,
       `its facts declare ${name} ${String(declared)}, and it is bound with ${String(bound)}. Declare what it binds (defineQuantizer: ${name}; by hand: facts of the stage).`,
     )
-}
-
-/** The largest finite f32. */
-export const LARGEST_F32 = 3.4028234663852886e38
-
-/** The largest magnitude of a row that store, latents and metadata hold. */
-function largest(c: KVCompressor, codec: Codec | null | undefined, resample: Resample | undefined): number {
-  const stored = c.store === 'f32' ? LARGEST_F32 : LARGEST_HALF
-  const { transform = null, quantizer = null } = codec?.parts ?? {}
-  const main = quantizer ? (quantizer.largest ?? LARGEST_F32) : transform ? stored : LARGEST_F32
-  return Math.min(stored / (resample?.gain ?? 1), main / (transform?.gain ?? 1), transform?.largest ?? LARGEST_F32)
 }

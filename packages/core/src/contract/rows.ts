@@ -114,6 +114,8 @@ export interface Quantizer {
   readonly rowsPerUnit?: 1 | 2
   /** The largest magnitude that its metadata can hold. Rows with a larger one are refused when they are appended. Default any finite number. */
   readonly largest?: number
+  /** What holds larger numbers, as a sentence for the refusal: `higgs({ metadata: 'f32' }) holds larger numbers.` Absent where no option does. */
+  readonly largestCure?: string
   /** Bits per value by formula, for the report. Bytes are facts, and the ledger has them. */
   readonly theoreticalBitsPerValue: number
   /**

@@ -1,8 +1,19 @@
 import { syntheticModel, testCompressor } from '@kvloom/conformance'
-import { type HostTensor, ModelMismatch, type ModelShape, OptionError, type Part, siteOf, stagesOn } from '@kvloom/core'
+import {
+  type HostTensor,
+  type KVCompressor,
+  ModelMismatch,
+  type ModelShape,
+  OptionError,
+  openCache,
+  type Part,
+  siteOf,
+  stagesOn,
+  window,
+} from '@kvloom/core'
 import { testGolden } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
-import { dispose, randomNormal, setBackend, type Tensor, tensor, tensor3d, zeros } from '@tensorflow/tfjs-core'
+import { dispose, fill, randomNormal, setBackend, type Tensor, tensor, tensor3d, zeros } from '@tensorflow/tfjs-core'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { adapter } from '../golden/adapter'
@@ -225,6 +236,28 @@ describe('higgs', () => {
     // H (3, 1) = (4, 2), both positive: |x| H (1, 1) / 2 = (|x|, 0). H (1, -3) = (-2, 4): |x| H (-1, 1) / 2 = (0, -|x|).
     expect([...(await back.data())].map((v) => Math.round(v * 1e4) / 1e4)).toEqual([3.1623, 0, 0, -3.1623])
     dispose([rows, back, ...Object.values(block)])
+  })
+
+  it('refuses what its norms cannot hold, and takes it with the cure that it names', async () => {
+    const shape = model(2, 64)
+    const row = fill([2, 1, 64], 12_000)
+    const stored = async (compressor: KVCompressor) => {
+      const cache = openCache(shape, compressor)
+      try {
+        cache.begin(new Int32Array(1), 'decode')
+        ;(await cache.attend(0, { queries: fill([shape.queryHeads, 1, 64], 1), keys: row, values: row })).dispose()
+        return 'stored'
+      } catch (error) {
+        return String(error)
+      } finally {
+        cache.dispose()
+      }
+    }
+    const refused = /the most that the metadata of higgs holds; .*metadata: 'f32' holds larger numbers/
+    expect(await stored(higgs({ group: 64 }))).toMatch(refused)
+    expect(await stored(window({ store: 'f32' }, higgs({ group: 64 })))).toMatch(refused)
+    expect(await stored(higgs({ group: 64, metadata: 'f32' }))).toBe('stored')
+    row.dispose()
   })
 
   it('states the bits of codes, norms and padding', () => {

@@ -106,7 +106,9 @@ export function higgsQuantizer({ table, group: wanted, metadata }: HiggsSettings
     // Norms of two rows share a word.
     ...(metadata === 'f16' ? { rowsPerUnit: 2 } : {}),
     // |x| of a block of equal numbers is sqrt(group) times as large.
-    ...(metadata === 'f16' ? { largest: LARGEST_HALF / Math.sqrt(group) } : {}),
+    ...(metadata === 'f16'
+      ? { largest: LARGEST_HALF / Math.sqrt(group), largestCure: "metadata: 'f32' holds larger numbers." }
+      : {}),
     theoreticalBitsPerValue: (units * bits + normBits) / row,
     encode: (rows) => ({ ...codebookEncode(widen(rows, padded), layout, points) }),
     decode({ codes, metadata: norms }, rows) {

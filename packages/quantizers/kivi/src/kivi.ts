@@ -50,7 +50,12 @@ export const kivi = defineQuantizer({
     return {
       layout,
       rowsPerGroup: layout.along === 'tokens' ? layout.group : 1,
-      ...(layout.metadata === 'f16' ? { largest: layout.bits === 1 ? LARGEST_HALF / 2 : LARGEST_HALF } : {}),
+      ...(layout.metadata === 'f16'
+        ? {
+            largest: layout.bits === 1 ? LARGEST_HALF / 2 : LARGEST_HALF,
+            largestCure: "metadata: 'f32' holds larger numbers.",
+          }
+        : {}),
       theoreticalBitsPerValue: layout.bits + (2 * metadataBits) / layout.group,
       encode: (rows) => ({ ...affineEncode(rows, layout) }),
       decode: ({ words, metadata }, rows) => {
