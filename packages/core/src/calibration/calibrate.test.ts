@@ -28,6 +28,7 @@ const groups = defineQuantizer({
   name: 'groups',
   options: {},
   rope: 'pre',
+  rowsPerGroup: () => 16,
   window: () => ({
     sinks: 0,
     keys: { recent: 0, block: 16, drain: 'blocks' },
