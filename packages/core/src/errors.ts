@@ -91,12 +91,10 @@ export class ContextOverflow extends KvloomError {
   constructor(
     readonly asked: number,
     readonly contextLength: number,
+    /** What to do; a cache knows better where its stages number rows anew (`contextCure`). */
+    readonly cure = 'Shorten the prompt, or use a method that re-assigns positions (streaming-llm with positions "slot").',
   ) {
-    super(
-      'CONTEXT_OVERFLOW',
-      `${asked} positions were asked for, the model's context is ${contextLength}. ` +
-        'Shorten the prompt, or use a method that re-assigns positions (streaming-llm with positions "slot").',
-    )
+    super('CONTEXT_OVERFLOW', `${asked} positions were asked for, the model's context is ${contextLength}. ${cure}`)
   }
 }
 

@@ -1,12 +1,13 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { openCache, ready } from '@kvloom/core'
+import { definePick, openCache, ready } from '@kvloom/core'
 import * as tf from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { engineBackends } from './backend'
 import { type GeneratedToken, generate, generateAll } from './generate'
 import { loadModel, type Model } from './model'
 import { openModelFiles } from './models/model-files'
+import { prefill } from './prefill'
 import { exact } from './testing/exact'
 import { plainLlama } from './testing/plain-llama'
 import { type RandomLlama, writeRandomLlama } from './testing/random-llama'
@@ -97,6 +98,31 @@ describe('generate', () => {
     })
     // 40 positions: 5 of the prompt, 35 new tokens stored, one more known.
     expect({ length: found.length, reason }).toEqual({ length: 36, reason: 'context' })
+  })
+
+  it('refuses a prompt beyond what a stream can keep before any work, with a cure that cures', async () => {
+    const stream = (recent: number) =>
+      definePick({
+        name: 'stream',
+        when: 'room',
+        options: {},
+        by: 'positions',
+        tokenSets: 'model',
+        pick: () => ({
+          needs: {},
+          positions: 'slot',
+          chunkLimit: recent,
+          count: (tokens, incoming) => Math.min(tokens, Math.max(0, recent - incoming)),
+          keep: (tokens, count) => [{ start: tokens - count, end: tokens }],
+        }),
+      })()
+    const cache = openCache(model.shape, stream(41))
+    const long = Array.from({ length: 45 }, (_, i) => i + 1)
+    await expect(prefill(model, cache, long)).rejects.toThrow(/let stream keep fewer rows than the context has/)
+    expect([cache.tokensSeen, cache.contextLeft]).toEqual([0, 40])
+    cache.dispose()
+    const { ids: found, reason } = await generateAll(model, stream(40), long, { ...ids, maxNewTokens: 5 })
+    expect({ found: found.length, reason }).toEqual({ found: 5, reason: 'length' })
   })
 
   it('goes on in a cache of the caller', async () => {

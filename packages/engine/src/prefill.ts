@@ -68,8 +68,12 @@ export async function prefill(
   }
 }
 
-const overflow = ({ model, contextLeft }: KVCache, asked: number): ContextOverflow =>
-  new ContextOverflow(model.contextLength - Math.min(contextLeft, model.contextLength) + asked, model.contextLength)
+const overflow = ({ model, contextLeft, contextCure }: KVCache, asked: number): ContextOverflow =>
+  new ContextOverflow(
+    model.contextLength - Math.min(contextLeft, model.contextLength) + asked,
+    model.contextLength,
+    contextCure,
+  )
 
 function shifted(logits: Exclude<WantedLogits, 'all' | 'hidden'>, by: number): WantedLogits {
   if (typeof logits === 'string') return logits

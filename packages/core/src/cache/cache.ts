@@ -26,7 +26,7 @@ import { ANY_FINITE } from './limits'
 import type { TablePool } from './pool'
 import { Reconstructor } from './reconstruct'
 import { type Measuring, WaitingReplay } from './replay'
-import { chunkLimitOf, isEndless, makeRoom, mostThatFit, positionsWith } from './room'
+import { chunkLimitOf, contextCureOf, isEndless, makeRoom, mostThatFit, positionsWith } from './room'
 import { Rotary } from './rotary'
 import { snapshot } from './snapshot'
 import { Recipe } from './step'
@@ -99,8 +99,12 @@ export class Cache implements KVCache {
   }
 
   get contextLeft(): number {
-    if (this.layers.every(isEndless)) return Number.POSITIVE_INFINITY
-    return Math.max(0, this.model.contextLength - this.positionsWith(0))
+    const { contextLength } = this.model
+    if (this.layers.every((layer) => isEndless(layer, contextLength))) return Number.POSITIVE_INFINITY
+    return Math.max(0, contextLength - this.positionsWith(0))
+  }
+  get contextCure(): string | undefined {
+    return contextCureOf(this.layers, this.model, this.compressor.stages)
   }
 
   canTake(tokens: number): number {
@@ -123,7 +127,8 @@ export class Cache implements KVCache {
         `begin() was given ${tokens.length} tokens, this compressor takes at most ${this.chunkLimit} at once (chunkLimit). Use smaller chunks: canTake() says how many fit.`,
       )
     const positions = this.positionsWith(tokens.length)
-    if (positions > this.model.contextLength) throw new ContextOverflow(positions, this.model.contextLength)
+    const { contextLength } = this.model
+    if (positions > contextLength) throw new ContextOverflow(positions, contextLength, this.contextCure)
     for (const layer of this.layers) makeRoom(layer, tokens.length, this.tokensSeen)
     this.step = {
       phase,

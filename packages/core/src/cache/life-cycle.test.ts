@@ -91,11 +91,16 @@ describe('how many tokens fit', () => {
     const stream = openCache(short, recentOnly({ recent: 28 }))
     for (let i = 0; i < 9; i++) await feed(stream, [stream.canTake(1000)], () => 'decode', i)
     expect([stream.contextLeft, stream.canTake(1000), stream.tokensSeen]).toEqual([Number.POSITIVE_INFINITY, 28, 252])
+    const tight = openCache({ ...model, contextLength: 28 + 4 }, recentOnly({ recent: 28 }))
+    expect(tight.contextLeft).toBe(Number.POSITIVE_INFINITY)
+    tight.dispose()
     // Sinks and window together are larger than the context: what still fits is taken.
     const wide = openCache({ ...model, contextLength: 20 }, recentOnly({ recent: 28 }))
-    expect(wide.canTake(1000)).toBe(20)
+    expect([wide.contextLeft, wide.canTake(1000)]).toEqual([20, 20])
+    expect(() => wide.begin(new Int32Array(21), 'prompt')).toThrow(/let recent keep fewer rows than the context has/)
     await feed(wide, [20])
-    expect(wide.canTake(1000)).toBe(0)
+    expect([wide.contextLeft, wide.canTake(1000)]).toEqual([0, 0])
+    expect(() => plain.begin(new Int32Array(1), 'decode')).toThrow(/use a method that re-assigns positions/)
     for (const c of [plain, stream, wide]) c.dispose()
   })
 

@@ -1,9 +1,10 @@
 /** Makes room before an append, as stages with `when: 'room'` say, and counts how many tokens and positions are left. */
-import type { RowRange } from '../contract'
+import type { AnyStage, ModelShape, RowRange } from '../contract'
 import { UnsupportedStage } from '../errors'
 import { keepRanges } from './drop'
 import type { Lane } from './lane'
 import type { LayerCache } from './layer'
+import type { LayerPlan } from './plan'
 
 /** Makes room before an append. `seen` tokens have come so far. */
 export function makeRoom(layer: LayerCache, incoming: number, seen: number): void {
@@ -54,10 +55,32 @@ export function mostThatFit(most: number, fits: (n: number) => boolean): number 
   return takes
 }
 
-/** Whether positions never run out, because rows are numbered anew when some are dropped, or because the layer reads another one's rows. */
-export function isEndless({ plan }: LayerCache): boolean {
+/**
+ * Whether positions never run out: the layer reads another one's rows, or numbers its own anew when some go, and the rows that it keeps at
+ * most fit the context.
+ */
+export function isEndless({ plan }: LayerCache, contextLength: number): boolean {
   const { pick, resample, source, layer } = plan
-  return source !== layer || resample !== null || (pick?.does.positions === 'slot' && pick.when !== 'promptEnd')
+  if (source !== layer) return true
+  if (resample) return resample.capacity <= contextLength
+  if (!pick || !renumbers(plan)) return false
+  // From a full context on, what a pick leaves and the tokens until it acts again must fit.
+  const incoming = typeof pick.when === 'object' ? pick.when.everyTokens : 1
+  const kept = pick.does.count(contextLength, pick.when === 'room' ? incoming : 0)
+  return kept + incoming <= contextLength
+}
+
+const renumbers = ({ pick }: LayerPlan): boolean => pick?.does.positions === 'slot' && pick.when !== 'promptEnd'
+
+/** What would let the sequence go on beyond the context, for `ContextOverflow`; undefined where no stage of the layers that end it numbers rows anew. */
+export function contextCureOf(layers: readonly LayerCache[], model: ModelShape, stages: readonly AnyStage[]) {
+  const ending = layers.filter((layer) => !isEndless(layer, model.contextLength))
+  const ids = ending.map(({ plan }) =>
+    plan.resample ? stages.find((s) => s.kind === 'resample')?.id : renumbers(plan) ? plan.pick?.id : undefined,
+  )
+  const [id] = ids
+  if (id === undefined || ids.includes(undefined)) return undefined
+  return `Shorten the prompt, or let ${[...new Set(ids)].join(' and ')} keep fewer rows than the context has positions (a smaller recent or window).`
 }
 
 /** The most tokens that one append may bring now. */

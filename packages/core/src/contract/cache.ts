@@ -13,8 +13,13 @@ export interface KVCache {
   readonly compressor: KVCompressor
   /** The most tokens one `begin` may announce now; it may change with every step. */
   readonly chunkLimit: number
-  /** How many tokens the sequence may still grow by before the model's context is full. It is Infinity where rows are numbered anew after drops. */
+  /**
+   * How many tokens the sequence may still grow by before the model's context is full. It is Infinity where rows are numbered anew after
+   * drops and those that stay fit the context.
+   */
   readonly contextLeft: number
+  /** What to do where the context is full, as `ContextOverflow` says it; absent where nothing better is known than its default. */
+  readonly contextCure?: string | undefined
   /** How many of `tokens` the next `begin` takes, as the chunk limit and the model's context allow; 0 when the context is full. */
   canTake(tokens: number): number
   /** How many tokens were seen so far, dropped ones included. It is the original position of the next token. */

@@ -39,6 +39,9 @@ export class WatchedCache implements KVCache {
   get contextLeft(): number {
     return this.inner.contextLeft
   }
+  get contextCure(): string | undefined {
+    return this.inner.contextCure
+  }
   canTake(tokens: number): number {
     return this.inner.canTake(tokens)
   }
