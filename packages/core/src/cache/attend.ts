@@ -136,7 +136,7 @@ function attendFetched(
     queries: variants,
     keys: [{ ...DENSE, tensors: [fetched.keys], rows, query: 0, ...(turned ? { unrotated: true } : {}) }],
     values: [{ ...DENSE, tensors: [fetched.values], rows }],
-    live: null,
+    live: fetched.live,
     causal: false,
     rotation: turned,
   })

@@ -44,9 +44,14 @@ export interface Reading {
   readonly ranges?: readonly (readonly [number, number])[]
   /**
    * Rows that were fetched from a host tier, to be read beside the ranges. They are decoded, with keys on the side on which they are stored
-   * and `positions` `[heads, n]`.
+   * and `positions` `[heads, n]`, and `live` of those that were not dropped, null while all live.
    */
-  readonly fetched?: { readonly keys: tf.Tensor; readonly values: tf.Tensor; readonly positions: tf.Tensor | null }
+  readonly fetched?: {
+    readonly keys: tf.Tensor
+    readonly values: tf.Tensor
+    readonly positions: tf.Tensor | null
+    readonly live: tf.Tensor | null
+  }
 }
 
 /** Rows that are attended to together, since they have one form in each part. */

@@ -1,7 +1,6 @@
 /** Runs the recall of a lane: builds the index over its keys in blocks, and attends to the rows that it selects. */
 import * as tf from '@tensorflow/tfjs-core'
 import type { Phase, Recall, Tensors } from '../contract'
-import { UnsupportedStage } from '../errors'
 import { bytesOf, copyOf, mapTensors } from '../tensors'
 import type { Account } from './account'
 import type { IndexRecord, Recorder } from './file/format'
@@ -80,8 +79,6 @@ export class RecallIndex {
   async attend(lane: Lane, queries: tf.Tensor, own: NewRows | null, context: LaneContext): Promise<tf.Tensor> {
     const { sinks, budget, tier } = this.does
     const { heads, group } = lane.shape
-    if (lane.live.marks && tier === 'host')
-      throw new UnsupportedStage('recall', 'it cannot fetch rows of a lane that still holds dropped ones.')
     const rotated = context.rotation.rotate(queries)
     const flat = tf.reshape(rotated, [heads.length * group, lane.shape.keyDim])
     const count = Math.max(0, Math.min(this.indexed, budget - sinks))
@@ -165,8 +162,17 @@ export class RecallIndex {
     const values = fetchRows(lane.values, rows, count)
     const at = (row: number, i: number) => all?.[Math.floor(i / count) * lane.rows + row] ?? 0
     const positions = all && tf.tensor2d(rows.map(at), [lane.shape.heads.length, count], 'int32')
-    const output = lane.attend(queries, own, 0, context, { ranges, fetched: { keys, values, positions } })
-    tf.dispose([keys, values, ...(positions ? [positions] : [])])
+    // A row that was dropped and is still held may be selected, and is not seen.
+    const { marks } = lane.live
+    const live =
+      marks &&
+      tf.tensor2d(
+        rows.map((row, i) => marks[Math.floor(i / count)]?.[row] ?? 1),
+        [lane.shape.heads.length, count],
+        'int32',
+      )
+    const output = lane.attend(queries, own, 0, context, { ranges, fetched: { keys, values, positions, live } })
+    tf.dispose([keys, values, ...(positions ? [positions] : []), ...(live ? [live] : [])])
     return output
   }
 

@@ -29,8 +29,8 @@ export async function hostPage(views: readonly View[], unit: number): Promise<Pa
     }
     host[name] = to
   }
-  const { layout, sealed } = first.page
-  return new Page({ tensors: {}, host, capacity: rows, layout, sealed, rowWise: true, used: rows })
+  const { layout, sealed, fitted } = first.page
+  return new Page({ tensors: {}, host, capacity: rows, layout, sealed, rowWise: true, used: rows, fitted })
 }
 
 /** Uploads rows `local` `[heads, count]` of a host array. */

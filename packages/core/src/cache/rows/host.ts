@@ -2,29 +2,40 @@
 import { gatherRows, readRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { gatherHost, hostPage, uploads } from './host-page'
-import { Page, unitOf, type View } from './page'
+import { Page, sameForm, unitOf, type View } from './page'
 import { decodeRows, exactRows } from './read'
 import type { Rows } from './rows'
 import { ZONES } from './zones'
 
-/** Moves rows `[start, end)` to host memory, into one page per zone that they lie in. It reads them back from the device. */
+/**
+ * Moves rows `[start, end)` to host memory, into one page per run of views that may lie in one: of one zone, one position shift and one
+ * fit. It reads them back from the device.
+ */
 export async function toHost(of: Rows, start: number, end: number): Promise<void> {
   const { views } = of
   views.splitAt(start)
   views.splitAt(end)
   let at = 0
   for (const zone of ZONES) {
-    const all = views.in(zone)
-    const inside = all.filter((v) => {
-      const first = at
+    const runs: { readonly moves: boolean; readonly views: View[] }[] = []
+    for (const v of views.in(zone)) {
+      const moves = at >= start && at + v.rows <= end && v.page.host === null
       at += v.rows
-      return first >= start && at <= end && v.page.host === null
-    })
-    const [first] = inside
-    if (!first) continue
-    const page = await hostPage(inside, of.unitOf(first.page))
-    const moved: View = { page, from: 0, rows: page.used, shift: first.shift }
-    views.replace({ [zone]: all.flatMap((v) => (v === first ? [moved] : inside.includes(v) ? [] : [v])) })
+      const run = runs.at(-1)
+      if (moves && run?.moves && sameForm(run.views[0] as View, v)) run.views.push(v)
+      else runs.push({ moves, views: [v] })
+    }
+    if (!runs.some(({ moves }) => moves)) continue
+    const next: View[] = []
+    for (const run of runs) {
+      const [first] = run.views
+      if (!run.moves || !first) next.push(...run.views)
+      else {
+        const page = await hostPage(run.views, of.unitOf(first.page))
+        next.push({ page, from: 0, rows: page.used, shift: first.shift })
+      }
+    }
+    views.replace({ [zone]: next })
   }
 }
 
