@@ -1,4 +1,7 @@
-/** One sequence's cache: its life cycle of begin, attend, commit and fork. What a step does with the rows of a layer stands in step.ts. */
+/**
+ * One sequence's cache: its life cycle of begin, attend, commit and fork. What a step does with the rows of a layer stands in step.ts. The file
+ * passes 300 lines because every call of the contract stands here once; what each of them checks is in check-turn.ts and check-step.ts.
+ */
 import type * as tf from '@tensorflow/tfjs-core'
 import type {
   ByteLedger,
@@ -14,7 +17,8 @@ import type {
 } from '../contract'
 import { CacheStateError, ContextOverflow, NonFiniteError } from '../errors'
 import { Account } from './account'
-import { checkShapes, checkTokens, firstStrange, type Given, type Limited } from './check-step'
+import { checkShapes, checkTokens, firstStrange, type Given, limitedBy } from './check-step'
+import { checkBegin, checkBetweenSteps, checkCommit, checkRollback, checkTurn } from './check-turn'
 import { reclaim } from './drop'
 import { serializeCache } from './file/serialize'
 import { Guard } from './guard'
@@ -22,7 +26,6 @@ import { materialized, segmentViews } from './inspect'
 import type { NewRows } from './lane'
 import type { LayerCache, Step } from './layer'
 import { censusOf, ledgerOf } from './ledger'
-import { ANY_FINITE } from './limits'
 import type { TablePool } from './pool'
 import { Reconstructor } from './reconstruct'
 import { type Measuring, WaitingReplay } from './replay'
@@ -120,12 +123,7 @@ export class Cache implements KVCache {
   begin(tokens: Int32Array, phase: Phase): void {
     this.guard.check()
     checkTokens(tokens, phase)
-    if (this.step)
-      throw new CacheStateError('begin() was called before commit() ended the last step. Call commit() first.')
-    if (tokens.length > this.chunkLimit)
-      throw new CacheStateError(
-        `begin() was given ${tokens.length} tokens, this compressor takes at most ${this.chunkLimit} at once (chunkLimit). Use smaller chunks: canTake() says how many fit.`,
-      )
+    checkBegin(this.step, tokens.length, this.chunkLimit)
     const positions = this.positionsWith(tokens.length)
     const { contextLength } = this.model
     if (positions > contextLength) throw new ContextOverflow(positions, contextLength, this.contextCure)
@@ -143,13 +141,8 @@ export class Cache implements KVCache {
 
   rollback(tokens: number): void {
     this.guard.check()
-    if (this.step) throw new CacheStateError('rollback() was called inside a step. Call commit() first.')
-    const most = this.tokens.length - this.settledTokens
-    if (!Number.isInteger(tokens) || tokens < 0 || tokens > most)
-      throw new CacheStateError(
-        `rollback() was asked to forget ${tokens} tokens, and ${most} of ${this.tokens.length} can be: before that ${this.compressor.card.name} ` +
-          'sealed, dropped or looked at rows. Take a fork() before a step that may have to be undone, and go on from it.',
-      )
+    checkBetweenSteps('rollback()', this.step)
+    checkRollback(tokens, this.tokens.length, this.settledTokens, this.compressor.card.name)
     for (const layer of this.layers) for (const lane of layer.lanes) if (tokens > 0) lane.rollback(tokens)
     this.tokens.length -= tokens
   }
@@ -164,12 +157,8 @@ export class Cache implements KVCache {
 
   async attend(layer: number, now: Given): Promise<tf.Tensor> {
     this.guard.check()
-    const step = this.step
-    if (!step) throw new CacheStateError(`attend(${layer}) was called outside a step. Call begin() first.`)
     const { source } = this.layerAt(layer).plan
-    if (step.done.has(layer)) throw new CacheStateError(`attend(${layer}) was called twice in one step.`)
-    if (source !== layer && !step.done.has(source))
-      throw new CacheStateError(`attend(${layer}) reads layer ${source}, which has not attended in this step.`)
+    const step = checkTurn(this.step, layer, source)
     const wants = this.wantsHidden(layer)
     checkShapes(this.model, layer, source !== layer, step.count, now, wants)
     const watched = { queries: now.queries, hidden: (wants && now.hidden) || null }
@@ -196,17 +185,7 @@ export class Cache implements KVCache {
 
   /** @throws NonFiniteError before anything of the layer is stored */
   private async checkNumbers(layer: number, step: OpenStep, { queries }: Given, own: NewRows | null): Promise<void> {
-    const given: Limited[] = [{ what: 'queries', tensor: queries, limit: ANY_FINITE }]
-    if (own) {
-      const { lanes, largest } = this.layerAt(layer).plan
-      // Rotation can make a number larger by the square root of two, so keys are checked on the side of RoPE on which they are stored.
-      const tensor = lanes[0]?.side === 'pre' ? own.keys : own.rotated
-      given.push(
-        { what: 'keys', tensor, limit: largest.keys },
-        { what: 'values', tensor: own.values, limit: largest.values },
-      )
-    }
-    const strange = await firstStrange(given)
+    const strange = await firstStrange(limitedBy(this.layerAt(layer).plan, queries, own))
     if (!strange) return
     // Nothing has changed before the first layer's rows are stored, so the step can still be taken again.
     const goesOn = step.done.size === 0
@@ -232,10 +211,7 @@ export class Cache implements KVCache {
 
   async commit(): Promise<void> {
     this.guard.check()
-    const step = this.step
-    if (!step) throw new CacheStateError('commit() was called outside a step. Call begin() first.')
-    if (step.done.size !== this.layers.length)
-      throw new CacheStateError(`commit() was called after ${step.done.size} of ${this.layers.length} layers attended.`)
+    const step = checkCommit(this.step, this.layers.length)
     for (const token of step.incoming) this.tokens.push(token)
     this.step = null
     if (this.recipe.waitsForReplay(step)) this.wait(step)
@@ -278,7 +254,7 @@ export class Cache implements KVCache {
 
   fork(): Cache {
     this.guard.check()
-    if (this.step) throw new CacheStateError('fork() was called inside a step. Call commit() first.')
+    checkBetweenSteps('fork()', this.step)
     return this.copy()
   }
 
@@ -320,7 +296,7 @@ export class Cache implements KVCache {
 
   serialize(): AsyncIterable<Uint8Array> {
     this.guard.check()
-    if (this.step) throw new CacheStateError('serialize() was called inside a step. Call commit() first.')
+    checkBetweenSteps('serialize()', this.step)
     // The bytes are read later, while this cache may go on. So they are read from a fork that is taken now.
     const now = this.fork()
     return snapshot(serializeCache(this.model, this.ready, now.layers, now.tokens, now.settledTokens), () =>

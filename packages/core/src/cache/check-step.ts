@@ -3,6 +3,9 @@ import { hasNonFinite } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { ModelShape, Phase, ReplayPass } from '../contract'
 import { CacheStateError, type Limit, ModelMismatch } from '../errors'
+import type { NewRows } from './lane'
+import { ANY_FINITE } from './limits'
+import type { LayerPlan } from './plan'
 
 export interface Given {
   readonly queries: tf.Tensor
@@ -60,6 +63,18 @@ export interface Limited {
   readonly what: 'queries' | 'keys' | 'values'
   readonly tensor: tf.Tensor
   readonly limit: Limit
+}
+
+/** What a layer was handed, with the largest magnitude that each may have: keys on the side of RoPE on which they are stored, since rotation makes numbers larger. */
+export function limitedBy({ lanes, largest }: LayerPlan, queries: tf.Tensor, own: NewRows | null): readonly Limited[] {
+  const seen: Limited = { what: 'queries', tensor: queries, limit: ANY_FINITE }
+  if (!own) return [seen]
+  const keys = lanes[0]?.side === 'pre' ? own.keys : own.rotated
+  return [
+    seen,
+    { what: 'keys', tensor: keys, limit: largest.keys },
+    { what: 'values', tensor: own.values, limit: largest.values },
+  ]
 }
 
 /**
