@@ -34,7 +34,7 @@ export const commands = [
   { says: 'npm run format', shows: /Checked \d+ files/ },
   { says: 'npm run -s kvloom -- --help', shows: /Commands:/ },
   { says: 'npm run -s kvloom -- ARGS', not: SETS_UP },
-  { says: 'npm run -s kvloom -- methods', shows: /expected-attention/ },
+  { says: 'npm run -s kvloom -- methods', shows: /aqua-kv: AQUA-KV/ },
   { says: 'npm run -s kvloom -- generate --help', shows: /--max-new-tokens/ },
   {
     says: 'npm start',
@@ -152,7 +152,7 @@ export const commands = [
     not: 'takes minutes; the two commands beside it run the same program for one grid',
   },
 
-  { says: 'node ten-lines.mjs', needs: ['ten-lines.mjs'], installed: true, shows: /snapkv[\s\S]*4 bits/ },
+  { says: 'node ten-lines.mjs', needs: ['ten-lines.mjs'], installed: true, shows: /mix[\s\S]*4 bits/ },
   { runs: 'npx kvloom --version', installed: true, shows: /^\d+\.\d+\.\d+/m },
   { says: 'kvloom methods kivi', installed: true, shows: /residual/ },
   { says: 'kvloom compare', runs: `kvloom compare --model tiny ${SHORT}`, installed: true },

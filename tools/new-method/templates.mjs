@@ -121,7 +121,7 @@ function data({ kind, name }) {
 
 function adapter({ camel, name, title }) {
   return `/** Cases of ${title}: how many rows a cache holds after a prompt, until the authors' data is here. */
-import { type CaseAdapter, compareScalar, feed, heldBy, modelOf, numberOption, openExact } from '@kvloom/golden'
+import { type CaseAdapter, compareScalar, feed, modelOf, numberOption, openExact, rowsHeldBy } from '@kvloom/golden'
 import { ${camel} } from '../src/${name}'
 
 /** ${title} against its golden data. */
@@ -136,7 +136,7 @@ export const adapter: CaseAdapter = {
     const cache = openExact(${camel}(), modelOf(all, 2))
     try {
       await feed(cache, all, 0, tokens, 'promptEnd')
-      const held = await heldBy(cache, 1)
+      const held = await rowsHeldBy(cache, 1)
       return { tensors: [compareScalar(golden, 'held', held.shape[1] ?? 0, 0)] }
     } finally {
       cache.dispose()
