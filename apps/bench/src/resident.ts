@@ -2,7 +2,7 @@
 // the tiny model, a prompt and then 2,000 decoded tokens, looked at after every step. Writes docs/resident-bytes.md and
 // results/resident.json.
 //
-//   node dist/resident.js [--only streaming,kivi] (compositions that contain all of the names; the page is then not written)
+//   node dist/resident.js [--only streaming,kivi] (measures again the compositions that contain all of the names; the others' rows are kept)
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -38,6 +38,8 @@ interface Row {
   readonly worst: Held
   readonly end: Held
   readonly within: boolean
+  /** When it was measured, ISO 8601. */
+  readonly measuredAt?: string
 }
 interface Held {
   readonly tokens: number
@@ -61,13 +63,13 @@ const model = await loadModel(path, { backend: 'wasm' })
 const text = await readFile(join(path, '..', 'text', 'sample.txt'), 'utf8')
 const ids = model.tokenizer.encodeFirst(text, PROMPT + DECODED, { special: false })
 const cacheDir = await mkdtemp(join(tmpdir(), 'kvloom-resident-'))
-const rows: Row[] = []
+const measured: Row[] = []
 try {
   for (const composition of texts) {
     const composed = composeText(composition)
     if ('refused' in composed || !drops(composed.compressor)) continue
     process.stderr.write(`\r${composition}`.padEnd(110))
-    rows.push(await run(composition, composed.compressor))
+    measured.push(await run(composition, composed.compressor))
   }
 } finally {
   model.dispose()
@@ -99,57 +101,65 @@ async function run(composition: string, compressor: KVCompressor): Promise<Row> 
     prepared.dispose()
   }
   if (!worst || !end) throw new Error(`${composition} was not looked at`)
-  return { composition, worst, end, within: ratio(worst) <= SHARE }
+  return { composition, worst, end, within: ratio(worst) <= SHARE, measuredAt: new Date().toISOString() }
 }
 
+/** Rows of the last run, each replaced where it was measured again. */
+async function merged(): Promise<readonly Row[]> {
+  if (only.length === 0) return measured
+  const kept = JSON.parse(await readFile(here('results/resident.json'), 'utf8')) as { readonly rows: readonly Row[] }
+  const again = new Map(measured.map((row) => [row.composition, row]))
+  const known = new Set(kept.rows.map(({ composition }) => composition))
+  const fresh = measured.filter(({ composition }) => !known.has(composition))
+  return [...kept.rows.map((row) => again.get(row.composition) ?? row), ...fresh]
+}
+const rows = await merged()
 const outside = rows.filter((row) => !row.within)
 const kib = (bytes: number) => (bytes / 1024).toFixed(1)
 const times = ({ held, needed }: Held) => (held / needed).toFixed(2)
 const share = ({ held, needed, pages }: Held) => ((held - pages) / needed).toFixed(2)
-for (const row of rows)
+for (const row of measured)
   process.stdout.write(`${row.within ? '' : 'OUTSIDE '}${share(row.worst)} ${times(row.end)} ${row.composition}\n`)
-if (only.length === 0) {
-  await keep('resident', { prompt: PROMPT, decoded: DECODED, share: SHARE, rows })
-  await writeFile(
-    new URL('../../../docs/resident-bytes.md', import.meta.url),
-    [
-      '# Resident bytes',
-      '',
-      'What compositions that drop rows really hold, beside what their live rows need. Made by',
-      '`npm run -s pnpm -- --filter @kvloom/bench resident`; do not edit by hand.',
-      '',
-      `The tiny model, a prompt of ${PROMPT} tokens, then ${DECODED} decoded ones, wasm backend; every composition of the [matrix](./matrix) that drops or`,
-      'rewrites rows, and a few that drop one at every step. Looked at after every step.',
-      '',
-      '*Needed* is the sum over live rows of what a row takes in the form it is stored in, with the state, indexes and fits that the',
-      'method keeps. *Held* is everything in `bytes()` but tables of the model. *Worst* is the largest ratio of all steps of held bytes,',
-      `less one page a part and lane, to needed ones; it stays below ${SHARE}.`,
-      '',
-      ...table(
-        [
-          'composition',
-          'worst',
-          'at tokens',
-          'held there',
-          'needed there',
-          'held at the end',
-          'needed',
-          'ratio at the end',
-        ],
-        rows.map(({ composition, worst, end, within }) => [
-          `\`${composition}\``,
-          `${share(worst)}${within ? '' : ' (outside)'}`,
-          String(worst.tokens),
-          `${kib(worst.held)} KiB`,
-          `${kib(worst.needed)} KiB`,
-          `${kib(end.held)} KiB`,
-          `${kib(end.needed)} KiB`,
-          times(end),
-        ]),
-      ),
-      '',
-    ].join('\n'),
-  )
-}
+await keep('resident', { prompt: PROMPT, decoded: DECODED, share: SHARE, rows })
+await writeFile(
+  new URL('../../../docs/resident-bytes.md', import.meta.url),
+  [
+    '# Resident bytes',
+    '',
+    'What compositions that drop rows really hold, beside what their live rows need. Made by',
+    '`npm run -s pnpm -- --filter @kvloom/bench resident`; do not edit by hand.',
+    '',
+    `The tiny model, a prompt of ${PROMPT} tokens, then ${DECODED} decoded ones, wasm backend; every composition of the [matrix](./matrix) that drops or`,
+    'rewrites rows, and a few that drop one at every step. Looked at after every step.',
+    '',
+    '*Needed* is the sum over live rows of what a row takes in the form it is stored in, with the state, indexes and fits that the',
+    'method keeps. *Held* is everything in `bytes()` but tables of the model. *Worst* is the largest ratio of all steps of held bytes,',
+    `less one page a part and lane, to needed ones; it stays below ${SHARE}.`,
+    '',
+    ...table(
+      [
+        'composition',
+        'worst',
+        'at tokens',
+        'held there',
+        'needed there',
+        'held at the end',
+        'needed',
+        'ratio at the end',
+      ],
+      rows.map(({ composition, worst, end, within }) => [
+        `\`${composition}\``,
+        `${share(worst)}${within ? '' : ' (outside)'}`,
+        String(worst.tokens),
+        `${kib(worst.held)} KiB`,
+        `${kib(worst.needed)} KiB`,
+        `${kib(end.held)} KiB`,
+        `${kib(end.needed)} KiB`,
+        times(end),
+      ]),
+    ),
+    '',
+  ].join('\n'),
+)
 process.stdout.write(`${rows.length} compositions, ${outside.length} outside.\n`)
 if (outside.length > 0) process.exitCode = 1
