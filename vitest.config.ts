@@ -6,7 +6,7 @@ export default defineConfig({
   ssr: { resolve: { conditions: ['kvloom-source'], externalConditions: ['node', 'import'] } },
   test: {
     include: ['packages/**/*.test.ts', 'apps/**/*.test.ts', 'tools/**/*.test.ts', 'examples/**/*.test.ts'],
-    exclude: ['**/node_modules/**', '**/dist/**'],
+    exclude: ['**/node_modules/**', '**/dist/**', 'examples/third-party/**'],
     testTimeout: 120_000,
     hookTimeout: 120_000,
     pool: 'forks',

@@ -171,7 +171,9 @@ export const configuration = {
   ],
   options: {
     doNotFollow: { path: 'node_modules' },
-    exclude: { path: '(?:^|/)(?:dist|fixtures|\\.vitepress)/|\\.generated\\.ts$|^packages/kernels/assembly/' },
+    exclude: {
+      path: '(?:^|/)(?:dist|fixtures|\\.vitepress)/|\\.generated\\.ts$|^packages/kernels/assembly/|^examples/third-party/',
+    },
     tsPreCompilationDeps: true,
     combinedDependencies: false,
     preserveSymlinks: false,

@@ -9,6 +9,7 @@ const SHORT = '--tokens 240 --passkey 0 --decode-tokens 2'
 const MIX = 'snapkv(keep=0.5)+kivi(bits=2)'
 const TRAINING = 'trains a model with PyTorch, for an hour'
 const SETS_UP = 'the arguments are those of the commands beside it'
+const FROM_OUTSIDE = '`npm test` runs it as a check of its own (tools/third-party)'
 
 /**
  * @typedef {object} Entry
@@ -137,6 +138,11 @@ export const commands = [
     runs: 'npm run -s kvloom -- golden packages/eviction/tova/golden',
     shows: /0 failed/,
   },
+  { says: 'kvloom golden', not: SETS_UP },
+  { says: 'kvloom golden --adapter NAME', not: SETS_UP },
+  { says: 'npm run check:third-party', not: FROM_OUTSIDE },
+  { says: 'npm install', not: FROM_OUTSIDE },
+  { says: 'npx kvloom golden node_modules/kvloom-long-values/golden --adapter kvloom-long-values', not: FROM_OUTSIDE },
   { says: 'npm run method-lists', shows: /lists of methods are fresh/ },
   { says: 'npm run docs:tables', shows: /tables/ },
   { says: 'npm run docs:build', makes: 'docs/.vitepress/dist/index.html' },

@@ -28,7 +28,8 @@ const phases = (vitestArgs) => [
   ['tables in the documentation', () => runNode(join(root, 'tools', 'doc-tables', 'run.mjs'), ['--check'])],
   ['declarations', declarations],
   ['packages as published', () => runNode(join(root, 'tools', 'check-packages', 'run.mjs'), [])],
-  ['commands of the documentation', () => documentedCommands(vitestArgs)],
+  ['a package from outside', () => unlessSome(vitestArgs, 'check:third-party', 'third-party')],
+  ['commands of the documentation', () => unlessSome(vitestArgs, 'check:commands', 'doc-examples')],
   [
     'tests',
     () =>
@@ -42,10 +43,10 @@ const phases = (vitestArgs) => [
   ],
 ]
 
-/** They take minutes, so not when somebody runs some of the tests. */
-async function documentedCommands(vitestArgs) {
-  if (vitestArgs.length === 0) return runNode(join(root, 'tools', 'doc-examples', 'run.mjs'), [])
-  process.stdout.write('left out, because only some tests are run; `npm run check:commands` runs them\n')
+/** A check that takes minutes, so not when somebody runs some of the tests. */
+function unlessSome(vitestArgs, script, folder) {
+  if (vitestArgs.length === 0) return runNode(join(root, 'tools', folder, 'run.mjs'), [])
+  process.stdout.write(`left out, because only some tests are run; \`npm run ${script}\` runs it\n`)
   return 0
 }
 

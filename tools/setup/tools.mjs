@@ -27,6 +27,7 @@ const tools = {
   'check:boundaries': [BUILT, own('boundaries', 'check.mjs')],
   'check:unused': [BUILT, bin('knip', 'knip')],
   'check:packages': [DECLARED, own('check-packages', 'run.mjs')],
+  'check:third-party': [DECLARED, own('third-party', 'run.mjs')],
   'check:platforms': [INSTALLED, own('platforms', 'check.mjs')],
   'check:commands': [DECLARED, own('doc-examples', 'run.mjs')],
   'method-lists': [INSTALLED, own('method-lists', 'run.mjs')],

@@ -18,7 +18,7 @@ export function pinnedPnpm() {
   return packageManager.split('+')[0]
 }
 
-/** Folders of all workspace packages, found by the patterns of pnpm-workspace.yaml (`folder` or `folder/*`); those of another clone on demand. */
+/** Folders of all workspace packages, found by the patterns of pnpm-workspace.yaml (`folder`, `folder/*` or `!folder`); those of another clone on demand. */
 export function packageFolders(workspace = root) {
   const block = /^packages:\n((?: {2}- .*\n)+)/m.exec(
     readFileSync(join(workspace, 'pnpm-workspace.yaml'), 'utf8').replaceAll('\r', ''),
@@ -32,7 +32,8 @@ export function packageFolders(workspace = root) {
     const parent = join(workspace, pattern.slice(0, -2))
     return existsSync(parent) ? readdirSync(parent).map((name) => join(parent, name)) : []
   })
-  return folders.filter((folder) => existsSync(join(folder, 'package.json'))).sort()
+  const left = patterns.filter((pattern) => pattern.startsWith('!')).map((pattern) => join(workspace, pattern.slice(1)))
+  return folders.filter((folder) => existsSync(join(folder, 'package.json')) && !left.includes(folder)).sort()
 }
 
 /** Hash of the contents of the given files. */
