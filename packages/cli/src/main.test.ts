@@ -44,19 +44,19 @@ function kvloom(
   })
 }
 
+/** Options by name, with `more` in place of those of the same name: one that takes a single value may be given once. */
+const withDefaults = (defaults: Readonly<Record<string, string>>, more: readonly string[]): string[] => [
+  ...Object.entries(defaults)
+    .filter(([name]) => !more.includes(name))
+    .flat(),
+  ...more,
+]
 const compare = (...more: string[]): string[] => [
   'compare',
-  '--model',
-  'model',
-  '--text',
-  'text.txt',
-  '--tokens',
-  '300',
-  '--passkey',
-  '0',
-  '--decode-tokens',
-  '2',
-  ...more,
+  ...withDefaults(
+    { '--model': 'model', '--text': 'text.txt', '--tokens': '300', '--passkey': '0', '--decode-tokens': '2' },
+    more,
+  ),
 ]
 const report = async (out = 'kvloom-report') =>
   reportSchema.parse(JSON.parse(await readFile(join(folder, out, 'report.json'), 'utf8')))
@@ -172,19 +172,17 @@ describe('compare', () => {
 describe('calibrate', () => {
   const calibrate = (model: string, out: string, ...more: string[]): string[] => [
     'calibrate',
-    '--model',
-    model,
-    '--compressor',
-    'aqua-kv(bits=3, block=16)',
-    '--text',
-    'long.txt',
-    '--sequences',
-    '2',
-    '--tokens',
-    '64',
-    '--out',
-    out,
-    ...more,
+    ...withDefaults(
+      {
+        '--model': model,
+        '--compressor': 'aqua-kv(bits=3, block=16)',
+        '--text': 'long.txt',
+        '--sequences': '2',
+        '--tokens': '64',
+        '--out': out,
+      },
+      more,
+    ),
   ]
   const partials = async () => (await readdir(folder)).filter((name) => name.endsWith('.partial'))
 
