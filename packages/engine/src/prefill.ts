@@ -1,12 +1,22 @@
 // Feeds a prompt to a cache, chunk by chunk.
-import { ContextOverflow, type KVCache, OptionError } from '@kvloom/core'
+import { ContextOverflow, type KVCache, OptionError, type Phase } from '@kvloom/core'
 import type { Tensor } from '@tensorflow/tfjs-core'
 import type { WantedLogits } from './llama'
-import type { Model } from './model'
 import { checkedIds } from './token-ids'
 
 /** Tokens per step where nothing else is said: longer chunks gain little speed and hold more activations. */
 export const defaultChunk = 128
+
+/** What prefill needs of a model. */
+export interface PrefillModel {
+  readonly config: { readonly vocabSize: number }
+  forward(
+    cache: KVCache,
+    ids: Int32Array,
+    phase: Phase,
+    options: { readonly logits: WantedLogits },
+  ): Promise<Tensor | null>
+}
 
 /** What prefill reports after each chunk. */
 export interface PrefillProgress {
@@ -35,7 +45,7 @@ export interface PrefillOptions {
  * @throws ContextOverflow before any work when the cache would hold more positions than the model's context; OptionError; what `forward` throws
  */
 export async function prefill(
-  model: Model,
+  model: PrefillModel,
   cache: KVCache,
   given: ArrayLike<number>,
   options: PrefillOptions = {},

@@ -1,19 +1,15 @@
 // Reading the context again, where a stage of the cache wants to see what the model then attends to.
-import type { KVCache, Phase } from '@kvloom/core'
-import type { Tensor } from '@tensorflow/tfjs-core'
+import type { KVCache } from '@kvloom/core'
+import { type PrefillModel, prefill } from './prefill'
 
 /** What reading needs of a model. */
-export interface Reader {
+export interface Reader extends PrefillModel {
   readonly tokenizer: { encode(text: string): Int32Array }
-  forward(cache: KVCache, ids: Int32Array, phase: Phase, options: { readonly logits: 'none' }): Promise<Tensor | null>
 }
-
-/** Tokens of a step: the same as a prompt's. */
-const CHUNK = 128
 
 /**
  * Runs the passes that a cache waits for after a prompt, each on a copy that is freed, and lets it go on. Does nothing where none waits.
- * @throws ContextOverflow when context and pass together are longer than the model's context, TokenizerError, what `forward` throws; the
+ * @throws ContextOverflow when context and pass together are longer than the model's context, TokenizerError, what `prefill` throws; the
  *   cache then still waits
  */
 export async function replayContext(model: Reader, cache: KVCache): Promise<void> {
@@ -22,8 +18,7 @@ export async function replayContext(model: Reader, cache: KVCache): Promise<void
   for (const pass of replay.passes((text) => model.tokenizer.encode(text))) {
     const copy = replay.open(pass)
     try {
-      for (let from = 0; from < pass.tokens.length; from += CHUNK)
-        await model.forward(copy, pass.tokens.subarray(from, from + CHUNK), 'prompt', { logits: 'none' })
+      await prefill(model, copy, pass.tokens, { endsPrompt: false, logits: 'none' })
     } finally {
       copy.dispose()
     }
