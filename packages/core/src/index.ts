@@ -109,6 +109,7 @@ export {
   UnsupportedStage,
   WindowError,
 } from './errors'
+export { gainOf } from './gain'
 export { evenWindows } from './merge-zones'
 export type { OptionSchema, OptionSpec, OptionsOf } from './options'
 export { fraction, integer, layerList, oneOf, parseOptions, refuseUnknown } from './options'

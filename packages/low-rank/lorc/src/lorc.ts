@@ -15,15 +15,7 @@
  * where that is smaller than heads · dim, so the basis goes on beyond it (fit.ts), and full rank is heads · dim, which is exact.
  * `basis: 'outputs'` takes U from the rows on calibration text, the best basis there is for them; the paper's is data-free.
  */
-import {
-  ArtifactMismatch,
-  defineTransform,
-  type HostTensor,
-  KvloomError,
-  learned,
-  NO_SEALING,
-  OptionError,
-} from '@kvloom/core'
+import { ArtifactMismatch, defineTransform, gainOf, KvloomError, learned, NO_SEALING, OptionError } from '@kvloom/core'
 import { mergeHeads } from '@kvloom/kernels'
 import { matMul, reshape, squeeze, sub, transpose } from '@tensorflow/tfjs-core'
 import { fitOutputs, fitWeights } from './fit'
@@ -97,7 +89,7 @@ export const lorc = defineTransform({
       fitted: 'model',
       needs: {},
       main: { heads: 1, dim: rank },
-      gain: largestSum(basis) * (offset ? 2 : 1),
+      gain: gainOf(basis) * (offset ? 2 : 1),
       encode([rows]) {
         if (!rows) throw new KvloomError('LORC_ROWS', 'lorc: encode takes the rows of one layer.')
         const merged = mergeHeads(bias ? sub(rows, bias) : rows) // [n, heads · dim]
@@ -108,15 +100,3 @@ export const lorc = defineTransform({
     }
   },
 })
-
-/** The largest sum of magnitudes of a basis vector `[1, rank, width]`: by so much a latent may exceed the largest number of its row. */
-function largestSum({ shape, values }: HostTensor): number {
-  const width = shape[2] ?? 0
-  let largest = 0
-  for (let from = 0; from < values.length; from += width) {
-    let sum = 0
-    for (let i = from; i < from + width; i++) sum += Math.abs(values[i] ?? 0)
-    largest = Math.max(largest, sum)
-  }
-  return largest
-}

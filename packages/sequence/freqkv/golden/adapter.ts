@@ -42,7 +42,7 @@ async function filterOnce(golden: GoldenCase): Promise<Outcome> {
   if (numberOption(golden, 'tokens', tokens) !== tokens)
     throw new GoldenError(`Case ${golden.name} has ${tokens} tokens, and its options say otherwise.`)
   const compressed = await withArena(async (arena) => {
-    const filter = lowPass(tokens, numberOption(golden, 'keepCoefficients'))((table) => arena.own(upload(table)))
+    const filter = lowPass(tokens, numberOption(golden, 'keepCoefficients')).apply((table) => arena.own(upload(table)))
     return fromTensor(arena.own(filter(arena.own(toTensor(x)))))
   })
   return { tensors: await compareNamed(golden, { compressed }) }

@@ -49,7 +49,7 @@ function bound(options: Parameters<typeof freqkv>[0], hold = upload, part: Part 
 
 /** One channel of one head through the filter of `from` rows to `to`. */
 async function filtered(x: readonly number[], to: number): Promise<number[]> {
-  const rows = lowPass(x.length, to)(upload)(tensor3d([...x], [1, x.length, 1]))
+  const rows = lowPass(x.length, to).apply(upload)(tensor3d([...x], [1, x.length, 1]))
   expect(rows.shape).toEqual([1, to, 1])
   return [...(await rows.data())]
 }
@@ -107,7 +107,7 @@ describe('freqkv', () => {
 
   it('filters every head and channel by itself', async () => {
     const rows = randomNormal([3, 20, 8], 0, 1, 'float32', 5)
-    const all = lowPass(20, 9)(upload)(rows)
+    const all = lowPass(20, 9).apply(upload)(rows)
     expect(all.shape).toEqual([3, 9, 8])
     const [x, y] = [await rows.data(), await all.data()]
     const { data } = lowPassMatrix(20, 9)

@@ -10,7 +10,15 @@
  * FFT; the schedule is that of their flash-attention path (without it their code adds 1 to the logits of compressed rows).
  * The paper fine-tunes the model for it; untrained, as here, it is an experiment.
  */
-import { defineMethod, type HostTensor, IncompatibleStages, OptionError, type Site, type Stage } from '@kvloom/core'
+import {
+  defineMethod,
+  gainOf,
+  type HostTensor,
+  IncompatibleStages,
+  OptionError,
+  type Site,
+  type Stage,
+} from '@kvloom/core'
 import { lowPassMatrix } from '@kvloom/math'
 import { matMul, reshape, slice, stack, type Tensor, tidy } from '@tensorflow/tfjs-core'
 import { freqkvOptions } from './options'
@@ -57,39 +65,37 @@ export const freqkv = defineMethod(
           )
         return { ...space, rope: space.part === 'keys' ? 'pre' : space.rope, slots: true }
       },
-      bind: ({ hold }) => ({ sinks, capacity: window, to, apply: filter(hold), gain: largestRow(from, to) }),
+      bind: ({ hold }) => ({ sinks, capacity: window, to, apply: filter.apply(hold), gain: filter.gain() }),
     }
     return { stages: [stage] }
   },
 )
 
-/**
- * The filter from `from` rows to `to`, made when it is first held: `hold` takes its table `[to, from]` and gives what filters
- * every head of `[heads, from, dim]` into `[heads, to, dim]`, the caller's. What is held again is the same table.
- * @throws MathError unless 1 <= to <= from
- */
-export function lowPass(from: number, to: number): (hold: Site['hold']) => (rows: Tensor) => Tensor {
-  let table: HostTensor | undefined
-  return (hold) => {
-    table ??= { shape: [to, from], values: Float32Array.from(lowPassMatrix(from, to).data) }
-    const filter = hold(table)
-    return (rows) =>
-      tidy(() => {
-        const [heads = 0, , dim = 0] = rows.shape
-        const one = (head: number) => reshape(slice(rows, [head, 0, 0], [1, from, dim]), [from, dim])
-        return stack(Array.from({ length: heads }, (_, head) => matMul(filter, one(head))))
-      })
-  }
+/** A filter along the sequence. Its table is made when it is first asked for, and is the same for all layers. */
+export interface LowPass {
+  /** Takes what holds a table, and returns what filters every head of `[heads, from, dim]` into `[heads, to, dim]`, the caller's. */
+  apply(hold: Site['hold']): (rows: Tensor) => Tensor
+  /** By how much a filtered row may exceed the largest number of those that it is made of; at least 1. */
+  gain(): number
 }
 
-/** The largest sum of magnitudes of a row of the filter: by so much a filtered row may exceed the largest number of those it is made of. */
-function largestRow(from: number, to: number): number {
-  const { data } = lowPassMatrix(from, to)
-  let largest = 1
-  for (let row = 0; row < to; row++) {
-    let sum = 0
-    for (let i = 0; i < from; i++) sum += Math.abs(data[row * from + i] ?? 0)
-    largest = Math.max(largest, sum)
+/** The filter from `from` rows to `to`. @throws MathError when it is asked, unless 1 <= to <= from */
+export function lowPass(from: number, to: number): LowPass {
+  let made: HostTensor | undefined
+  const table = () => {
+    made ??= { shape: [to, from], values: Float32Array.from(lowPassMatrix(from, to).data) }
+    return made
   }
-  return largest
+  return {
+    apply(hold) {
+      const filter = hold(table())
+      return (rows) =>
+        tidy(() => {
+          const [heads = 0, , dim = 0] = rows.shape
+          const one = (head: number) => reshape(slice(rows, [head, 0, 0], [1, from, dim]), [from, dim])
+          return stack(Array.from({ length: heads }, (_, head) => matMul(filter, one(head))))
+        })
+    },
+    gain: () => Math.max(1, gainOf(table())),
+  }
 }
