@@ -2,15 +2,9 @@
 import { expect, it } from 'vitest'
 import { restoreCache } from './cache/file/restore'
 import { openCache } from './cache/open'
-import type { KVCache } from './contract'
 import { KvloomError } from './errors'
-import { dense as exact, model } from './testing/cache-toys'
+import { bytesOf, dense as exact, model } from './testing/cache-toys'
 
-const bytesOf = async (cache: KVCache): Promise<Uint8Array> => {
-  const pieces: Uint8Array[] = []
-  for await (const piece of cache.serialize()) pieces.push(piece)
-  return Buffer.concat(pieces)
-}
 const refusal = (run: () => unknown): KvloomError => {
   try {
     run()

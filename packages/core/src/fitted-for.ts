@@ -1,8 +1,19 @@
 /** What an artifact was fitted for, as data and in words: the same facts that its fingerprint hashes. */
-import type { AnyStage, Artifact, FittedFor, FittedStage, Json, Kind, KVCompressor, ModelShape, Part } from './contract'
+import {
+  type AnyStage,
+  type Artifact,
+  type FittedFor,
+  type FittedStage,
+  type Json,
+  type Kind,
+  type KVCompressor,
+  type ModelShape,
+  type Part,
+  SEALING,
+} from './contract'
 
 /** Stages of these kinds decide what a fitted stage receives. */
-const SHAPING: readonly Kind[] = ['model', 'transform', 'predict', 'quantize']
+const SHAPING: readonly Kind[] = ['model', ...SEALING]
 
 /** The model's weights and every stage that shapes rows, with its options and the layers and part it acts on. */
 export const fittedFor = (model: ModelShape, compressor: KVCompressor): FittedFor => ({

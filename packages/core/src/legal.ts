@@ -1,5 +1,5 @@
 /** Refuses what no stage can see alone: stages that cannot meet in one layer, and windows that a stage cannot work with. It needs no model. */
-import type { AnyStage, Kind, Part, Window, Windows } from './contract'
+import { type AnyStage, DROPPING, type Kind, type Part, SEALING, type Window, type Windows } from './contract'
 import { IncompatibleStages, WindowError } from './errors'
 import { foldSpaces, modelSpace } from './fold'
 import { mergedWindow } from './merge-zones'
@@ -40,7 +40,6 @@ export function checkAcrossLayers(stages: readonly AnyStage[]): void {
       `Let ${partial.id} act on all layers, and drop the same tokens in each (streaming-llm, sharedTokens).`,
     )
 }
-const DROPPING: readonly Kind[] = ['score', 'pick']
 
 /** @param stages those that act on one layer. @throws WindowError when one of them cannot work with the windows */
 export function checkZones(stages: readonly AnyStage[], windows: Windows): void {
@@ -62,7 +61,7 @@ export function checkZones(stages: readonly AnyStage[], windows: Windows): void 
 /** Rows that are numbered anew behind others cannot be sealed together with these: one record has one position shift. */
 function checkNumbering(stages: readonly AnyStage[], windows: Windows): void {
   const from = Math.max(0, ...stages.map(({ facts }) => facts?.renumbersFrom ?? 0))
-  const seals = stages.some(({ kind }) => SEALING.includes(kind))
+  const seals = stages.some(({ kind }) => SEALING.some((sealing) => sealing === kind))
   const finite = PARTS.some((part) => windows[part].recent !== Number.POSITIVE_INFINITY)
   if (!seals || !finite || windows.sinks >= from) return
   const pick = stages.find(({ facts }) => facts?.renumbersFrom === from)
@@ -71,7 +70,6 @@ function checkNumbering(stages: readonly AnyStage[], windows: Windows): void {
     `Keep its sinks exact: window({ sinks: ${from} }, ...).`,
   )
 }
-const SEALING: readonly Kind[] = ['transform', 'predict', 'quantize']
 
 /** How many rows the quantizers among some stages seal together. */
 export const groupsOf = (stages: readonly AnyStage[], part?: Part): readonly number[] =>

@@ -2,7 +2,7 @@
 
 import { narrower } from './accept'
 import { checkCompressor } from './arguments'
-import type { AnyStage, KVCompressor, Space } from './contract'
+import { type AnyStage, DROPPING, type KVCompressor, type Space } from './contract'
 import { IncompatibleStages, OptionError } from './errors'
 
 /**
@@ -39,8 +39,6 @@ export function sharedTokens(scope: 'layer' | 'model', compressor: KVCompressor)
     stages: stages.map((stage) => (DROPPING.includes(stage.kind) ? shared(stage, scope) : stage)),
   })
 }
-
-const DROPPING: readonly AnyStage['kind'][] = ['score', 'pick']
 
 const shared = (stage: AnyStage, scope: 'layer' | 'model'): AnyStage =>
   ({

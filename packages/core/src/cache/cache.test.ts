@@ -16,6 +16,7 @@ import {
 } from '../errors'
 import {
   blocks,
+  bytesOf,
   dense,
   feed,
   heavy,
@@ -88,9 +89,7 @@ describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
     const a = await feed(cache, [3, 1], () => 'decode', 500)
     const b = await feed(twin, [3, 1], () => 'decode', 500)
     expect(b).toEqual(a)
-    const parts: Uint8Array[] = []
-    for await (const bytes of cache.serialize()) parts.push(bytes)
-    const restored = restoreCache(model, ready(compressor), Buffer.concat(parts))
+    const restored = restoreCache(model, ready(compressor), await bytesOf(cache))
     expect(await feed(restored, [1, 2], () => 'decode', 900)).toEqual(await feed(cache, [1, 2], () => 'decode', 900))
     for (const c of [cache, twin, restored]) c.dispose()
     expect(tf.memory().numBytes).toBe(before)
@@ -137,9 +136,7 @@ describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
   it('refuses a damaged serialised cache', async () => {
     const cache = openCache(model, ready(blocks()))
     await feed(cache, [70])
-    const parts: Uint8Array[] = []
-    for await (const bytes of cache.serialize()) parts.push(bytes)
-    const file = Buffer.concat(parts)
+    const file = await bytesOf(cache)
     const flipped = Buffer.from(file)
     flipped[file.length >> 1] = (flipped[file.length >> 1] ?? 0) ^ 1
     for (const bad of [file.subarray(0, 10), file.subarray(0, file.length - 5), flipped])

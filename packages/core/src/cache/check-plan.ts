@@ -1,6 +1,6 @@
 /** Checks a layer whose stages are bound: what they ask to see, what they declared, and what depends on the model's numbers or on what a fit chose. */
 import { actsOn, foldSpaces, stagesOn } from '../compose'
-import type { Kind, KVCompressor, Needs } from '../contract'
+import { type Kind, type KVCompressor, type Needs, SEALING } from '../contract'
 import { IncompatibleStages, UnsupportedStage } from '../errors'
 import type { LaneShape } from './lane'
 import { OBSERVED } from './observe'
@@ -26,7 +26,7 @@ export function checkCodecs(
   for (const part of ['keys', 'values'] as const) {
     const codec = lanes[0]?.[part === 'keys' ? 'keyCodec' : 'valueCodec']
     if (!codec) continue
-    const of = (kind: Kind) => acting.find((s) => s.kind === kind && (s.on?.part ?? part) === part)
+    const of = (kind: Kind) => stagesOn(compressor, kind, layer, part)[0]
     const { quantizer, layers } = codec.parts
     const stage = of('quantize')
     if (quantizer && stage) {
@@ -42,7 +42,7 @@ export function checkCodecs(
         )
     }
     const transform = of('transform')?.id ?? 'a transform'
-    for (const kind of ['transform', 'predict', 'quantize'] as const)
+    for (const kind of SEALING)
       for (const l of layers) {
         const [there] = stagesOn(compressor, kind, l, part)
         const here = of(kind)

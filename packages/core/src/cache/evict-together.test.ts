@@ -11,7 +11,7 @@ import { defineMethod, defineScorer } from '../define'
 import { IncompatibleStages, OptionError } from '../errors'
 import { fraction } from '../options'
 import { sharedTokens } from '../shared-tokens'
-import { blocks, dense, model, rows } from '../testing/cache-toys'
+import { blocks, bytesOf, dense, model, rows } from '../testing/cache-toys'
 import { restoreCache } from './file/restore'
 import { openCache } from './open'
 
@@ -158,9 +158,7 @@ describe('decisions over layers', () => {
     expect(cache.census(0).keys).toMatchObject({ sealed: 64, exact: 16 })
     expect(cache.bytes().total).toBe(tf.memory().numBytes - before)
     const fork = cache.fork()
-    const chunks: Uint8Array[] = []
-    for await (const chunk of cache.serialize()) chunks.push(chunk)
-    const restored = await restoreCache(model, ready(make()), Buffer.concat(chunks))
+    const restored = await restoreCache(model, ready(make()), await bytesOf(cache))
     for (const each of [cache, fork, restored]) {
       await feed(each, 1, 'decode')
       await feed(each, 40, 'promptEnd')

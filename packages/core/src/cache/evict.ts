@@ -99,8 +99,8 @@ export async function evict(layer: LayerCache, seen: Seen, step: Step): Promise<
   const uniform = uniformCounts(layer)
   if (dropsNothing(layer, uniform) && !budget && !score.does.columns && !pick?.does.ragged) return
   const scores = lanes.map((lane) => scoresOf(layer, lane, score.does, seen, step))
-  const counts = budget ? await sharedOut(budget, [{ layer, scores, uniform }]) : [uniform]
-  await keepBest(layer, scores, counts[0] ?? uniform, seen, step)
+  const [counts = uniform] = budget ? await sharedOut(budget, [{ layer, scores, uniform }]) : []
+  await keepBest(layer, scores, counts, seen, step)
   tf.dispose(scores)
 }
 

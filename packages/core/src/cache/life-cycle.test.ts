@@ -6,10 +6,21 @@ import '@tensorflow/tfjs-backend-wasm'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { ready } from '../artifacts'
 import { compose } from '../compose'
-import type { KVCache, KVCompressor } from '../contract'
+import type { KVCompressor } from '../contract'
 import { defineScorer } from '../define'
 import { CacheStateError, ContextOverflow, UnsupportedStage } from '../errors'
-import { blocks, dense, feed, inputs, lastAttention, model, norms, recentOnly, rows } from '../testing/cache-toys'
+import {
+  blocks,
+  bytesOf,
+  dense,
+  feed,
+  inputs,
+  lastAttention,
+  model,
+  norms,
+  recentOnly,
+  rows,
+} from '../testing/cache-toys'
 import { restoreCache } from './file/restore'
 import { openCache } from './open'
 
@@ -18,12 +29,6 @@ beforeAll(async () => {
   await tf.ready()
   await registerKernels('wasm')
 })
-
-const bytesOf = async (cache: KVCache): Promise<Buffer> => {
-  const parts: Uint8Array[] = []
-  for await (const bytes of cache.serialize()) parts.push(bytes)
-  return Buffer.concat(parts)
-}
 
 describe('rollback', () => {
   it.each([

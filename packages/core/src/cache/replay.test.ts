@@ -9,7 +9,7 @@ import type { KVCache, Phase, ReplayPass } from '../contract'
 import { defineScorer } from '../define'
 import { CacheStateError, ModelMismatch } from '../errors'
 import { fraction } from '../options'
-import { blocks, dense, model as rotating } from '../testing/cache-toys'
+import { blocks, bytesOf, dense, model as rotating } from '../testing/cache-toys'
 import { restoreCache } from './file/restore'
 import { openCache } from './open'
 
@@ -188,9 +188,7 @@ describe('hidden states', () => {
     expect(cache.wantsHidden?.(0)).toBe(true)
     await feed(cache, 12, 'prompt', 0, true)
     const fork = cache.fork()
-    const chunks: Uint8Array[] = []
-    for await (const chunk of cache.serialize()) chunks.push(chunk)
-    const restored = await restoreCache(model, make(), Buffer.concat(chunks))
+    const restored = await restoreCache(model, make(), await bytesOf(cache))
     for (const each of [cache, fork, restored]) {
       expect(each.bytes().state).toBeGreaterThanOrEqual(12 * keyDim * 4 * layers)
       await feed(each, 12, 'promptEnd', 0, true)

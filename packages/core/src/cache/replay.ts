@@ -88,13 +88,12 @@ function marksOf(lane: Lane, { from, to, sinks = 0 }: ReplayPass, tokens: number
   const positions = lane.positions.tensor()
   const live = lane.live.tensor(0)
   const marks = tf.tidy(() => {
-    const between = tf.logicalAnd(tf.greaterEqual(positions, from), tf.less(positions, to))
-    const inRange = live ? tf.logicalAnd(between, tf.cast(live, 'bool')) : between
+    const alive = (marks: tf.Tensor) => (live ? tf.logicalAnd(marks, tf.cast(live, 'bool')) : marks)
+    const inRange = tf.logicalAnd(tf.greaterEqual(positions, from), tf.less(positions, to))
     const beside = tf.logicalOr(tf.less(positions, sinks), tf.greaterEqual(positions, tokens))
-    const other = live ? tf.logicalAnd(beside, tf.cast(live, 'bool')) : beside
     return {
-      measured: tf.cast(inRange, 'float32') as tf.Tensor2D,
-      among: tf.cast(tf.logicalOr(inRange, other), 'int32') as tf.Tensor2D,
+      measured: tf.cast(alive(inRange), 'float32') as tf.Tensor2D,
+      among: tf.cast(alive(tf.logicalOr(inRange, beside)), 'int32') as tf.Tensor2D,
     }
   })
   tf.dispose(live ? [positions, live] : [positions])

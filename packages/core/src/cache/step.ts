@@ -24,6 +24,8 @@ export class Recipe {
   private readonly stores: readonly (readonly number[])[]
   /** For each layer, the layers whose rows are indexed once it has sealed. A group's rows are sealed with its last layer. */
   private readonly indexes: readonly (readonly number[])[]
+  /** Layers whose evictions make a step wait until all layers have attended; none in most caches. */
+  private readonly deciding: readonly LayerCache[]
   /** Layers whose rows are stored and wait for a decision over all layers. */
   private readonly undecided: { readonly layer: LayerCache; readonly seen: Seen | null }[] = []
   /** What layers brought whose rows wait to be stored. */
@@ -41,6 +43,8 @@ export class Recipe {
     const plans = layers.map((layer) => layer.plan)
     this.stores = settleOrder(plans)
     this.indexes = indexOrder(plans)
+    const across = plans.some((plan) => plan.acrossLayers)
+    this.deciding = layers.filter(({ plan }) => across || plan.together !== null || plan.score?.does.replay)
   }
 
   /** Takes one layer through a step; `own` is null where it reads the rows of another. @returns `[queryHeads, n, valueDim]`, the caller's */
@@ -114,10 +118,7 @@ export class Recipe {
    * context again before, and where a layer is read with the help of another one's rows, which then must not have gone yet.
    */
   private decidesTogether(step: Step): boolean {
-    const across = this.layers.some((layer) => layer.plan.acrossLayers)
-    return this.layers.some(
-      (layer) => (across || layer.plan.together !== null || layer.plan.score?.does.replay) && actsNow(layer, step),
-    )
+    return this.deciding.some((layer) => actsNow(layer, step))
   }
 
   /** What follows once a layer's rows are appended and watched. */
@@ -144,7 +145,7 @@ export class Recipe {
 
   /** Whether the model reads its context again before this step's evictions are decided. */
   waitsForReplay(step: Step): boolean {
-    return !this.measuring && this.layers.some((layer) => layer.plan.score?.does.replay && actsNow(layer, step))
+    return !this.measuring && this.deciding.some((layer) => layer.plan.score?.does.replay && actsNow(layer, step))
   }
 
   private async seal(layer: LayerCache, step: Step): Promise<void> {

@@ -3,7 +3,16 @@ import * as tf from '@tensorflow/tfjs-core'
 import { codecOf } from '../cache/plan'
 import { TablePool } from '../cache/pool'
 import { stagesOn } from '../compose'
-import type { AnyStage, CalibrationRun, HostTensor, Kind, KVCompressor, Part, Stage } from '../contract'
+import {
+  type AnyStage,
+  type CalibrationRun,
+  type HostTensor,
+  type Kind,
+  type KVCompressor,
+  type Part,
+  SEALING,
+  type Stage,
+} from '../contract'
 import { CalibrationError } from '../errors'
 import { siteOf } from '../site'
 import { mergeHeads, upload } from '../tensors'
@@ -29,9 +38,7 @@ export interface PartRun {
 /** Fits one part of one layer. @returns its reconstructions when a predictor will read them, else null */
 export async function fitPart(p: PartRun): Promise<Rows | null> {
   const { compressor, run, fits, layer, part, predicts } = p
-  const stages = (['transform', 'predict', 'quantize'] as const).flatMap((kind) =>
-    stagesOn(compressor, kind, layer, part).map((s) => s as unknown as AnyStage),
-  )
+  const stages = SEALING.flatMap((kind) => stagesOn(compressor, kind, layer, part).map((s) => s as unknown as AnyStage))
   const pool = new TablePool()
   const heads = Array.from({ length: run.model.kvHeads }, (_, h) => h)
   const codecUntil = (until: (s: Stage) => boolean) =>

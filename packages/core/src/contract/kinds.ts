@@ -16,6 +16,11 @@ export const KINDS = [
 
 export type Kind = (typeof KINDS)[number]
 
+/** Kinds that drop tokens. */
+export const DROPPING: readonly Kind[] = ['score', 'pick']
+/** Kinds that make what is sealed of a row, in their order. */
+export const SEALING = ['transform', 'predict', 'quantize'] as const
+
 /**
  * When a stage acts.
  *

@@ -166,3 +166,10 @@ export async function feed(
   }
   return last
 }
+
+/** A saved cache. */
+export async function bytesOf(cache: KVCache): Promise<Buffer> {
+  const parts: Uint8Array[] = []
+  for await (const bytes of cache.serialize()) parts.push(bytes)
+  return Buffer.concat(parts)
+}

@@ -7,9 +7,8 @@ import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { ready } from '../../artifacts'
 import { compose } from '../../compose'
-import type { KVCache } from '../../contract'
 import { KvloomError } from '../../errors'
-import { blocks, feed, model, recentOnly } from '../../testing/cache-toys'
+import { blocks, bytesOf, feed, model, recentOnly } from '../../testing/cache-toys'
 import { openCache } from '../open'
 import { DIGEST_BYTES, MAGIC } from './format'
 import { restoreCache } from './restore'
@@ -19,12 +18,6 @@ beforeAll(async () => {
   await tf.ready()
   await registerKernels('wasm')
 })
-
-const bytesOf = async (cache: KVCache): Promise<Buffer> => {
-  const parts: Uint8Array[] = []
-  for await (const bytes of cache.serialize()) parts.push(bytes)
-  return Buffer.concat(parts)
-}
 
 describe('a file that lies', () => {
   /** A right checksum over a changed header. */
