@@ -114,7 +114,7 @@ async function merged(): Promise<readonly Row[]> {
   return [...kept.rows.map((row) => again.get(row.composition) ?? row), ...fresh]
 }
 const rows = await merged()
-const outside = rows.filter((row) => !row.within)
+const outside = measured.filter((row) => !row.within)
 const kib = (bytes: number) => (bytes / 1024).toFixed(1)
 const times = ({ held, needed }: Held) => (held / needed).toFixed(2)
 const share = ({ held, needed, pages }: Held) => ((held - pages) / needed).toFixed(2)
@@ -161,5 +161,5 @@ await writeFile(
     '',
   ].join('\n'),
 )
-process.stdout.write(`${rows.length} compositions, ${outside.length} outside.\n`)
+process.stdout.write(`${measured.length} compositions, ${outside.length} outside.\n`)
 if (outside.length > 0) process.exitCode = 1
