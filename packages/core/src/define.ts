@@ -11,7 +11,7 @@ import type {
   Needs,
   Observed,
   Part,
-  Pick,
+  Picker,
   Protected,
   Quantizer,
   ReplayContext,
@@ -131,7 +131,7 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
     readonly scatters?: boolean
     /** Rows from this number on are numbered anew after a drop (`positions: 'slot'`). Default: none. */
     readonly renumbersFrom?: (options: OptionsOf<S>) => number | undefined
-    readonly pick: (options: OptionsOf<S>, site: Site) => Pick<N>
+    readonly pick: (options: OptionsOf<S>, site: Site) => Picker<N>
     readonly tokenSets?: Space['tokenSets']
     /** The windows that it proposes, for example its sinks. They are merged with those of a quantizer beside it. */
     readonly window?: (options: OptionsOf<S>) => Windows

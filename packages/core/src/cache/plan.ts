@@ -13,7 +13,7 @@ import type {
   KVCompressor,
   ModelShape,
   Part,
-  Pick,
+  Picker,
   Ready,
   Recall,
   Resample,
@@ -52,7 +52,7 @@ export interface LayerPlan {
   readonly together: number | null
   /** Whether its rows are stored with the help of other layers' rows, so that all layers must hold the same ones whenever one is read. */
   readonly acrossLayers: boolean
-  readonly pick: Acting<Pick> | null
+  readonly pick: Acting<Picker> | null
   readonly resample: Resample | null
   readonly recall: Recall | null
   readonly lanes: readonly LaneShape[]

@@ -5,7 +5,7 @@
  */
 import type { RowStore } from '@kvloom/kernels'
 import type { Artifact, Learned } from './artifact'
-import type { BudgetStage, Pick, Scorer } from './evict'
+import type { BudgetStage, Picker, Scorer } from './evict'
 import type { ActsOn, Kind, When } from './kinds'
 import type { ModelShape, ModelWeights } from './model'
 import type { Recall } from './recall'
@@ -88,7 +88,7 @@ export interface StageFacts {
   readonly tier?: 'device' | 'host'
 }
 
-export interface ModelStage {
+export interface BoundModel {
   /** Makes new weights, whose shape may differ. The engine calls it once, before anything else. */
   transform?(weights: ModelWeights): ModelWeights
   /** The earlier layer whose keys and values `layer` reads, or `layer` itself when it keeps its own. */
@@ -97,10 +97,10 @@ export interface ModelStage {
 
 /** What a stage is once bound to a layer and part, by kind. */
 export interface Bound {
-  readonly model: ModelStage
+  readonly model: BoundModel
   readonly score: Scorer
   readonly budget: BudgetStage
-  readonly pick: Pick
+  readonly pick: Picker
   readonly resample: Resample
   readonly transform: Transform
   readonly predict: Predictor

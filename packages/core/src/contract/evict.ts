@@ -87,7 +87,7 @@ export interface RowRange {
 }
 
 /** Chooses which tokens stay. Behind a scorer without a pick, core keeps the tokens with the largest scores, the older one of two that tie. */
-export interface Pick<N extends Needs = Needs> {
+export interface Picker<N extends Needs = Needs> {
   readonly needs: N
   /**
    * Rows that stay, among others that `keep` chooses. With `when: 'room'` the promise covers the new rows too, and `count` has to leave

@@ -19,8 +19,8 @@ import {
   type Observed,
   OptionError,
   type OptionsOf,
-  type Pick,
   type PickContext,
+  type Picker,
   type Scorer,
   type Site,
   type Stage,
@@ -77,7 +77,7 @@ export const fastgen = defineMethod(
       kind: 'pick',
       facts: { by: 'scores', scatters: true },
       accepts: (space) => dropping(space, 'head', 'step'),
-      bind: (site): Pick => ({
+      bind: (site): Picker => ({
         needs: OBSERVED,
         positions: 'original',
         protect: { first: options.globalTokens },
