@@ -8,7 +8,7 @@ export const TILE: i32 = 64
 /** Floats between the score rows of a tile: the tile and room for writes of whole vectors past it. */
 export const SCORE_STRIDE: i32 = 68
 /** Bytes of a call; addresses of query variants follow it. */
-export const CALL_BYTES: usize = 160
+export const CALL_BYTES: usize = 208
 /** Bytes of a segment. */
 export const SEGMENT_BYTES: usize = 96
 /** Bytes of the table that turns a byte of codes into four channels: the address it was made from, padding, 256 vectors. */
@@ -24,7 +24,7 @@ export class Call {
   total: i32
   scale: f32
   causal: i32
-  /** int32 [kvHeads, total], or 0 */
+  /** int32 [kvHeads or 1, total], or 0 */
   live: u32
   /** f32 [queryHeads, n, valueDim] */
   output: u32
@@ -39,7 +39,7 @@ export class Call {
   /** attentionMass only: f32 [queryHeads, total], and 1 for the maximum instead of the sum */
   mass: u32
   largest: i32
-  /** Unrotated keys: f32 [maxPositions, pairs], int32 [kvHeads, total]; 0 when there are none */
+  /** Unrotated keys: f32 [maxPositions, pairs], int32 [kvHeads or 1, total]; 0 when there are none */
   cos: u32
   sin: u32
   positions: u32
@@ -50,8 +50,24 @@ export class Call {
   valueBlock: i32
   /** Written: 1 when a position was outside the tables */
   wrongPosition: i32
+  /** Elements from the live marks, and from the positions, of a KV head to those of the next; 0 when heads share them */
+  liveHead: i32
+  positionHead: i32
+  /** Rows that each query head reads: int32 [queryHeads + 1] where the lists start, then the lists, ascending; 0 when all are read */
+  lists: u32
 
   // Filled while the call runs: scratch of the current chunk.
+  /** Query heads of a KV head that are worked on, from `firstMember` on: all, or one that reads a list */
+  members: i32
+  firstMember: i32
+  /** f32 [rows] largest scores and sums so far; int32 [TILE] mask; f32 [rows, SCORE_STRIDE] scores */
+  maxima: u32
+  totals: u32
+  mask: u32
+  scores: u32
+  /** f32 [rows, padded valueDim], `sumsStride` bytes apart */
+  sums: u32
+  sumsStride: u32
   /** f32 [variants, rows, padded keyDim]; the second after the Hadamard transform of each block */
   query: u32
   rotatedQuery: u32
@@ -101,7 +117,8 @@ export class Segment {
   tableUnit: u32
   hadamard: i32
   factor: f32
-  unused0: i32
+  /** KV heads that read one head of the page */
+  share: i32
   unused1: i32
   unused2: i32
 }
@@ -110,6 +127,13 @@ export class Segment {
 @inline
 export function segmentAt(table: usize, index: i32): Segment {
   return changetype<Segment>(table + <usize>index * SEGMENT_BYTES)
+}
+
+/** The head of a segment's page that KV head `head` reads. */
+// @ts-ignore: decorator
+@inline
+export function pageHead(segment: Segment, head: i32): i32 {
+  return segment.share == 1 ? head : head / segment.share
 }
 
 // @ts-ignore: decorator

@@ -9,7 +9,7 @@ export function rotateRows(call: Call, head: i32, start: i32, count: i32, from: 
   const pairBytes = <usize>call.pairs * 4
   // A copy of nothing costs a call too.
   const rest = rowBytes - 2 * pairBytes
-  let at = <usize>call.positions + (<usize>head * call.total + start) * 4
+  let at = <usize>call.positions + (<usize>head * call.positionHead + start) * 4
   for (let row = 0; row < count; row++, at += 4, from += stride, to += rowBytes) {
     const position = load<u32>(at)
     if (from != to && rest) memory.copy(to + 2 * pairBytes, from + 2 * pairBytes, rest)

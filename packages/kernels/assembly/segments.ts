@@ -1,6 +1,6 @@
 // Products of segments (runs of rows of a page) with query rows.
 import { decodeLine, wholeWords } from './affine'
-import { Call, Kind, SCORE_STRIDE, Segment, TILE, pad, segmentAt } from './attention-call'
+import { Call, Kind, SCORE_STRIDE, Segment, TILE, pad, pageHead, segmentAt } from './attention-call'
 import { addCodes } from './code-lines'
 import { dotCodes, permuteQueries } from './code-rows'
 import { addLookups, dotLookups, lookupTable, readsLookups, rowFactors } from './code-lookups'
@@ -39,7 +39,7 @@ export function setNext(call: Call, segments: usize, segmentCount: i32, index: i
   const bytes = <u32>min(TILE, segment.rows - at) * segment.dataLine
   // Quarters stay whole words, and within the rows.
   if (bytes < 1024) return
-  call.next = segment.data + <u32>head * segment.dataHead + <u32>(segment.from + at) * segment.dataLine
+  call.next = segment.data + <u32>pageHead(segment, head) * segment.dataHead + <u32>(segment.from + at) * segment.dataLine
   call.nextBytes = bytes & ~15
 }
 
@@ -54,7 +54,7 @@ function broughtNext(call: Call, seen: i32): void {
   call.nextBytes = 0
 }
 
-/** Rows at..at+count of a row-wise segment as f32 rows of `padded` floats: their own memory where it has that form, else `tile`. `back`: undo the Hadamard transform of codebooks. */
+/** Rows at..at+count of a row-wise segment (of head `head` of its page) as f32 rows of `padded` floats: their own memory where it has that form, else `tile`. `back`: undo the Hadamard transform of codebooks. */
 function plainRows(segment: Segment, head: i32, at: i32, count: i32, dim: i32, padded: i32, tile: usize, lookup: usize, back: bool, touched: usize): usize {
   const row = segment.from + at
   const data = <usize>segment.data + <usize>head * segment.dataHead + <usize>row * segment.dataLine
@@ -110,8 +110,9 @@ function inRotatedSpace(segment: Segment, block: i32): bool {
  * scores[m][i] += query[m] . key[at + i] for the query rows first..rows of a chunk of `rows`. `scores` points at the column of the first token,
  * which is number `start` of all.
  */
-export function addScores(call: Call, segment: Segment, head: i32, at: i32, count: i32, start: i32, first: i32, rows: i32, scores: usize): void {
+export function addScores(call: Call, segment: Segment, kvHead: i32, at: i32, count: i32, start: i32, first: i32, rows: i32, scores: usize): void {
   const dim = call.keyDim
+  const head = pageHead(segment, kvHead)
   const padded = pad(dim, 4)
   const queryStride = <usize>padded * 4
   const scoreStride: usize = SCORE_STRIDE * 4
@@ -130,7 +131,7 @@ export function addScores(call: Call, segment: Segment, head: i32, at: i32, coun
     table = lookupTable(segment, head, call.keyLookup)
     rowFactors(segment, head, segment.from + at, count, tile)
   } else if (directRows) permuteQueries(rows - first, queries + <usize>first * queryStride, padded, dim, segment.bits, tile)
-  else if (turn) plain = turnedRows(call, segment, head, at, count, start, dim, padded)
+  else if (turn) plain = turnedRows(call, segment, kvHead, at, count, start, dim, padded)
   else if (!along) plain = plainRows(segment, head, at, count, dim, padded, tile, call.keyLookup, !rotated, call.touched)
   else if (!direct) plainLines(segment, head, at, count, dim, lineWidth, tile)
   const stride = plain == tile || plain == <usize>call.turned ? queryStride : <usize>segment.dataLine
@@ -154,24 +155,26 @@ export function addScores(call: Call, segment: Segment, head: i32, at: i32, coun
 }
 
 /** Rows at..at+count of keys stored before the rotary embedding, after it: [count][padded]. */
-function turnedRows(call: Call, segment: Segment, head: i32, at: i32, count: i32, start: i32, dim: i32, padded: i32): usize {
+function turnedRows(call: Call, segment: Segment, kvHead: i32, at: i32, count: i32, start: i32, dim: i32, padded: i32): usize {
   const tile = <usize>call.tile
+  const head = pageHead(segment, kvHead)
   const stride = <usize>padded * 4
   if (segment.kind == Kind.tokens) {
     const lineWidth = (count + 3) & ~3
     plainLines(segment, head, at, count, dim, lineWidth, tile)
     linesToRows(tile, lineWidth, dim, count, padded, call.turned)
-    rotateRows(call, head, start, count, call.turned, stride, call.turned, padded)
+    rotateRows(call, kvHead, start, count, call.turned, stride, call.turned, padded)
     return call.turned
   }
   const plain = plainRows(segment, head, at, count, dim, padded, tile, call.keyLookup, true, call.touched)
-  rotateRows(call, head, start, count, plain, plain == tile ? stride : <usize>segment.dataLine, tile, padded)
+  rotateRows(call, kvHead, start, count, plain, plain == tile ? stride : <usize>segment.dataLine, tile, padded)
   return tile
 }
 
 /** output[m] += sum over i of weights[m][i] * value[at + i]. `weights` points at the column of the first token; `outputStride` bytes hold whole blocks of 64 floats. */
-export function addValues(call: Call, segment: Segment, head: i32, at: i32, count: i32, weights: usize, first: i32, rows: i32, output: usize, outputStride: usize): void {
+export function addValues(call: Call, segment: Segment, kvHead: i32, at: i32, count: i32, weights: usize, first: i32, rows: i32, output: usize, outputStride: usize): void {
   const dim = call.valueDim
+  const head = pageHead(segment, kvHead)
   const padded = pad(dim, 4)
   const weightStride: usize = SCORE_STRIDE * 4
   const tile = <usize>call.tile

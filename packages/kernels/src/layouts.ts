@@ -46,6 +46,8 @@ export interface RowSegment {
   readonly table?: Tensor
   /** Keys only: the rows were stored before the rotary embedding, and are rotated by their positions when read. Default false. */
   readonly unrotated?: boolean
+  /** How many adjacent KV heads read each head of the page, which has so many times fewer. Default 1. */
+  readonly share?: number
 }
 
 /** Words or floats of one stored row. */

@@ -44,6 +44,8 @@ import { ropeReference } from './rope/reference'
 import { ropeWasm } from './rope/wasm'
 import { copyRowsReference, gatherRowsReference, readRowsReference, writeRowsReference } from './rows/reference'
 import { copyRowsWasm, gatherRowsWasm, readRowsWasm, writeRowsWasm } from './rows/wasm'
+import { readSegmentsReference } from './segment-rows/reference'
+import { readSegmentsWasm } from './segment-rows/wasm'
 import { selectTopReference } from './select-top/reference'
 import { selectTopWasm } from './select-top/wasm'
 import { mergeHeadsReference, splitHeadsReference } from './split-heads/reference'
@@ -73,6 +75,7 @@ const referenceKernels: readonly KernelConfig[] = [
   hadamardReference,
   pagedAttentionReference,
   readRowsReference,
+  readSegmentsReference,
   selectTopReference,
   writeRowsReference,
 ]
@@ -98,6 +101,7 @@ const wasmKernels: readonly KernelConfig[] = [
   hadamardWasm,
   pagedAttentionWasm,
   readRowsWasm,
+  readSegmentsWasm,
   selectTopWasm,
   writeRowsWasm,
 ]

@@ -48,6 +48,17 @@ export class Codec {
   get layout(): PageLayout {
     return this.parts.quantizer?.layout ?? { kind: 'dense', store: this.parts.store }
   }
+  /** Heads and dim of what a page holds: `main`, or one row of the width of all its heads where a predictor or the quantizer merges them. */
+  get stored(): { readonly heads: number; readonly dim: number } {
+    const { quantizer, predictor } = this.parts
+    return predictor || quantizer?.mergedHeads
+      ? { heads: 1, dim: this.width }
+      : { heads: this.mainHeads, dim: this.mainDim }
+  }
+  /** Whether kernels decode pages by their layout, so that those of many pages are read in one pass. */
+  get decodedByLayout(): boolean {
+    return this.layout.kind !== 'custom' && this.parts.layers.length === 1
+  }
   /** Whether attention kernels read `main` as it is stored. */
   get fusedMain(): boolean {
     const { quantizer, predictor } = this.parts
@@ -120,17 +131,24 @@ export class Codec {
    * there is one.
    */
   main(tensors: Tensors, capacity: number, from: number, rows: number, prediction: tf.Tensor | null): tf.Tensor3D {
-    const { quantizer, predictor, store } = this.parts
+    const { quantizer, store } = this.parts
     return tf.tidy(() => {
       let x: tf.Tensor
       if (quantizer) {
         const all = quantizer.decode(tensors, capacity)
         x = from === 0 && rows === capacity ? all : tf.slice(all, [0, from, 0], [-1, rows, -1])
       } else {
-        const [heads, dim] = predictor ? [1, this.width] : [this.mainHeads, this.mainDim]
+        const { heads, dim } = this.stored
         x = readRows(tensors['rows'] as tf.Tensor, store, dim, from, rows)
         if (x.shape[0] !== heads) throw new Error('a page of other heads')
       }
+      return this.mainOf(x, prediction)
+    })
+  }
+
+  /** Makes `main` f32 `[mainHeads, rows, mainDim]` of what a page holds, decoded `[stored.heads, rows, stored.dim]`. */
+  mainOf(x: tf.Tensor, prediction: tf.Tensor | null): tf.Tensor3D {
+    return tf.tidy(() => {
       if (prediction) return splitHeads(tf.add(tf.squeeze(x, [0]), prediction), this.mainHeads)
       return x.shape[0] === this.mainHeads ? (x as tf.Tensor3D) : splitHeads(tf.squeeze(x, [0]), this.mainHeads)
     })

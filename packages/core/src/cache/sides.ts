@@ -4,6 +4,7 @@
  */
 import type { RowSegment } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
+import type { Codec } from './codec'
 import { DENSE, type Readable, type Reading, type Run } from './reading'
 import { readLatents, readRange, shiftAt, stateAt } from './rows/read'
 import type { Rows } from './rows/rows'
@@ -26,15 +27,16 @@ export function keySideOf(lane: Readable, reading: Reading, { from, rows, own }:
     return { queries: variants, segments: segmentsOf(keys, from, rows, variantOf, unrotated), dim: shape.keyDim }
   const { codec } = keys.form
   const up = codec && form === 'latent' && !unrotated ? upOf(keys, from) : null
-  if (codec && up && codec.mainHeads === shape.heads.length) {
+  if (codec && up) {
     // q . (main . up)^T = (q . up^T) . main^T
-    const projected = variants.map((q) => onQueries(q, up))
-    const main = readLatents(keys, from, rows)
-    transient.push(...projected, main, up)
-    const query = variantOf(shiftAt(keys, from))
-    return { queries: projected, segments: [{ ...DENSE, tensors: [main], rows, query }], dim: codec.mainDim }
+    const projected = variants.map((q) => onQueries(q, up, shape.heads.length))
+    transient.push(...projected, up)
+    return {
+      queries: projected,
+      segments: latentsOf(keys, codec, from, rows, variantOf, shape.heads.length, transient),
+      dim: codec.mainDim,
+    }
   }
-  if (up) transient.push(up)
   const decoded = readRange(keys, from, rows, reading.prediction('keys'))
   transient.push(decoded)
   const query = variantOf(shiftAt(keys, from))
@@ -68,14 +70,11 @@ export function valueSideOf(
   const up = codec && form === 'latent' ? upOf(values, from) : null
   if (codec && up) {
     // p . (main . up) = (p . main) . up: values are never rebuilt.
-    const main = readLatents(values, from, rows)
-    const each = shape.heads.length / codec.mainHeads
-    const repeated = each === 1 ? main : repeatHeads(main, shape.heads.length)
-    transient.push(up, main, ...(repeated === main ? [] : [repeated]))
+    transient.push(up)
     return {
-      segments: [{ ...DENSE, tensors: [repeated], rows }],
+      segments: latentsOf(values, codec, from, rows, () => 0, shape.heads.length, transient),
       dim: codec.mainDim,
-      finish: (output) => onOutput(output, up, shape.heads.length, shape.valueDim),
+      finish: (output) => onOutput(output, up, shape.heads.length),
     }
   }
   const decoded = readRange(values, from, rows, reading.prediction('values'))
@@ -83,16 +82,22 @@ export function valueSideOf(
   return { segments: [{ ...DENSE, tensors: [decoded], rows }], dim: shape.valueDim, finish: same }
 }
 
-/** Repeats each head of `main` `[mainHeads, n, r]` for every KV head that it stands for. */
-const repeatHeads = (main: tf.Tensor3D, heads: number): tf.Tensor =>
-  tf.tidy(() => {
-    const each = heads / main.shape[0]
-    const of = (h: number) => tf.slice(main, [Math.floor(h / each), 0, 0], [1, -1, -1])
-    return tf.concat(
-      Array.from({ length: heads }, (_, h) => of(h)),
-      0,
-    )
-  })
+/** The latents of a run as segments: as they are stored where kernels read that, else decoded. Each of their heads is read by the KV heads that it stands for. */
+function latentsOf(
+  part: Rows,
+  codec: Codec,
+  from: number,
+  rows: number,
+  variantOf: (shift: number) => number,
+  heads: number,
+  transient: tf.Tensor[],
+): readonly RowSegment[] {
+  const share = heads / codec.mainHeads
+  if (codec.fusedMain && codec.decodedByLayout) return segmentsOf(part, from, rows, variantOf, false, share)
+  const main = readLatents(part, from, rows)
+  transient.push(main)
+  return [{ ...DENSE, tensors: [main], rows, query: variantOf(shiftAt(part, from)), share }]
+}
 
 /** How rows from `from` on (all of one zone) can be read: as stored, as latents, or only decoded. */
 function formOf(part: Rows, from: number): 'stored' | 'latent' | 'decoded' {
@@ -121,33 +126,33 @@ function upOf(part: Rows, from: number): tf.Tensor | null {
   return plain
 }
 
-/** Projects queries `[queryHeads, n, keyDim]` by `up` `[kvHeads, r, keyDim]` to `[queryHeads, n, r]`. */
-const onQueries = (queries: tf.Tensor, up: tf.Tensor): tf.Tensor =>
-  tf.tidy(() => {
-    const [kvHeads = 1] = up.shape
-    const [queryHeads = 0, n = 0, dim = 0] = queries.shape
-    const group = queryHeads / kvHeads
-    return tf.concat(
-      Array.from({ length: kvHeads }, (_, h) => {
-        const q = tf.reshape(tf.slice(queries as tf.Tensor3D, [h * group, 0, 0], [group, -1, -1]), [group * n, dim])
-        const u = tf.squeeze(tf.slice(up as tf.Tensor3D, [h, 0, 0], [1, -1, -1]), [0]) as tf.Tensor2D
-        return tf.reshape(tf.matMul(q, tf.transpose(u)), [group, n, -1])
-      }),
-      0,
-    )
-  })
+/** Projects queries `[queryHeads, n, keyDim]` by `up` `[mainHeads, r, kvHeads * keyDim / mainHeads]` to `[queryHeads, n, r]`. */
+const onQueries = (queries: tf.Tensor, up: tf.Tensor, kvHeads: number): tf.Tensor =>
+  forEachHead(queries, up, kvHeads, (q, block) => tf.matMul(q, block, false, true))
 
 /** Projects an output `[queryHeads, n, r]` by `up` `[mainHeads, r, kvHeads * dim / mainHeads]` to `[queryHeads, n, dim]`. */
-const onOutput = (output: tf.Tensor, up: tf.Tensor, kvHeads: number, dim: number): tf.Tensor =>
+const onOutput = (output: tf.Tensor, up: tf.Tensor, kvHeads: number): tf.Tensor =>
+  forEachHead(output, up, kvHeads, (o, block) => tf.matMul(o, block))
+
+/** Maps the queries of every KV head, `[group * n, channels]`, with the block of `up` that makes the rows of this head, `[r, dim]`. */
+const forEachHead = (
+  x: tf.Tensor,
+  up: tf.Tensor,
+  kvHeads: number,
+  map: (x: tf.Tensor2D, block: tf.Tensor2D) => tf.Tensor,
+): tf.Tensor =>
   tf.tidy(() => {
-    const [queryHeads = 0, n = 0, r = 0] = output.shape
+    const [queryHeads = 0, n = 0, channels = 0] = x.shape
+    const [mainHeads = 1, r = 0, width = 0] = up.shape
     const group = queryHeads / kvHeads
-    const each = kvHeads / (up.shape[0] ?? 1)
+    const each = kvHeads / mainHeads
+    const dim = width / each
     return tf.concat(
       Array.from({ length: kvHeads }, (_, h) => {
-        const o = tf.reshape(tf.slice(output as tf.Tensor3D, [h * group, 0, 0], [group, -1, -1]), [group * n, r])
+        const own = tf.slice(x as tf.Tensor3D, [h * group, 0, 0], [group, -1, -1])
         const block = tf.slice(up as tf.Tensor3D, [Math.floor(h / each), 0, (h % each) * dim], [1, -1, dim])
-        return tf.reshape(tf.matMul(o, tf.squeeze(block, [0]) as tf.Tensor2D), [group, n, dim])
+        const mapped = map(tf.reshape(own, [group * n, channels]), tf.reshape(block, [r, dim]))
+        return tf.reshape(mapped, [group, n, -1])
       }),
       0,
     )

@@ -11,7 +11,7 @@ export interface KeyRotation {
   /** float32 [maxPositions, pairs]; 2 * pairs at most keyDim, later channels pass through */
   readonly cos: Tensor
   readonly sin: Tensor
-  /** int32 [kvHeads, rows of all key segments]: position of each row, read for unrotated rows only */
+  /** int32 [kvHeads, rows of all key segments], or [1, rows] where all heads have the same: position of each row, read for unrotated rows only */
   readonly positions: Tensor
 }
 
@@ -30,9 +30,11 @@ export interface AttentionCall {
   readonly total: number
   readonly scale: number
   readonly causal: boolean
-  /** int32 [kvHeads, total], 0 = dead row. */
+  /** int32 [kvHeads, total], or [1, total] for all heads, 0 = dead row. */
   readonly live: Tensor | undefined
   readonly logSumExp: boolean
+  /** The rows that each query head reads, ascending; all when undefined. */
+  readonly lists: readonly Int32Array[] | undefined
   /** Given when a key segment is unrotated. */
   readonly rotation: KeyRotation | undefined
 }

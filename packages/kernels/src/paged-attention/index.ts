@@ -18,7 +18,7 @@ interface QueryOptions {
   readonly kvHeads: number
   /** Factor of the scores, usually 1 / sqrt(head dimension). */
   readonly scale: number
-  /** int32 [kvHeads, rows of all key segments]; 0 hides a row. Default: all rows live. */
+  /** int32 [kvHeads, rows of all key segments], or [1, rows] for all heads; 0 hides a row. Default: all rows live. */
   readonly live?: Tensor
   /** The last n rows are the queries' own: query i sees rows up to total - n + i. */
   readonly causal: boolean
@@ -33,6 +33,8 @@ export interface PagedAttentionOptions extends QueryOptions {
   readonly valueDim: number
   /** Return the log-sum-exp of the scaled scores too. Default false. */
   readonly logSumExp?: boolean
+  /** For each query head the numbers of the rows that it reads, ascending; the others are not looked at. Default: all rows. */
+  readonly lists?: readonly Int32Array[]
 }
 
 /**
@@ -41,7 +43,7 @@ export interface PagedAttentionOptions extends QueryOptions {
  * @throws KernelInputError when shapes, dtypes or row counts do not fit, a page is disposed, or (cpu and wasm) a position lies outside the tables
  */
 export function pagedAttention(options: PagedAttentionOptions): { output: Tensor; logSumExp?: Tensor } {
-  const { values, keyDim, valueDim, logSumExp = false } = options
+  const { values, keyDim, valueDim, logSumExp = false, lists } = options
   const where = 'pagedAttention'
   checkInteger(where, 'keyDim', keyDim, 1)
   checkInteger(where, 'valueDim', valueDim, 1)
@@ -55,8 +57,9 @@ export function pagedAttention(options: PagedAttentionOptions): { output: Tensor
       cure: 'Pass segments that cover the same tokens.',
     })
   }
+  if (lists) checkLists(where, lists, base)
   const [output, sums] = dispatchMany(pagedAttentionName, inputsOf(options), {
-    call: { ...base, values, valueDim, logSumExp } satisfies AttentionCall,
+    call: { ...base, values, valueDim, logSumExp, lists } satisfies AttentionCall,
   }) as [Tensor, Tensor?]
   return sums ? { output, logSumExp: sums } : { output }
 }
@@ -77,11 +80,11 @@ export function attentionMass(options: AttentionMassOptions): Tensor {
   const { logSumExp, reduce } = options
   const base = checkCall('attentionMass', options, options.queries[0]?.shape[2] ?? 0)
   if (logSumExp) checkTensor('attentionMass', 'logSumExp', logSumExp, 'float32', [base.kvHeads * base.group, base.n])
-  const call: AttentionCall = { ...base, values: [], valueDim: 0, logSumExp: false }
+  const call: AttentionCall = { ...base, values: [], valueDim: 0, logSumExp: false, lists: undefined }
   return dispatch(attentionMassName, { ...inputsOf(options), ...(logSumExp ? { logSumExp } : {}) }, { call, reduce })
 }
 
-type CheckedCall = Omit<AttentionCall, 'values' | 'valueDim' | 'logSumExp'>
+type CheckedCall = Omit<AttentionCall, 'values' | 'valueDim' | 'logSumExp' | 'lists'>
 
 function checkCall(
   where: string,
@@ -126,7 +129,7 @@ function checkCall(
       cure: 'Append the new rows before attending.',
     })
   }
-  if (live) checkTensor(where, 'live', live, 'int32', [kvHeads, total])
+  if (live) checkTensor(where, 'live', live, 'int32', [live.shape[0] === 1 ? 1 : kvHeads, total])
   return {
     queries,
     keys,
@@ -140,6 +143,26 @@ function checkCall(
     live,
     rotation: checkRotation(where, keys, rotation, kvHeads, total, keyDim),
   }
+}
+
+/** Lists are host data, so their numbers are seen here: one that names a row that is not there would read foreign memory. */
+function checkLists(where: string, lists: readonly Int32Array[], { kvHeads, group, total }: CheckedCall): void {
+  const fits = (list: Int32Array): boolean => {
+    let before = -1
+    for (let i = 0; i < list.length; i++) {
+      const row = list[i] as number
+      if (row <= before || row >= total) return false
+      before = row
+    }
+    return true
+  }
+  if (lists.length === kvHeads * group && lists.every(fits)) return
+  throw new KernelInputError({
+    where,
+    given: `${lists.length} lists of rows for ${kvHeads * group} query heads and ${total} rows`,
+    allowed: `a list for each query head, ascending, of rows 0 to ${total - 1}`,
+    cure: 'Sort the numbers of each list, and name each row once.',
+  })
 }
 
 /** The rotation, checked, when a key segment needs it. */
@@ -161,7 +184,10 @@ function checkRotation(
     })
   checkTensor(where, 'rotation.cos', rotation.cos, 'float32', ['maxPositions', 'pairs'])
   checkTensor(where, 'rotation.sin', rotation.sin, 'float32', rotation.cos.shape)
-  checkTensor(where, 'rotation.positions', rotation.positions, 'int32', [kvHeads, total])
+  checkTensor(where, 'rotation.positions', rotation.positions, 'int32', [
+    rotation.positions.shape[0] === 1 ? 1 : kvHeads,
+    total,
+  ])
   const pairs = rotation.cos.shape[1] ?? 0
   if (2 * pairs > keyDim)
     throw new KernelInputError({

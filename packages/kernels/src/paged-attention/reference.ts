@@ -1,11 +1,9 @@
 // Attention over segments, reference form, in double precision: softmax(scale * q k^T) v per query head, over rows taken from the segments.
-import type { Tensor, TensorInfo } from '@tensorflow/tfjs-core'
-import { decodeElement } from '../affine/reference'
-import { decodeCodebookRow } from '../codebook/decode'
+import type { TensorInfo } from '@tensorflow/tfjs-core'
 import type { CpuStorage } from '../cpu/storage'
 import { cpuKernel } from '../kernel'
 import type { RowSegment } from '../layouts'
-import { storedValue } from '../rows/reference'
+import { rowReader } from '../segment-rows/reader'
 import {
   type AttentionAttributes,
   type AttentionCall,
@@ -58,7 +56,8 @@ function forEachUnrotated(
   let row = 0
   for (const segment of call.keys) {
     for (let i = 0; i < segment.rows; i++, row++)
-      if (segment.unrotated) use(row, positions[head * call.total + row] ?? -1)
+      if (segment.unrotated)
+        use(row, positions[(call.rotation?.positions.shape[0] === 1 ? 0 : head * call.total) + row] ?? -1)
   }
 }
 
@@ -83,31 +82,6 @@ function rotate(values: Float64Array, position: number, { cos, sin }: KeyRotatio
   }
 }
 
-/** Reads one stored row as numbers [dim]. */
-function rowReader(
-  { layout, tensors, table }: RowSegment,
-  head: number,
-  dim: number,
-  storage: CpuStorage,
-): (row: number) => Float64Array {
-  const [first, second] = tensors as readonly Tensor[] as readonly [Tensor, Tensor]
-  const byElement = (element: (row: number, channel: number) => number) => (row: number) =>
-    Float64Array.from({ length: dim }, (_, channel) => element(row, channel))
-  if (layout.kind === 'dense') {
-    const capacity = first.shape[1] ?? 0
-    const stored = layout.store === 'f32' ? storage.float32(first) : storage.int32(first)
-    return byElement((row, channel) => storedValue(layout.store, stored, head * capacity + row, dim, channel))
-  }
-  const metadata = second && (second.dtype === 'int32' ? storage.int32(second) : storage.float32(second))
-  const words = storage.int32(first)
-  if (layout.kind === 'codebook') {
-    const page = { codes: words, metadata, table: storage.float32(table as Tensor), rows: first.shape[1] ?? 0 }
-    return (row) => Float64Array.from(decodeCodebookRow(page, layout, dim, head, row))
-  }
-  const rows = layout.along === 'tokens' ? (second.shape[2] ?? 0) * layout.group : (first.shape[1] ?? 0)
-  return byElement((row, channel) => decodeElement(words, metadata, layout, rows, dim, head, row, channel))
-}
-
 /** Scaled scores of one query head and query over all rows; -Infinity where it may not look. */
 function scoresOf(
   call: AttentionCall,
@@ -120,9 +94,12 @@ function scoresOf(
   const at = (queryHead * call.n + query) * call.keyDim
   const variants = call.queries.map((variant) => storage.float32(variant).subarray(at, at + call.keyDim))
   const live = call.live ? storage.int32(call.live) : undefined
+  const liveAt = call.live?.shape[0] === 1 ? 0 : kvHead * call.total
+  const listed = call.lists && new Set(call.lists[queryHead])
   return keys.map((key, row) => {
     if (call.causal && row > call.total - call.n + query) return -Infinity
-    if (live && live[kvHead * call.total + row] === 0) return -Infinity
+    if (live && live[liveAt + row] === 0) return -Infinity
+    if (listed && !listed.has(row)) return -Infinity
     return call.scale * dot(variants[key.query] ?? key.values, key.values)
   })
 }

@@ -28,7 +28,7 @@ export function checkSegments(
     if (segment.table?.isDisposed) throw disposedError(where, `${part}[${i}]`)
     const memory = memoryOf(segment)
     if (memory.heads !== heads || memory.dim !== dim) {
-      checkSegment(where, `${part}[${i}]`, segment, heads, dim)
+      checkSegment(where, `${part}[${i}]`, segment, pageHeads(where, `${part}[${i}]`, segment, heads), dim)
       memory.heads = heads
       memory.dim = dim
     }
@@ -44,6 +44,18 @@ export function checkSegments(
     rows += segment.rows
   }
   return rows
+}
+
+/** How many heads the page of a segment has that `heads` KV heads read. */
+function pageHeads(where: string, label: string, { share = 1 }: RowSegment, heads: number): number {
+  checkInteger(where, `${label}.share`, share, 1, heads)
+  if (heads % share === 0) return heads / share
+  throw new KernelInputError({
+    where,
+    given: `${label}.share = ${share} for ${heads} KV heads`,
+    allowed: 'a number that divides the KV heads',
+    cure: 'Let as many adjacent heads read each head of the page.',
+  })
 }
 
 function checkSegment(where: string, label: string, segment: RowSegment, heads: number, dim: number): void {

@@ -46,17 +46,19 @@ export interface Piece {
   readonly page?: number
   readonly query?: number
   readonly unrotated?: boolean
+  readonly share?: number
 }
 
 /** Segments of random rows, from a seed; their tensors are the caller's. */
 export function makeSegments(pieces: readonly Piece[], heads: number, dim: number, seed: number): RowSegment[] {
-  return pieces.map(({ layout, rows, from = 0, page = from + rows, query = 0, unrotated = false }, i) => ({
+  return pieces.map(({ layout, rows, from = 0, page = from + rows, query = 0, unrotated = false, share = 1 }, i) => ({
     layout,
-    ...makePage(layout, heads, page, dim, seed + i),
+    ...makePage(layout, heads / share, page, dim, seed + i),
     from,
     rows,
     query,
     unrotated,
+    share,
   }))
 }
 

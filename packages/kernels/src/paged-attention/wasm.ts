@@ -2,7 +2,7 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core'
 import { wasmKernel } from '../kernel'
 import type { RowSegment } from '../layouts'
-import { recordOf, recordWords } from '../segment-record'
+import { recordOf, recordWords, writeRecords } from '../segment-record'
 import type { WasmRuntime } from '../wasm/runtime'
 import {
   type AttentionAttributes,
@@ -13,7 +13,7 @@ import {
   positionError,
 } from './call'
 
-const callWords = 40
+const callWords = 52
 /** Where the kernel says that a position was outside the tables. */
 const wrongPositionWord = 26
 
@@ -38,18 +38,22 @@ function hadamardBlock(segments: readonly RowSegment[], dim: number, runtime: Wa
   return 0
 }
 
-/** Writes the records of segments one after the other. By a loop: `set` costs several times as much on so few words. */
-function writeRecords(
-  segments: readonly RowSegment[],
-  dim: number,
-  runtime: WasmRuntime,
-  table: Int32Array,
-  at: number,
-): void {
-  for (let i = 0; i < segments.length; i++) {
-    const record = recordOf(segments[i] as RowSegment, dim, runtime)
-    for (let word = 0; word < recordWords; word++) table[at++] = record[word] as number
+/** Elements from one KV head to the next of a tensor `[kvHeads or 1, total]`. */
+const headStride = (tensor: TensorInfo | undefined): number =>
+  tensor && tensor.shape[0] !== 1 ? (tensor.shape[1] ?? 0) : 0
+
+const listWords = (lists: readonly Int32Array[]): number =>
+  lists.reduce((words, list) => words + list.length, lists.length + 1)
+
+/** Writes where each list starts and where the last one ends, then the lists. */
+function writeLists(lists: readonly Int32Array[], table: Int32Array, at: number): void {
+  let start = 0
+  for (const [i, list] of lists.entries()) {
+    table[at + i] = start
+    table.set(list, at + lists.length + 1 + start)
+    start += list.length
   }
+  table[at + lists.length] = start
 }
 
 /** Runs the call; when it fails, `made` tensors are disposed. */
@@ -61,12 +65,14 @@ function runCall(
 ): void {
   const { rotation } = call
   const variants = call.queries.length
-  const keyBlock = hadamardBlock(call.keys, call.keyDim, runtime)
-  const valueBlock = hadamardBlock(call.values, call.valueDim, runtime)
+  // Rows of lists are decoded whole, so nothing is read in the space of a table.
+  const keyBlock = call.lists ? 0 : hadamardBlock(call.keys, call.keyDim, runtime)
+  const valueBlock = call.lists ? 0 : hadamardBlock(call.values, call.valueDim, runtime)
   const [maxPositions = 0, pairs = 0] = rotation?.cos.shape ?? []
   const keysAt = callWords + variants
   const valuesAt = keysAt + call.keys.length * recordWords
-  const tableWords = valuesAt + call.values.length * recordWords
+  const listsAt = valuesAt + call.values.length * recordWords
+  const tableWords = listsAt + (call.lists ? listWords(call.lists) : 0)
   const scratchBytes = runtime.functions.attentionScratch(
     call.group,
     call.n,
@@ -108,11 +114,15 @@ function runCall(
       keyBlock,
       valueBlock,
       0,
+      headStride(call.live),
+      headStride(rotation?.positions),
+      call.lists ? pointer + listsAt * 4 : 0,
     ])
     new Float32Array(table.buffer, pointer + 24, 1)[0] = call.scale
     for (let i = 0; i < variants; i++) table[callWords + i] = runtime.pointerOf(call.queries[i] as TensorInfo)
     writeRecords(call.keys, call.keyDim, runtime, table, keysAt)
     writeRecords(call.values, call.valueDim, runtime, table, valuesAt)
+    if (call.lists) writeLists(call.lists, table, listsAt)
     runtime.functions.pagedAttention(pointer)
     return runtime.int32At(pointer, callWords)[wrongPositionWord] === 0
   })

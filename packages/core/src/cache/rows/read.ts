@@ -1,11 +1,12 @@
 /** Reads rows of a part: decoded, as predictors see them, or as latents. */
-import { gatherRows, readRows } from '@kvloom/kernels'
+import { gatherRows, type RowSegment, readRows, readSegments } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Tensors } from '../../contract'
 import { concatRows, mergeHeads } from '../../tensors'
 import { uploads } from './host-page'
 import type { Page, View } from './page'
 import type { Rows } from './rows'
+import { segmentOf } from './segments'
 
 /** Decodes every row to f32 `[heads, rows, dim]`, in the order of storage. A predicted part needs `prediction` `[sealed rows, width]`. */
 export const readAll = (rows: Rows, prediction: tf.Tensor2D | null = null): tf.Tensor3D =>
@@ -15,11 +16,14 @@ export const readAll = (rows: Rows, prediction: tf.Tensor2D | null = null): tf.T
 export function readRange(of: Rows, from: number, count: number, prediction: tf.Tensor2D | null = null): tf.Tensor3D {
   return tf.tidy(() => {
     const sinks = of.views.rowsIn('sink')
-    const pieces = [...of.views.cut(from, count)].map(({ view, at, skip, rows }) =>
-      view.page.sealed
-        ? decodeRows(of, view, skip, rows, slicePrediction(prediction, at - sinks, rows))
-        : exactRows(of, view, skip, rows),
-    )
+    const pieces = runsOf(of, from, count).map((run) => {
+      const { view, skip, at, rows, sealed } = run
+      if (!sealed) return readTogether(run, of.form)
+      const predicted = slicePrediction(prediction, at - sinks, rows)
+      const { codec } = of.form
+      if (!codec || !run.together) return decodeRows(of, view, skip, rows, predicted)
+      return codec.rows(mainOfRun(of, run, predicted), {}, 0, view.page.fitted?.tensors ?? {})
+    })
     return pieces.length ? concatRows(pieces) : tf.zeros([of.form.heads, 0, of.form.dim])
   })
 }
@@ -35,17 +39,10 @@ export function readMain(
   const sinks = of.views.rowsIn('sink')
   if (kept && from >= sinks && from + count <= sinks + kept.shape[0])
     return tf.slice(kept, [from - sinks, 0], [count, -1])
-  const { codec } = of.form
   return tf.tidy(() => {
-    const pieces: tf.Tensor2D[] = []
-    for (const { view, at, skip, rows } of of.views.cut(from, count))
-      pieces.push(
-        mergeHeads(
-          view.page.sealed && codec
-            ? codec.main(uploads(view.page), view.page.capacity, view.from + skip, rows, predictionOf(at, rows))
-            : exactRows(of, view, skip, rows),
-        ),
-      )
+    const pieces = runsOf(of, from, count).map((run) =>
+      mergeHeads(run.sealed ? mainOfRun(of, run, predictionOf(run.at, run.rows)) : readTogether(run, of.form)),
+    )
     const [only] = pieces
     return pieces.length === 1 && only ? only : (tf.concat(pieces, 0) as tf.Tensor2D)
   })
@@ -53,15 +50,52 @@ export function readMain(
 
 /** Reads the latents `[mainHeads, count, mainDim]` of sealed rows `[from, from + count)`. Their part has a transform and no predictor. */
 export function readLatents(of: Rows, from: number, count: number): tf.Tensor3D {
+  return tf.tidy(() => concatRows(runsOf(of, from, count).map((run) => mainOfRun(of, run, null))))
+}
+
+/** Rows of adjacent views that are decoded in one pass, from row `skip` of the first view on. */
+interface DecodingRun {
+  readonly view: View
+  readonly skip: number
+  /** The first of them is row `at` of the part. */
+  readonly at: number
+  readonly sealed: boolean
+  /** Whether kernels decode their pages by the layout. If not, they are the rows of one view. */
+  readonly together: boolean
+  rows: number
+  readonly segments: RowSegment[]
+}
+
+/** Cuts rows `[from, from + count)` into runs: of exact rows, or of sealed ones that were fitted alike. */
+function runsOf(of: Rows, from: number, count: number): readonly DecodingRun[] {
+  const runs: DecodingRun[] = []
+  const byLayout = of.form.codec?.decodedByLayout ?? false
+  for (const { view, at, skip, rows } of of.views.cut(from, count)) {
+    const { sealed, host, exempt, fitted } = view.page
+    const together = !sealed || (byLayout && !host && !exempt)
+    const segment = () => segmentOf(of, view, skip, rows)
+    const last = runs.at(-1)
+    if (last?.together && together && last.sealed === sealed && last.view.page.fitted === fitted) {
+      last.rows += rows
+      last.segments.push(segment())
+    } else runs.push({ view, skip, at, sealed, together, rows, segments: together ? [segment()] : [] })
+  }
+  return runs
+}
+
+/** Decodes what the pages of a run hold. */
+const readTogether = (
+  { segments }: DecodingRun,
+  { heads, dim }: { readonly heads: number; readonly dim: number },
+): tf.Tensor3D => readSegments({ segments, heads, dim }) as tf.Tensor3D
+
+function mainOfRun(of: Rows, run: DecodingRun, prediction: tf.Tensor2D | null): tf.Tensor3D {
   const { codec } = of.form
-  if (!codec) throw new Error('no latents without a codec')
-  return tf.tidy(() =>
-    concatRows(
-      [...of.views.cut(from, count)].map(({ view, skip, rows }) =>
-        codec.main(uploads(view.page), view.page.capacity, view.from + skip, rows, null),
-      ),
-    ),
-  )
+  if (!codec) throw new Error('sealed rows without a codec')
+  const { page, from } = run.view
+  return run.together
+    ? codec.mainOf(readTogether(run, codec.stored), prediction)
+    : codec.main(uploads(page), page.capacity, from + run.skip, run.rows, prediction)
 }
 
 /** How far the positions of `row` and its neighbours in the view moved down. */

@@ -10,7 +10,7 @@ const known = new WeakMap<View, RowSegment>()
 
 /**
  * The segments of rows `[from, from + count)`. `variantOf` says which variant of the query reads rows of a shift; `unrotated` marks keys that
- * are stored before RoPE, which the kernels rotate.
+ * are stored before RoPE, which the kernels rotate; `share` KV heads read each head of a page.
  */
 export function segmentsOf(
   of: Rows,
@@ -18,16 +18,31 @@ export function segmentsOf(
   count: number,
   variantOf: (shift: number) => number,
   unrotated: boolean,
+  share = 1,
 ): RowSegment[] {
-  return [...of.views.cut(from, count)].map(({ view, skip, rows }) => {
-    const query = variantOf(view.shift)
-    if (skip > 0 || rows < view.rows) return makeSegment(of, view, view.from + skip, rows, query, unrotated)
-    const before = known.get(view)
-    if (before?.query === query) return before
-    const segment = makeSegment(of, view, view.from, view.rows, query, unrotated)
-    known.set(view, segment)
-    return segment
-  })
+  const segments: RowSegment[] = []
+  for (const { view, skip, rows } of of.views.cut(from, count))
+    segments.push(segmentOf(of, view, skip, rows, variantOf(view.shift), unrotated, share))
+  return segments
+}
+
+/** The segment of rows `skip ... skip + rows` of a view. */
+export function segmentOf(
+  of: Rows,
+  view: View,
+  skip: number,
+  rows: number,
+  query = 0,
+  unrotated = false,
+  share = 1,
+): RowSegment {
+  const whole = skip === 0 && rows === view.rows
+  const before = whole ? known.get(view) : undefined
+  if (before && before.query === query && before.share === share && (before.unrotated ?? false) === unrotated)
+    return before
+  const segment = makeSegment(of, view, view.from + skip, rows, query, unrotated, share)
+  if (whole) known.set(view, segment)
+  return segment
 }
 
 function makeSegment(
@@ -37,10 +52,11 @@ function makeSegment(
   rows: number,
   query: number,
   unrotated: boolean,
+  share: number,
 ): RowSegment {
   const { layout } = page
   const tensors = uploads(page)
-  const base = { from, rows, query, ...(unrotated ? { unrotated } : {}) }
+  const base = { from, rows, query, share, ...(unrotated ? { unrotated } : {}) }
   const named = (...names: string[]) => names.map((n) => tensors[n]).filter((t): t is tf.Tensor => t !== undefined)
   if (layout.kind === 'dense') return { layout, tensors: named('rows'), ...base }
   if (layout.kind === 'affine') return { layout, tensors: named('words', 'metadata'), ...base }
