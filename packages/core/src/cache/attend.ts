@@ -18,13 +18,17 @@ const TILE_ROWS = 1024
 export function attendLane(lane: Readable, reading: Reading): tf.Tensor {
   const { keys, values } = lane
   if (keys.fused && values.fused && !reading.ranges && !reading.fetched) return attendAtOnce(lane, reading)
-  const shares = runsOf(lane, reading).map((run) => attendRun(lane, reading, run))
+  const shares = runsOf(lane, reading).flatMap((run) => {
+    const lists = reading.lists?.map((list) => within(list, run.from, run.rows)) ?? null
+    // A run of which no head reads a row is not even decoded.
+    return lists?.every((list) => list.length === 0) ? [] : [attendRun(lane, reading, run, lists)]
+  })
   if (reading.fetched) shares.push(attendFetched(lane, reading, reading.fetched))
   if (reading.own) shares.push(attendOwn(lane, reading, reading.own))
   return join(shares)
 }
 
-function attendAtOnce(lane: Readable, { variants, variantOf, own, stored, live, rotation }: Reading): tf.Tensor {
+function attendAtOnce(lane: Readable, { variants, variantOf, own, stored, live, rotation, lists }: Reading): tf.Tensor {
   const { shape, keys, values } = lane
   const keySegments = segmentsOf(keys, 0, keys.count, rotation ? () => 0 : variantOf, rotation !== null)
   const valueSegments = segmentsOf(values, 0, values.count, () => 0, false)
@@ -42,6 +46,7 @@ function attendAtOnce(lane: Readable, { variants, variantOf, own, stored, live, 
     scale: shape.attentionScale,
     ...(live ? { live } : {}),
     causal: own !== null || stored > 0,
+    ...(lists ? { lists } : {}),
     ...(rotation ? { rotation } : {}),
   }).output
 }
@@ -85,7 +90,16 @@ interface Share {
   readonly sums: tf.Tensor
 }
 
-function attendRun(lane: Readable, reading: Reading, run: Run): Share {
+/** The numbers of a list that name rows `[from, from + rows)`, counted from `from` on. */
+function within(list: Int32Array, from: number, rows: number): Int32Array {
+  const start = list.findIndex((row) => row >= from)
+  if (start < 0) return list.subarray(0, 0)
+  let end = start
+  while (end < list.length && (list[end] ?? 0) < from + rows) end++
+  return list.slice(start, end).map((row) => row - from)
+}
+
+function attendRun(lane: Readable, reading: Reading, run: Run, lists: readonly Int32Array[] | null): Share {
   const { from, rows, own } = run
   const live = reading.live && tf.slice(reading.live as tf.Tensor2D, [0, from], [-1, rows])
   const positions = reading.rotation && tf.slice(reading.rotation.positions as tf.Tensor2D, [0, from], [-1, rows])
@@ -100,6 +114,7 @@ function attendRun(lane: Readable, reading: Reading, run: Run): Share {
     valueDim: values.dim,
     live,
     causal: own,
+    lists,
     rotation:
       reading.rotation && positions && keys.segments.some((s) => s.unrotated)
         ? { ...reading.rotation, positions }
@@ -148,6 +163,7 @@ function attendPart(
   {
     live,
     rotation,
+    lists,
     ...call
   }: {
     readonly queries: readonly tf.Tensor[]
@@ -158,6 +174,7 @@ function attendPart(
     readonly live: tf.Tensor | null
     readonly causal: boolean
     readonly rotation?: Reading['rotation']
+    readonly lists?: readonly Int32Array[] | null
   },
 ): Share {
   const { heads, keyDim, valueDim, attentionScale } = lane.shape
@@ -168,6 +185,7 @@ function attendPart(
     kvHeads: heads.length,
     scale: attentionScale,
     logSumExp: true,
+    ...(lists ? { lists } : {}),
     ...(live ? { live } : {}),
     ...(rotation ? { rotation } : {}),
   })

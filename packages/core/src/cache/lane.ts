@@ -111,7 +111,7 @@ export class Lane {
     stored: number,
     context: LaneContext,
     limits: {
-      readonly live?: tf.Tensor
+      readonly lists?: Reading['lists']
       readonly ranges?: Reading['ranges']
       readonly fetched?: Reading['fetched']
     } = {},
@@ -125,16 +125,18 @@ export class Lane {
     const variants = shifts.map((s) => rotation.rotate(queries, rotates ? s : shift - s))
     const turned = own && rotates && shift > 0 ? rotation.rotate(own.keys, shift) : null
     const mine: OwnRows | null = own && { keys: turned ?? own.rotated, values: own.values, n: own.n }
-    const live = limits.live ? null : this.live.tensor(own?.n ?? 0)
+    // Lists name live rows only.
+    const live = limits.lists ? null : this.live.tensor(own?.n ?? 0)
     const positions = rotates ? this.rotaryPositions(own?.n ?? 0, context.positions) : null
     const output = attendLane(this, {
       variants,
       variantOf: (s) => (rotates ? 0 : shifts.indexOf(s)),
       own: mine,
       stored,
-      live: limits.live ?? live,
+      live,
       rotation: positions && { ...rotary.upTo(Math.max(this.rows, this.positions.end - shift)), positions },
       prediction: context.prediction,
+      ...(limits.lists ? { lists: limits.lists } : {}),
       ...(limits.ranges ? { ranges: limits.ranges } : {}),
       ...(limits.fetched ? { fetched: limits.fetched } : {}),
     })
@@ -144,7 +146,7 @@ export class Lane {
   }
 
   /**
-   * The position to which every stored key is rotated, int32 `[heads, rows + extra]`: its original position, less the rows that were dropped
+   * The position to which every stored key is rotated, int32 `[heads, rows + extra]`, or `[1, rows + extra]` while heads have the same: its original position, less the rows that were dropped
    * before it where positions are slots. The tensor goes back to `step`.
    */
   rotaryPositions(extra: number, step: StepPositions): tf.Tensor2D {
@@ -152,7 +154,7 @@ export class Lane {
     const still = views.shifts.every((s) => s === 0)
     const name = still ? this.positions.name : null
     return step.of(name && `${name} and ${extra}`, () => {
-      const known = this.positions.tensor(extra)
+      const known = this.positions.tensor(extra, false)
       if (still) return known
       const shifts = new Int32Array(this.rows + extra)
       let at = 0

@@ -55,15 +55,19 @@ export class Positions {
     else this.runs.push({ start, rows })
   }
 
-  /** The positions as int32 `[heads, rows + extra]`, owned by the caller; the last `extra` are zeros. */
-  tensor(extra = 0): tf.Tensor2D {
+  /**
+   * The positions as int32 `[heads, rows + extra]`, or `[1, rows + extra]` while all heads have the same and `apart` does not ask for each. The
+   * last `extra` are zeros. The caller owns it.
+   */
+  tensor(extra = 0, apart = true): tf.Tensor2D {
     const held = this.gathered.tensor
     const rows = this.rows - (held?.shape[1] ?? 0) + extra
-    const flat = new Int32Array(this.heads * rows)
+    const heads = held || apart ? this.heads : 1
+    const flat = new Int32Array(heads * rows)
     let at = 0
     for (const run of this.runs) for (let i = 0; i < run.rows; i++) flat[at++] = run.start + i
-    for (let h = 1; h < this.heads; h++) flat.copyWithin(h * rows, 0, at)
-    const tail = tf.tensor2d(flat, [this.heads, rows], 'int32')
+    for (let h = 1; h < heads; h++) flat.copyWithin(h * rows, 0, at)
+    const tail = tf.tensor2d(flat, [heads, rows], 'int32')
     if (!held) return tail
     const all: tf.Tensor2D = tf.concat([held, tail], 1)
     tail.dispose()

@@ -37,9 +37,11 @@ export interface Reading {
   readonly stored: number
   /** int32 `[heads, rows + own.n]`, 1 for every live row; null while all are live. */
   readonly live: tf.Tensor | null
-  /** For keys that are stored before RoPE: the tables, and the position of every row `[heads, rows + own.n]`. Null for others. */
+  /** For keys that are stored before RoPE: the tables, and the position of every row `[heads or 1, rows + own.n]`. Null for others. */
   readonly rotation: { readonly cos: tf.Tensor; readonly sin: tf.Tensor; readonly positions: tf.Tensor } | null
   readonly prediction: (part: Part) => tf.Tensor2D | null
+  /** For each query head the rows that it reads, ascending, of the stored ones and the step's own. All are read when it is absent. */
+  readonly lists?: readonly Int32Array[]
   /** The ranges of stored rows to read. All are read when it is absent. */
   readonly ranges?: readonly (readonly [number, number])[]
   /**

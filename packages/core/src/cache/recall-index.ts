@@ -1,6 +1,7 @@
 /** Runs the recall of a lane: builds the index over its keys in blocks, and attends to the rows that it selects. */
 import * as tf from '@tensorflow/tfjs-core'
 import type { Phase, Recall, Tensors } from '../contract'
+import { UnsupportedStage } from '../errors'
 import { bytesOf, copyOf, mapTensors } from '../tensors'
 import type { Account } from './account'
 import type { IndexRecord, Recorder } from './file/format'
@@ -8,7 +9,7 @@ import type { Reader } from './file/reader'
 import type { Lane, LaneContext, NewRows } from './lane'
 import { fetchRows, toHost } from './rows/host'
 
-/** What one query head of every KV head reads: `count` selected rows each, `[heads, count]`, and the rows that are always read. */
+/** On the host tier: what one query head of every KV head reads, `count` selected rows each, `[heads, count]`. */
 interface Selection {
   readonly lane: Lane
   /** The queries `[heads, 1, keyDim]`, before RoPE. */
@@ -18,9 +19,7 @@ interface Selection {
   readonly rows: Int32Array
   readonly count: number
   readonly indexedEnd: number
-  /** On the device tier: a mask `[heads, rows + own.n]` of the rows that are read whatever is selected. */
-  readonly always: Int32Array
-  /** On the host tier, for keys before RoPE: the position to which every stored row is rotated, `[heads, rows]`. */
+  /** For keys before RoPE: the position to which every stored row is rotated, `[heads or 1, rows]`. */
   readonly positions: Int32Array | null
 }
 
@@ -85,11 +84,12 @@ export class RecallIndex {
     const chosen = await this.does.select(flat, this.blocks, this.sizes, count)
     const picked = (await chosen.data()) as Int32Array
     tf.dispose([rotated, flat, chosen])
+    if (tier === 'device')
+      return lane.attend(queries, own, 0, context, { lists: this.listsOf(lane, picked, count, own?.n ?? 0) })
     const indexedEnd = sinks + this.indexed
-    const positions = tier === 'host' && lane.rotates(context.rotary) ? await positionsOf(lane, context) : null
-    const always = tier === 'host' ? new Int32Array(0) : this.alwaysRead(lane, own?.n ?? 0, indexedEnd)
+    const positions = lane.rotates(context.rotary) ? await positionsOf(lane, context) : null
     const outputs: tf.Tensor[] = []
-    // The query heads of one KV head read different rows, so the kernel is called once for each of them.
+    // The query heads of one KV head fetch different rows, so the kernel is called once for each of them.
     for (let g = 0; g < group; g++) {
       const mine = tf.tidy(() => {
         const [, n = 0, dim = 0] = queries.shape
@@ -100,8 +100,7 @@ export class RecallIndex {
       heads.forEach((_, h) => {
         for (let i = 0; i < count; i++) rows[h * count + i] = sinks + (picked[(h * group + g) * count + i] ?? 0)
       })
-      const selection = { lane, queries: mine, own, context, rows, count, indexedEnd, always, positions }
-      outputs.push(tier === 'host' ? this.attendFetched(selection) : this.attendMasked(selection))
+      outputs.push(this.attendFetched({ lane, queries: mine, own, context, rows, count, indexedEnd, positions }))
       mine.dispose()
     }
     return tf.tidy(() => {
@@ -111,36 +110,37 @@ export class RecallIndex {
     })
   }
 
-  private attendMasked({ lane, queries, own, context, rows, count, always }: Selection): tf.Tensor {
-    const heads = lane.shape.heads.length
-    const total = lane.rows + (own?.n ?? 0)
-    const mask = always.slice()
-    const marks = lane.live.marks
-    for (let h = 0; h < heads; h++)
-      for (let i = 0; i < count; i++) {
-        const row = rows[h * count + i] ?? 0
-        mask[h * total + row] = marks?.[h]?.[row] ?? 1
+  /**
+   * The rows that each query head reads, ascending: sinks, selected ones, those that are not indexed, and the step's own. `picked` are
+   * selected rows, counted from the first indexed one, `[queryHeads, count]`. Rows that were dropped and are still held are left out.
+   * @throws UnsupportedStage when a selection is not ascending, or names rows that are not indexed
+   */
+  private listsOf({ shape, rows, live }: Lane, picked: Int32Array, count: number, extra: number): Int32Array[] {
+    const { sinks } = this.does
+    const indexedEnd = sinks + this.indexed
+    const { marks } = live
+    return Array.from({ length: shape.heads.length * shape.group }, (_, q) => {
+      const mark = marks?.[Math.floor(q / shape.group)]
+      const list = new Int32Array(sinks + count + rows + extra - indexedEnd)
+      let length = 0
+      const add = (row: number) => {
+        if (mark?.[row] !== 0) list[length++] = row
       }
-    const live = tf.tensor2d(mask, [heads, total], 'int32')
-    const output = lane.attend(queries, own, 0, context, { live })
-    live.dispose()
-    return output
-  }
-
-  /** Marks the rows that every query reads, `[heads, rows + extra]`: sinks and rows that are not indexed, unless they were dropped. */
-  private alwaysRead({ shape, rows, live }: Lane, extra: number, indexedEnd: number): Int32Array {
-    const total = rows + extra
-    const mask = new Int32Array(shape.heads.length * total)
-    const marks = live.marks
-    for (let h = 0; h < shape.heads.length; h++) {
-      const own = mask.subarray(h * total, (h + 1) * total)
-      own.fill(1, 0, this.does.sinks)
-      own.fill(1, indexedEnd)
-      marks?.[h]?.forEach((x, row) => {
-        if (x === 0) own[row] = 0
-      })
-    }
-    return mask
+      for (let row = 0; row < sinks; row++) add(row)
+      let before = -1
+      for (let i = q * count; i < (q + 1) * count; i++) {
+        const row = picked[i] ?? -1
+        if (row <= before || row >= this.indexed)
+          throw new UnsupportedStage(
+            'a recall',
+            `it selected row ${row} after row ${before} of ${this.indexed} indexed ones; let it select rows in ascending order, each once.`,
+          )
+        add(sinks + row)
+        before = row
+      }
+      for (let row = indexedEnd; row < rows + extra; row++) add(row)
+      return list.subarray(0, length)
+    })
   }
 
   private attendFetched({
@@ -160,7 +160,8 @@ export class RecallIndex {
     if (count === 0) return lane.attend(queries, own, 0, context, { ranges })
     const keys = fetchRows(lane.keys, rows, count)
     const values = fetchRows(lane.values, rows, count)
-    const at = (row: number, i: number) => all?.[Math.floor(i / count) * lane.rows + row] ?? 0
+    const perHead = all && all.length > lane.rows ? lane.rows : 0
+    const at = (row: number, i: number) => all?.[Math.floor(i / count) * perHead + row] ?? 0
     const positions = all && tf.tensor2d(rows.map(at), [lane.shape.heads.length, count], 'int32')
     // A row that was dropped and is still held may be selected, and is not seen.
     const { marks } = lane.live

@@ -18,7 +18,7 @@ export function readRange(of: Rows, from: number, count: number, prediction: tf.
     const sinks = of.views.rowsIn('sink')
     const pieces = runsOf(of, from, count).map((run) => {
       const { view, skip, at, rows, sealed } = run
-      if (!sealed) return readTogether(run, of.form)
+      if (!sealed) return exactOfRun(of, run)
       const predicted = slicePrediction(prediction, at - sinks, rows)
       const { codec } = of.form
       if (!codec || !run.together) return decodeRows(of, view, skip, rows, predicted)
@@ -41,7 +41,7 @@ export function readMain(
     return tf.slice(kept, [from - sinks, 0], [count, -1])
   return tf.tidy(() => {
     const pieces = runsOf(of, from, count).map((run) =>
-      mergeHeads(run.sealed ? mainOfRun(of, run, predictionOf(run.at, run.rows)) : readTogether(run, of.form)),
+      mergeHeads(run.sealed ? mainOfRun(of, run, predictionOf(run.at, run.rows)) : exactOfRun(of, run)),
     )
     const [only] = pieces
     return pieces.length === 1 && only ? only : (tf.concat(pieces, 0) as tf.Tensor2D)
@@ -72,7 +72,8 @@ function runsOf(of: Rows, from: number, count: number): readonly DecodingRun[] {
   const byLayout = of.form.codec?.decodedByLayout ?? false
   for (const { view, at, skip, rows } of of.views.cut(from, count)) {
     const { sealed, host, exempt, fitted } = view.page
-    const together = !sealed || (byLayout && !host && !exempt)
+    // What lies in host memory is uploaded for one read, and has no segment that could be kept.
+    const together = !host && (!sealed || (byLayout && !exempt))
     const segment = () => segmentOf(of, view, skip, rows)
     const last = runs.at(-1)
     if (last?.together && together && last.sealed === sealed && last.view.page.fitted === fitted) {
@@ -88,6 +89,9 @@ const readTogether = (
   { segments }: DecodingRun,
   { heads, dim }: { readonly heads: number; readonly dim: number },
 ): tf.Tensor3D => readSegments({ segments, heads, dim }) as tf.Tensor3D
+
+const exactOfRun = (of: Rows, run: DecodingRun): tf.Tensor3D =>
+  run.together ? readTogether(run, of.form) : exactRows(of, run.view, run.skip, run.rows)
 
 function mainOfRun(of: Rows, run: DecodingRun, prediction: tf.Tensor2D | null): tf.Tensor3D {
   const { codec } = of.form
