@@ -21,7 +21,7 @@ const CHUNK = 64
 /** What learns something learns it on so much of the calibration text: enough to run, not to judge quality by. */
 const CALIBRATION = { sequences: 2, tokens: 256 }
 
-type Place = 'compose' | 'model' | 'fitted'
+type Place = 'compose' | 'model'
 
 interface Case {
   readonly methods: readonly string[]
@@ -29,7 +29,7 @@ interface Case {
   readonly outcome: 'runs' | 'refused' | 'broken'
   /** Why it is refused or broken. */
   readonly why: string | null
-  /** Where it is refused: when composed, when it meets the model before anything is fitted, or by what its fit chose. */
+  /** Where it is refused: when composed, or when it meets the model and before anything is fitted. */
   readonly at: Place | null
   /** Where each of the forms that were tried is refused, when all of them are. */
   readonly forms?: readonly Place[]
@@ -37,12 +37,9 @@ interface Case {
   readonly keptFraction: number | null
 }
 
-/** A composition that the model, calibration or cache refuses before anything is stored. */
+/** A composition that the model refuses before anything is fitted. */
 class Refusal extends Error {
-  constructor(
-    cause: KvloomError,
-    readonly at: Place,
-  ) {
+  constructor(cause: KvloomError) {
     super(cause.message, { cause })
   }
 }
@@ -91,8 +88,8 @@ async function tryOne(names: readonly string[], composition: string): Promise<Ca
     return { ...base, outcome: 'runs', why: null, at: null, ...(await run(composed.compressor)) }
   } catch (error) {
     const why = error instanceof Error ? sentence(error.message) : String(error)
-    // A typed error before the first token is a refusal with a reason; anything else is a defect.
-    if (error instanceof Refusal) return { ...base, outcome: 'refused', why, at: error.at }
+    // What is refused after its calibration was let through before it: that is a defect too.
+    if (error instanceof Refusal) return { ...base, outcome: 'refused', why, at: 'model' }
     return { ...base, outcome: 'broken', why, at: null }
   } finally {
     const left = memory().numBytes - before
@@ -126,22 +123,27 @@ async function run(compressor: KVCompressor): Promise<Pick<Case, 'theoreticalBit
 }
 
 async function open(compressor: KVCompressor) {
-  let prepared: Awaited<ReturnType<typeof prepareComposition>> | undefined
-  let at: Place = 'model'
   try {
     checkComposition(model, compressor)
-    at = 'fitted'
-    prepared = await prepareComposition({ model, compressor, data: CALIBRATION, cacheDir })
-    const { model: changed, artifacts, dispose } = prepared
-    return {
-      cache: openCache(changed.shape, ready(compressor, artifacts)),
-      changed,
-      dispose,
-    }
   } catch (error) {
-    prepared?.dispose()
     // What kernels and maths refuse is a defect above them, not a refusal of the composition.
-    if (error instanceof KvloomError && !/^(?:KERNEL_|MATH$)/.test(error.code)) throw new Refusal(error, at)
+    if (error instanceof KvloomError && !/^(?:KERNEL_|MATH$)/.test(error.code)) throw new Refusal(error)
+    throw error
+  }
+  const {
+    model: changed,
+    artifacts,
+    dispose,
+  } = await prepareComposition({
+    model,
+    compressor,
+    data: CALIBRATION,
+    cacheDir,
+  })
+  try {
+    return { cache: openCache(changed.shape, ready(compressor, artifacts)), changed, dispose }
+  } catch (error) {
+    dispose()
     throw error
   }
 }
@@ -184,7 +186,7 @@ function page(): string[] {
     'is the method alone.',
     '',
     `${counts('runs')} run, ${counts('refused')} are refused${broken.length > 0 ? `, ${broken.length} are broken (✗)` : ''}: ${places('compose')} when composed,`,
-    `${places('model')} when they meet the model and before anything is fitted, ${places('fitted')} by what a fit chose (ranks, shared layers).`,
+    `${places('model')} when they meet the model and before anything is fitted, none after a calibration.`,
     '',
     `| | ${methodNames.map((_, i) => i + 1).join(' | ')} |`,
     `| --- | ${methodNames.map(() => ':---:').join(' | ')} |`,

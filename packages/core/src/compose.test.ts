@@ -211,6 +211,7 @@ describe('compose', () => {
       id: 'share',
       options: null,
       when: 'promptEnd',
+      facts: { ragged: true },
       accepts: (s) => s,
       bind: () => ({ ragged: true, counts: () => [] }),
     } satisfies Stage<'budget'>

@@ -7,7 +7,7 @@ import { checkChange, checkCompressor, checkLayers, type WindowChange } from './
 import type { AnyStage, Kind, KVCompressor, MethodCard, Part, Window } from './contract'
 import { KINDS } from './contract'
 import { IncompatibleStages, OptionError, WindowError } from './errors'
-import { actsOn, foldSpace } from './fold'
+import { actsOn, foldSpace, overlap } from './fold'
 import { checkAcrossLayers, checkPairs, checkZones } from './legal'
 import { mergeWindows, NO_SEALING, ownRowsOf, singleStore } from './merge-zones'
 import { refuseUnknown } from './options'
@@ -238,12 +238,6 @@ const VERB: Record<Kind, string> = {
   predict: 'predict',
   quantize: 'quantize',
   recall: 'recall',
-}
-
-function overlap(a: AnyStage, b: AnyStage): boolean {
-  const parts = a.on?.part === undefined || b.on?.part === undefined || a.on.part === b.on.part
-  const named = new Set([a, b].flatMap((s) => [...(s.on?.layers ?? []), ...(s.on?.except ?? [])]))
-  return parts && [...named, Math.max(-1, ...named) + 1].some((layer) => actsOn(a, layer) && actsOn(b, layer))
 }
 
 function mixCard(parts: readonly KVCompressor[]): MethodCard {

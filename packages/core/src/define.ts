@@ -5,6 +5,7 @@ import { dropping, refuseHeadSets, refuseLayerSets, refuseSlots } from './accept
 import type {
   Artifact,
   Bound,
+  ChannelGroups,
   Fit,
   KVCompressor,
   MethodCard,
@@ -129,6 +130,8 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
      * than the end of the prompt.
      */
     readonly scatters?: boolean
+    /** Whether each KV head keeps a number of rows of its own, as its `Picker` says. Default false. */
+    readonly ragged?: boolean
     /** Rows from this number on are numbered anew after a drop (`positions: 'slot'`). Default: none. */
     readonly renumbersFrom?: (options: OptionsOf<S>) => number | undefined
     readonly pick: (options: OptionsOf<S>, site: Site) => Picker<N>
@@ -152,6 +155,7 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
           facts: {
             by,
             scatters: d.scatters ?? (by === 'scores' && when !== 'promptEnd'),
+            ...(d.ragged ? { ragged: true } : {}),
             ...(renumbersFrom === undefined ? {} : { renumbersFrom }),
           },
           accepts: (space) => dropping(space, d.tokenSets ?? 'head', when),
@@ -176,6 +180,8 @@ export function defineQuantizer<S extends OptionSchema>(
     readonly randomAccess?: boolean
     /** How many rows it seals, masks and frees together, as its `Quantizer` says. Default 1: every row can be dropped alone. */
     readonly rowsPerGroup?: (options: OptionsOf<S>, part: Part) => number
+    /** What its rows' channels have to be a multiple of. Default: any number of channels. */
+    readonly channels?: (options: OptionsOf<S>, part: Part) => ChannelGroups | undefined
     /** How its tables are learned; `quantizer` then gets the artifact. Absent when it learns nothing. */
     readonly fit?: (options: OptionsOf<S>) => Fit | undefined
     /** Throw ModelMismatch when the site's dims do not divide. */
@@ -185,24 +191,27 @@ export function defineQuantizer<S extends OptionSchema>(
   return defineMethod(cardOf(d, true), d.options, (options) => {
     d.check?.(options)
     const fit = d.fit?.(options)
-    const stage = (part: 'keys' | 'values'): Stage<'quantize'> => ({
-      kind: 'quantize',
-      id: d.name,
-      options: options as Stage['options'],
-      when: 'seal',
-      on: { part },
-      facts: { rowsPerGroup: d.rowsPerGroup?.(options, part) ?? 1 },
-      accepts: (space, earlier) => {
-        refuseSlots(space, d.name, earlier)
-        return {
-          ...space,
-          rope: space.latent || space.rope === 'none' ? space.rope : (d.rope ?? 'post'),
-          randomAccess: space.randomAccess && (d.randomAccess ?? true),
-        }
-      },
-      ...(fit ? { fit } : {}),
-      bind: (site, artifact) => d.quantizer(options, site, artifact),
-    })
+    const stage = (part: 'keys' | 'values'): Stage<'quantize'> => {
+      const channels = d.channels?.(options, part)
+      return {
+        kind: 'quantize',
+        id: d.name,
+        options: options as Stage['options'],
+        when: 'seal',
+        on: { part },
+        facts: { rowsPerGroup: d.rowsPerGroup?.(options, part) ?? 1, ...(channels ? { channels } : {}) },
+        accepts: (space, earlier) => {
+          refuseSlots(space, d.name, earlier)
+          return {
+            ...space,
+            rope: space.latent || space.rope === 'none' ? space.rope : (d.rope ?? 'post'),
+            randomAccess: space.randomAccess && (d.randomAccess ?? true),
+          }
+        },
+        ...(fit ? { fit } : {}),
+        bind: (site, artifact) => d.quantizer(options, site, artifact),
+      }
+    }
     return {
       stages: [stage('keys'), stage('values')],
       ...(d.window ? { window: d.window(options) } : {}),
@@ -232,6 +241,11 @@ export function defineTransform<S extends OptionSchema>(
     readonly rope: 'free' | 'pre' | 'post'
     /** Whether the heads of a token share one latent. */
     readonly mergesHeads?: boolean | ((options: OptionsOf<S>) => boolean)
+    /**
+     * Channels of its latents, where options alone or what is known of the rows before (`dim`) fix them; null or absent where the model or a
+     * fit decides.
+     */
+    readonly dim?: (options: OptionsOf<S>, space: Space) => number | null
     /** How many layers are compressed together; they must keep the same tokens. Default 1. */
     readonly layerGroup?: number
     readonly window?: (options: OptionsOf<S>) => Windows
@@ -262,6 +276,7 @@ export function defineTransform<S extends OptionSchema>(
           return {
             ...space,
             heads: merges ? 'all' : space.heads,
+            dim: d.dim?.(options, space) ?? null,
             rope: part === 'values' || d.rope === 'free' ? space.rope : d.rope,
             latent: true,
             layerGroup: group,

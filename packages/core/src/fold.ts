@@ -6,6 +6,13 @@ import { IncompatibleStages } from './errors'
 export const actsOn = (stage: AnyStage, layer: number): boolean =>
   (stage.on?.layers?.includes(layer) ?? true) && !stage.on?.except?.includes(layer)
 
+/** Whether there may be a layer and part that two stages act on both. */
+export function overlap(a: AnyStage, b: AnyStage): boolean {
+  const parts = a.on?.part === undefined || b.on?.part === undefined || a.on.part === b.on.part
+  const named = new Set([a, b].flatMap((s) => [...(s.on?.layers ?? []), ...(s.on?.except ?? [])]))
+  return parts && [...named, Math.max(-1, ...named) + 1].some((layer) => actsOn(a, layer) && actsOn(b, layer))
+}
+
 /** The stages of one kind that act on a layer (and part). */
 export function stagesOn<K extends Kind>(c: KVCompressor, kind: K, layer: number, part?: Part): readonly Stage<K>[] {
   return c.stages.filter(

@@ -2,6 +2,7 @@ export { dropping, refuseHeadSets, refuseLayerSets, refuseSlots } from './accept
 export type { ModelOrShape, WindowChange } from './arguments'
 export { checkCompressor } from './arguments'
 export { artifactFingerprint, checkArtifact, learned, learningStages, needsCalibration, ready } from './artifacts'
+export { askedOf, NOTHING_ASKED } from './asked'
 export { restoreCache } from './cache/file/restore'
 export { openCache } from './cache/open'
 export type { CalibrateOptions } from './calibration/calibrate'
@@ -27,16 +28,19 @@ export type {
   AffineLayout,
   AnyStage,
   Artifact,
+  Asked,
   Bound,
   BoundModel,
   BudgetStage,
   ByteLedger,
   CalibrationRun,
+  ChannelGroups,
   CodebookLayout,
   Encoded,
   Fit,
   FittedFor,
   FittedStage,
+  Foreseen,
   HeadShare,
   HostTensor,
   Json,

@@ -1,5 +1,14 @@
 /** Refuses what no stage can see alone: stages that cannot meet in one layer, and windows that a stage cannot work with. It needs no model. */
-import { type AnyStage, DROPPING, type Kind, type Part, SEALING, type Window, type Windows } from './contract'
+import {
+  type AnyStage,
+  DROPPING,
+  type Kind,
+  type Part,
+  SEALING,
+  type Space,
+  type Window,
+  type Windows,
+} from './contract'
 import { IncompatibleStages, WindowError } from './errors'
 import { foldSpaces, modelSpace } from './fold'
 import { mergedWindow } from './merge-zones'
@@ -82,6 +91,14 @@ const windowText = ({ recent, block, drain }: Window): string =>
 
 function checkPick(stages: readonly AnyStage[]): void {
   const scorer = stages.find((s) => s.kind === 'score')
+  const ragged = stages.find((s) => s.facts?.ragged)
+  if (ragged && scorer?.tokenSets !== undefined && scorer.tokenSets !== 'head')
+    throw new IncompatibleStages(
+      scorer.id,
+      ragged.id,
+      `sharedTokens() lets ${scorer.id} choose one set of tokens for all heads, and ${ragged.id} leaves heads with different numbers of them.`,
+      `Leave out ${ragged.id}, or sharedTokens().`,
+    )
   const pick = stages.find((s) => s.kind === 'pick')
   if (!pick) return
   const by = pick.facts?.by ?? 'scores'
@@ -126,6 +143,15 @@ function checkPart(stages: readonly AnyStage[], part: Part): void {
       `${predictor.id} needs every layer to hold the same rows, and ${quantizer.id} keeps dropped rows until their block is empty.`,
       'Use a quantizer whose rows go one by one (higgs, coupled-quantization), or drop tokens at the end of the prompt only.',
     )
+  const weighing = [predictor, quantizer].find((s) => s?.fit?.scope === 'layer' && s.fit.gradients)
+  if (transform && weighing)
+    throw new IncompatibleStages(
+      transform.id,
+      weighing.id,
+      `${weighing.id} is fitted with gradients of the loss by the model's own rows, and ${transform.id} makes other rows of them.`,
+      withoutGradients(weighing),
+    )
+  if (quantizer) checkChannels(quantizer, before(quantizer))
   // A quantizer of several tokens and a transform over several layers seal blocks, whose rows can only be freed together.
   const joins = spaces.find(({ stage, space }) => stage.kind === 'transform' && space.layerGroup > 1)?.stage
   const blocks = quantizer && group > 1 ? quantizer : joins
@@ -146,6 +172,26 @@ function checkPart(stages: readonly AnyStage[], part: Part): void {
       `${scattering.id} drops rows one by one after the prompt too, and ${blocks.id} seals blocks of rows, which are freed whole.`,
       'Let it act at the end of the prompt only, or use a quantizer whose rows go one by one (higgs, coupled-quantization, block-formats).',
     )
+}
+
+function withoutGradients({ id, fit }: AnyStage): string {
+  const { without } = (fit?.scope === 'layer' && typeof fit.gradients === 'object' && fit.gradients) || {}
+  const options = Object.entries(without ?? {}).map(([name, value]) => `${name}: ${JSON.stringify(value)}`)
+  return `Use ${options.length > 0 ? `${id}({ ${options.join(', ')} }), or ` : ''}a quantizer that needs no calibration (kivi, higgs).`
+}
+
+/** Channels that stages before it fix by their options alone; what the model or a fit decides is checked when it is known. */
+function checkChannels({ id, facts }: AnyStage, before: { readonly space: Space; readonly by: string }): void {
+  const { dim, heads } = before.space
+  if (dim === null || !facts?.channels) return
+  const { multipleOf, of } = facts.channels
+  if (dim % multipleOf === 0 || (of === 'token' && heads === 'each')) return
+  throw new IncompatibleStages(
+    before.by,
+    id,
+    `rows behind ${before.by} have ${dim} channels, and ${id} takes a multiple of ${multipleOf}.`,
+    `Give ${before.by} ${multipleOf * Math.ceil(dim / multipleOf)} channels, or use a quantizer with another group size (kivi, higgs).`,
+  )
 }
 
 function checkGroups({ recent, block, drain }: Window, id: string, rowsPerGroup: number, part: Part): void {

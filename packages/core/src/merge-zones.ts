@@ -122,7 +122,8 @@ export function mergedWindow(
   }
 }
 
-const leastCommonMultiple = (a: number, b: number): number => (a / greatestCommonDivisor(a, b)) * b
+/** The smallest number that both divide. */
+export const leastCommonMultiple = (a: number, b: number): number => (a / greatestCommonDivisor(a, b)) * b
 const greatestCommonDivisor = (a: number, b: number): number => (b === 0 ? a : greatestCommonDivisor(b, a % b))
 
 /** Makes the same window for keys and values. By default it has no recent rows and no sinks, and drains whole blocks. */

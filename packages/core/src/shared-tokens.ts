@@ -2,6 +2,7 @@
 
 import { narrower } from './accept'
 import { checkCompressor } from './arguments'
+import { compose } from './compose'
 import { type AnyStage, DROPPING, type KVCompressor, type Space } from './contract'
 import { IncompatibleStages, OptionError } from './errors'
 
@@ -12,7 +13,7 @@ import { IncompatibleStages, OptionError } from './errors'
  *
  *   compose(sharedTokens('model', snapkv({ keep: 0.5 })), aquaKv({ bits: 2 }))
  *
- * @throws OptionError for another scope; IncompatibleStages when nothing scores, or when heads are to keep different numbers of tokens
+ * @throws OptionError for another scope; IncompatibleStages when nothing scores, or when a stage leaves heads with different numbers of tokens
  */
 export function sharedTokens(scope: 'layer' | 'model', compressor: KVCompressor): KVCompressor {
   if (scope !== 'layer' && scope !== 'model') throw new OptionError('sharedTokens', 'scope', scope, '"layer", "model"')
@@ -25,15 +26,7 @@ export function sharedTokens(scope: 'layer' | 'model', compressor: KVCompressor)
       'it has no scorer whose choice could be shared.',
       'Give it a scorer: sharedTokens("model", snapkv()).',
     )
-  const budget = stages.find(({ kind }) => kind === 'budget')
-  if (budget)
-    throw new IncompatibleStages(
-      'sharedTokens',
-      budget.id,
-      `${budget.id} lets heads keep different numbers of tokens.`,
-      'Leave out one of them.',
-    )
-  return Object.freeze({
+  return compose({
     ...compressor,
     card: { ...card, name: `${card.name}@shared[${scope}]` },
     stages: stages.map((stage) => (DROPPING.includes(stage.kind) ? shared(stage, scope) : stage)),

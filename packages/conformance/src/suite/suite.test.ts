@@ -87,6 +87,7 @@ const uneven: KVCompressor = {
       id: 'uneven',
       options: null,
       when: 'promptEnd',
+      facts: { ragged: true },
       accepts: (space) => ({ ...space, tokenSets: 'head' }),
       bind: () => ({
         ragged: true,

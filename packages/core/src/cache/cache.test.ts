@@ -155,6 +155,7 @@ describe.each(['cpu', 'wasm'] as const)('cache on %s', (backend) => {
           id: 'ragged',
           options: null,
           when: 'promptEnd',
+          facts: { ragged: true },
           accepts: (s) => s,
           bind: () => ({ ragged: true, counts: (scores) => scores.map((_, h) => 5 + h * 3) }),
         },

@@ -1,7 +1,19 @@
 /** Checks a layer whose stages are bound: what they ask to see, what they declared, and what depends on the model's numbers or on what a fit chose. */
+import { askedOf } from '../asked'
 import { actsOn, foldSpaces, stagesOn } from '../compose'
-import { type Kind, type KVCompressor, type Needs, SEALING } from '../contract'
+import {
+  type AnyStage,
+  type Kind,
+  type KVCompressor,
+  type ModelShape,
+  type Needs,
+  SEALING,
+  type Site,
+  type Stage,
+  type Transform,
+} from '../contract'
 import { IncompatibleStages, UnsupportedStage } from '../errors'
+import { siteOf } from '../site'
 import type { LaneShape } from './lane'
 import { OBSERVED } from './observe'
 
@@ -17,6 +29,7 @@ export function checkNeeds(id: string, needs: Needs): void {
 
 /** Checks what depends on the model's numbers or on what a fit chose: rows that merge all heads, and layers that keep no rows of their own. */
 export function checkCodecs(
+  model: ModelShape,
   compressor: KVCompressor,
   layer: number,
   lanes: readonly LaneShape[],
@@ -27,7 +40,9 @@ export function checkCodecs(
     const codec = lanes[0]?.[part === 'keys' ? 'keyCodec' : 'valueCodec']
     if (!codec) continue
     const of = (kind: Kind) => stagesOn(compressor, kind, layer, part)[0]
-    const { quantizer, layers } = codec.parts
+    const { transform: bound, quantizer, layers } = codec.parts
+    const [learner] = stagesOn(compressor, 'transform', layer, part)
+    if (bound && learner) checkForeseen(model, compressor, learner, siteOf(model, layer, part), bound)
     const stage = of('quantize')
     if (quantizer && stage) {
       checkDeclared(stage.id, 'rowsPerGroup', stage.facts?.rowsPerGroup ?? 1, quantizer.rowsPerGroup)
@@ -65,11 +80,28 @@ export function checkCodecs(
   }
 }
 
+/** @throws UnsupportedStage when a fitted transform is not what its fit foresaw, since stages behind it were checked against that */
+function checkForeseen(
+  model: ModelShape,
+  compressor: KVCompressor,
+  stage: Stage<'transform'>,
+  site: Site,
+  { main }: Transform,
+): void {
+  const asked = askedOf(model, compressor, stage as unknown as AnyStage)
+  const foreseen = stage.fit?.foresee?.(site, asked).main
+  if (foreseen && (foreseen.heads !== main.heads || main.dim % asked.channels !== 0))
+    throw new UnsupportedStage(
+      stage.id,
+      `its latents have ${main.heads} heads of ${main.dim} channels in layer ${site.layer}, and its fit foresaw ${foreseen.heads} heads of a multiple of ${asked.channels}. Fit what was asked for.`,
+    )
+}
+
 /** @throws UnsupportedStage when a bound stage is not what its stage declared, since `compose()` went by the declaration */
 export function checkDeclared(id: string, name: string, declared: unknown, bound: unknown): void {
   if (declared !== bound)
     throw new UnsupportedStage(
       id,
-      `its facts declare ${name} ${String(declared)}, and it is bound with ${String(bound)}. Declare what it binds (defineQuantizer: ${name}; by hand: facts of the stage).`,
+      `its facts declare ${name} ${String(declared)}, and it is bound with ${String(bound)}. Declare what it binds (${name} of its define helper; by hand: facts of the stage).`,
     )
 }

@@ -6,8 +6,8 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import { dropping } from '../accept'
 import { ready } from '../artifacts'
 import { compose, exceptLayers, foldSpace, onLayers, window } from '../compose'
-import type { KVCache, KVCompressor, Stage } from '../contract'
-import { defineMethod, defineScorer } from '../define'
+import type { KVCache, KVCompressor, Picker, Stage } from '../contract'
+import { defineMethod, definePick, defineScorer } from '../define'
 import { IncompatibleStages, OptionError } from '../errors'
 import { fraction } from '../options'
 import { sharedTokens } from '../shared-tokens'
@@ -23,6 +23,15 @@ const longest = defineScorer({
   score: ({ keys }) => tf.sum(tf.square(keys), 2),
 })
 
+/** Every head keeps the rows that its mask names. */
+const raggedPick: Picker = {
+  needs: {},
+  positions: 'original',
+  ragged: true,
+  count: (tokens) => tokens,
+  keep: (tokens) => [{ start: 0, end: tokens }],
+}
+
 /** Gives every head of the model as many rows as its scores lie among the best of all heads. */
 const overAll = defineMethod(
   { name: 'over-all', title: '', summary: '', chunkInvariant: true },
@@ -33,6 +42,7 @@ const overAll = defineMethod(
       id: 'over-all',
       options: {},
       when: 'promptEnd',
+      facts: { ragged: true },
       accepts: (space) => dropping(space, 'head', 'promptEnd'),
       bind: () => ({
         ragged: true,
@@ -179,9 +189,19 @@ describe('decisions over layers', () => {
     expect(over(exceptLayers([0], sharedTokens('model', longest())))).toBe('layer')
     expect(() => sharedTokens('head' as never, longest())).toThrow(OptionError)
     expect(() => sharedTokens('model', dense)).toThrow(IncompatibleStages)
-    expect(() => sharedTokens('model', compose(longest(), overAll()))).toThrow(IncompatibleStages)
-    const ragged = compose(sharedTokens('model', longest()), overAll(), dense)
-    expect(() => openCache(model, ready(ragged))).toThrow(IncompatibleStages)
+    const different =
+      /longest and over-all cannot be composed: .* over-all leaves heads with different numbers of them\. Leave out over-all/
+    expect(() => sharedTokens('model', compose(longest(), overAll()))).toThrow(different)
+    expect(() => compose(sharedTokens('layer', longest()), overAll(), dense)).toThrow(different)
+    const apart = [onLayers([0], sharedTokens('layer', longest())), onLayers([1], compose(longest(), overAll()))]
+    expect(() => compose(...apart)).not.toThrow()
+    const plain = definePick({ name: 'by-mask', options: {}, pick: () => raggedPick })
+    expect(() => openCache(model, ready(compose(longest(), plain(), dense)))).toThrow(
+      /by-mask cannot run in this cache: its facts declare ragged false, and it is bound with true/,
+    )
+    const declared = definePick({ name: 'by-mask', options: {}, ragged: true, pick: () => raggedPick })
+    expect(() => openCache(model, ready(compose(longest(), declared(), dense))).dispose()).not.toThrow()
+    expect(() => compose(sharedTokens('layer', longest()), declared())).toThrow(/by-mask leaves heads with different/)
   })
 
   it('frees what waits for a decision when the cache is given up', async () => {

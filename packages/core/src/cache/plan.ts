@@ -23,7 +23,7 @@ import type {
   Stage,
   When,
 } from '../contract'
-import { IncompatibleStages, type Limit, ModelMismatch, UnsupportedStage } from '../errors'
+import { type Limit, ModelMismatch, UnsupportedStage } from '../errors'
 import { siteOf } from '../site'
 import { checkCodecs, checkDeclared, checkNeeds } from './check-plan'
 import { Codec } from './codec'
@@ -150,18 +150,13 @@ export function planLayer(
     }
   }
   const all = Array.from({ length: model.kvHeads }, (_, h) => h)
+  for (const each of [budget, pick])
+    if (each) checkDeclared(each.stage.id, 'ragged', each.stage.facts?.ragged ?? false, each.bound.ragged ?? false)
   const ragged = budget?.bound.ragged || pick?.bound.ragged
   const tokenSets = scorer?.stage.tokenSets ?? 'head'
-  if (ragged && scorer && tokenSets !== 'head')
-    throw new IncompatibleStages(
-      scorer.stage.id,
-      (budget?.bound.ragged ? budget : pick)?.stage.id ?? 'a stage',
-      `heads share one set of tokens by sharedTokens(), and keep different numbers of them.`,
-      'Leave out one of them.',
-    )
   const lanes = ragged ? all.map((h) => lane([h])) : [lane(all)]
   const codecs = lanes.flatMap(({ keyCodec, valueCodec }) => [keyCodec, valueCodec])
-  checkCodecs(compressor, layer, lanes, sources)
+  checkCodecs(model, compressor, layer, lanes, sources)
   if (recall) checkDeclared(recall.stage.id, 'tier', recall.stage.facts?.tier ?? 'device', recall.bound.tier)
   if (scorer?.bound.replay && scorer.stage.when !== 'promptEnd')
     throw new UnsupportedStage(

@@ -4,6 +4,7 @@
  * reconstructions that went through its own quantizer.
  */
 import { learningStages, ready } from '../artifacts'
+import { askedOf } from '../asked'
 import { sourceLayers } from '../cache/plan'
 import { actsOn, compose } from '../compose'
 import type { Artifact, CalibrationRun, KVCompressor, ModelShape, Part, Ready } from '../contract'
@@ -40,7 +41,12 @@ export async function calibrate(
     if (stage.fit?.scope !== 'model' || fits.has(stage.id, `model.${stage.on?.part ?? 'both'}`)) continue
     options.signal?.throwIfAborted()
     run.progress?.({ layer: 0, layers: run.model.layers, stage: stage.id, part: stage.on?.part ?? null })
-    fits.add(stage.id, `model.${stage.on?.part ?? 'both'}`, await stage.fit.run(run), '')
+    fits.add(
+      stage.id,
+      `model.${stage.on?.part ?? 'both'}`,
+      await stage.fit.run(run, askedOf(run.model, whole, stage)),
+      '',
+    )
     await report()
   }
   if (leavesToFit(whole, run.model, fits)) await fitLayers(whole, run, fits, report)

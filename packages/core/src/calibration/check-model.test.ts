@@ -3,8 +3,9 @@ import { registerKernels } from '@kvloom/kernels'
 import { memory, setBackend } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { learned } from '../artifacts'
+import { askedOf } from '../asked'
 import { compose } from '../compose'
-import type { AnyStage, KVCompressor, ModelShape, Quantizer } from '../contract'
+import type { AnyStage, Asked, Foreseen, KVCompressor, ModelShape, Quantizer, Site } from '../contract'
 import { defineQuantizer } from '../define'
 import { ModelMismatch } from '../errors'
 import { integer } from '../options'
@@ -85,6 +86,31 @@ describe('checkModel', () => {
     expect(() => checkModel(model, projects())).not.toThrow()
     // The rank is not known: a group that divides no dim of the model may divide it.
     expect(() => checkModel(model, compose(projects(), quantizes({ group: 5 })))).not.toThrow()
+  })
+  it('asks stages behind a transform for what its fit foresees', () => {
+    const foreseeing = (heads: number): KVCompressor => {
+      const { card, stages } = projects()
+      const foresee = ({ dim }: Site, { channels }: Asked): Foreseen => ({
+        main: { heads, dim: channels * Math.floor(dim / channels) },
+      })
+      return { card, stages: stages.map((s) => ({ ...s, fit: { ...s.fit, foresee } }) as AnyStage) }
+    }
+    const undeclared = compose(foreseeing(2), quantizes({ group: 5 }))
+    expect(() => checkModel(model, undeclared)).toThrow(/quantizes does not fit this model: a group of 5/)
+    const declared = compose(
+      foreseeing(2),
+      defineQuantizer({
+        name: 'declares',
+        options: {},
+        channels: () => ({ multipleOf: 5, of: 'head' }),
+        quantizer: (_, { dim }) => {
+          if (dim % 5 !== 0) throw new ModelMismatch('declares', `${dim} channels.`, '')
+          return layout
+        },
+      })(),
+    )
+    expect(() => checkModel(model, declared)).not.toThrow()
+    expect(askedOf(model, declared, declared.stages[0] as AnyStage)).toEqual({ channels: 5, layers: [] })
   })
   it('refuses model stages that the model did not go through', () => {
     const changes: KVCompressor = {

@@ -1,5 +1,6 @@
 /** Fits one part of one layer: its stages in order, each on what the stages before it hand on. */
 import * as tf from '@tensorflow/tfjs-core'
+import { askedOf } from '../asked'
 import { codecOf } from '../cache/plan'
 import { TablePool } from '../cache/pool'
 import { stagesOn } from '../compose'
@@ -43,12 +44,12 @@ export async function fitPart(p: PartRun): Promise<Rows | null> {
   const heads = Array.from({ length: run.model.kvHeads }, (_, h) => h)
   const codecUntil = (until: (s: Stage) => boolean) =>
     codecOf(run.model, { compressor, artifacts: fits.artifacts() }, layer, part, heads, pool.hold, until)
-  const fit = async (stage: AnyStage | undefined, target: Rows, sources: readonly Rows[], raw: boolean) => {
+  const fit = async (stage: AnyStage | undefined, target: Rows, sources: readonly Rows[]) => {
     if (stage?.fit?.scope !== 'layer' || fits.has(stage.id, `${layer}.${part}`)) return
     run.progress?.({ layer, layers: run.model.layers, stage: stage.id, part })
     const [first] = target
-    const gradients = stage.fit.gradients && raw ? (await run.gradients(layer))[part] : undefined
-    const learned = await stage.fit.run({
+    const gradients = stage.fit.gradients ? (await run.gradients(layer))[part] : undefined
+    const samples = {
       layer,
       part,
       model: run.model,
@@ -57,21 +58,18 @@ export async function fitPart(p: PartRun): Promise<Rows | null> {
       target,
       sources,
       ...(gradients ? { gradients: gradients.map((g, i) => shapedLike(g, target[i])) } : {}),
-    })
+    }
+    const learned = await stage.fit.run(samples, askedOf(run.model, compressor, stage))
     fits.add(stage.id, `${layer}.${part}`, learned, `${layer}.${part}.`)
   }
   try {
     const own = p.rows.get(layer)?.[part] ?? []
     const of = (kind: Kind) => stages.find((s) => s.kind === kind)
-    await fit(of('transform'), own, [], true)
+    await fit(of('transform'), own, [])
     const transformed = codecUntil((s) => s.kind === 'transform')
     const group = transformed?.parts.layers ?? [layer]
     if (group.at(-1) !== layer) return predicts ? mapRows(own, (t) => mergeHeads(t)) : null
-    if (transformed?.fittedOnline && stages.some((s) => s.kind !== 'transform' && s.fit))
-      throw new CalibrationError(
-        stages.find((s) => s.kind !== 'transform' && s.fit)?.id ?? 'a stage',
-        `its rows come from ${of('transform')?.id ?? 'a transform'}, which is fitted anew on every prompt. Put a stage that needs no calibration behind it.`,
-      )
+    // Nothing behind it learns: compose() refuses that.
     if (transformed?.fittedOnline) return null
     const members = group.map((l) => p.rows.get(l)?.[part] ?? [])
     const main = transformed
@@ -87,7 +85,7 @@ export async function fitPart(p: PartRun): Promise<Rows | null> {
     let predictions: Rows | null = null
     if (predictStage) {
       const order = sourcesOf(predictStage, p, pool)
-      await fit(of('predict'), merged, order, !transformed)
+      await fit(of('predict'), merged, order)
       const { predictor } = codecUntil((s) => s.kind !== 'quantize')?.parts ?? {}
       if (!predictor) throw new CalibrationError(predictStage.id, 'it was not fitted.')
       predictions = merged.map((_, i) => hostOf(() => predictor.predict(order.map((s) => upload(s[i] ?? EMPTY)))))
@@ -95,7 +93,7 @@ export async function fitPart(p: PartRun): Promise<Rows | null> {
     const target = predictions
       ? merged.map((t, i) => hostOf(() => tf.sub(upload(t), tf.expandDims(upload(predictions?.[i] ?? EMPTY), 0))))
       : main
-    await fit(of('quantize'), target, [], !transformed)
+    await fit(of('quantize'), target, [])
     if (!predicts) return null
     const codec = codecUntil(() => true)
     if (!codec) return mapRows(own, (t) => mergeHeads(t))

@@ -80,12 +80,25 @@ export interface StageFacts {
   readonly by?: 'scores' | 'positions'
   /** Whether a pick drops rows one by one, here and there, after the prompt too. Default false. A scorer says so by its `when`. */
   readonly scatters?: boolean
+  /** Whether a budget or a pick may leave the KV heads of a layer with different numbers of rows, as its `ragged` says. Default false. */
+  readonly ragged?: boolean
   /** A pick numbers rows anew after it dropped some: the rows from this number on. Default: rows keep their positions. */
   readonly renumbersFrom?: number
   /** How many rows a quantizer seals, masks and frees together, as its `rowsPerGroup` says. Default 1. */
   readonly rowsPerGroup?: number
+  /** What a quantizer asks of the channels of its rows. Default: any number of them. */
+  readonly channels?: ChannelGroups
   /** Where a recall's indexed rows lie, as its `tier` says. Default `device`. */
   readonly tier?: 'device' | 'host'
+}
+
+/**
+ * Rows have a multiple of so many channels: those of one head, or those of all heads of a token. A fit that chooses channels chooses such a
+ * multiple, and rows of another number are refused as soon as it is known.
+ */
+export interface ChannelGroups {
+  readonly multipleOf: number
+  readonly of: 'head' | 'token'
 }
 
 export interface BoundModel {
@@ -109,16 +122,43 @@ export interface Bound {
 }
 
 /** How calibration fits a stage. */
-export type Fit =
+export type Fit = {
+  /**
+   * Says what the stage will be once it is fitted, as far as its options and the site tell. Stages behind it are checked against that before
+   * anything is fitted, and a cache refuses a fitted stage that became something else.
+   * @throws ModelMismatch when no fit could give what is asked
+   */
+  foresee?(site: Site, asked: Asked): Foreseen
+} & (
   | {
       readonly scope: 'layer'
-      /** Whether it wants squared gradients of the loss. */
-      readonly gradients?: boolean
+      /**
+       * Whether it needs squared gradients of the loss. They are of the model's own rows, so such a stage is refused behind a transform; `without`
+       * are options of its method under which it needs none.
+       */
+      readonly gradients?: boolean | { readonly without: Readonly<Record<string, string | number | boolean>> }
       /** For predictors: what one will read for a part. It is asked before the predictor is bound. */
       readonly sources?: (part: Part) => readonly PredictorSource[]
-      run(samples: LayerSamples): Promise<Learned>
+      run(samples: LayerSamples, asked: Asked): Promise<Learned>
     }
-  | { readonly scope: 'model'; run(run: CalibrationRun): Promise<Learned> }
+  | { readonly scope: 'model'; run(run: CalibrationRun, asked: Asked): Promise<Learned> }
+)
+
+/** What the stages beside it ask of what a fit chooses. It is known before anything is fitted. */
+export interface Asked {
+  /** Of a transform: the channels of its latents are a multiple of this. 1 asks for nothing. */
+  readonly channels: number
+  /** Of a model stage: layers that keep rows of their own, since a transform joins them with others. */
+  readonly layers: readonly number[]
+}
+
+/** What a stage will be once it is fitted. */
+export interface Foreseen {
+  /** Of a transform: its latents. A fit that chooses `dim` chooses another multiple of what is asked. */
+  readonly main?: Transform['main']
+  /** Of a transform: the layers that it joins, as its `layers`. */
+  readonly layers?: readonly number[]
+}
 
 /** What a stage is fitted on: rows of one layer and part, as the stage will receive them when it runs. */
 export interface LayerSamples {
@@ -132,7 +172,7 @@ export interface LayerSamples {
   readonly target: readonly HostTensor[]
   /** For predictors: per source, one `[n, heads * dim]` per sequence. They are reconstructions, as a cache will have them, not originals. */
   readonly sources: readonly (readonly HostTensor[])[]
-  /** Squared gradients of the loss, shaped like `target`. They are there when the fit asks for them and no earlier stage changed the rows' basis. */
+  /** Squared gradients of the loss, shaped like `target`. They are there when the fit asks for them. */
   readonly gradients?: readonly HostTensor[]
 }
 

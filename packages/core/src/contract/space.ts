@@ -14,7 +14,7 @@ export interface Space {
    * one latent.
    */
   readonly heads: 'each' | 'all'
-  /** null while it is the model's own dim; a number once a stage changed it. */
+  /** How many channels a row has; null where the model or a fit decides that. */
   readonly dim: number | null
   /**
    * On which side of RoPE a layer stores its keys. The first stage that works on keys before rotation (`pre`) or after it (`post`)

@@ -2,11 +2,13 @@ import { shapesOf, syntheticModel, testCompressor } from '@kvloom/conformance'
 import {
   type Artifact,
   ArtifactMismatch,
+  type Asked,
   type CalibrationRun,
   type HostTensor,
   type KVCompressor,
   type Learned,
   ModelMismatch,
+  NOTHING_ASKED,
   NotCalibrated,
   OptionError,
   ready,
@@ -81,7 +83,7 @@ function runOf(turn: number): CalibrationRun & { readonly candidates: number[][]
 async function fitted(options: Parameters<typeof kvsharer>[0], run: CalibrationRun): Promise<Learned> {
   const [stage] = stagesOn(kvsharer(options), 'model', 0)
   if (stage?.fit?.scope !== 'model') throw new Error('kvsharer is fitted on the whole model')
-  return stage.fit.run(run)
+  return stage.fit.run(run, NOTHING_ASKED)
 }
 const artifactOf = ({ json, tensors }: Learned): Artifact => ({
   stage: 'kvsharer',
@@ -120,6 +122,24 @@ describe('kvsharer', () => {
     const all = (LAYERS * (LAYERS - 1)) / 2
     // Once layers 5 and 4 share, their other 4 and 3 pairs are not tried.
     expect(run.candidates.length).toBe(all - 4 - 3)
+  })
+
+  it('lets layers keep their rows that another stage joins, and says before the search how many are left', async () => {
+    const joined: Asked = { ...NOTHING_ASKED, layers: [0, 3, 4, 5] }
+    const run = runOf(10)
+    const [stage] = stagesOn(kvsharer({ share: 2 }), 'model', 0)
+    if (stage?.fit?.scope !== 'model') throw new Error('kvsharer is fitted on the whole model')
+    // Of the rest, distances are 4 (2, 0) and 1 (1, 0), (2, 1).
+    expect((await stage.fit.run(run, joined)).json).toMatchObject({ map: [0, 0, 0, 3, 4, 5], shared: 2 })
+    const foresee = (options: Parameters<typeof kvsharer>[0], asked = joined) => {
+      const [one] = stagesOn(kvsharer(options), 'model', 0)
+      return () => one?.fit?.foresee?.(siteOf(run.model, 0, 'keys'), asked)
+    }
+    expect(foresee({ share: 2 })).not.toThrow()
+    expect(foresee({ share: 3 })).toThrow(
+      /3 layers cannot read earlier ones of a model that has 6, of which another stage joins the layers 3, 4, 5 with others\. Share at most 2/,
+    )
+    expect(foresee({ share: 6 }, NOTHING_ASKED)).toThrow(/a model that has 6\. Share at most 5\.$/)
   })
 
   it('is nothing when no layer is to share', async () => {

@@ -8,6 +8,7 @@
  */
 import {
   ArtifactMismatch,
+  type Asked,
   CalibrationError,
   type CalibrationRun,
   defineMethod,
@@ -42,7 +43,14 @@ export const kvsharer = defineMethod(
   kvsharerOptions,
   (options) => {
     checkMap(options.map)
-    const searched: Fit = { scope: 'model', run: (run) => search(run, options) }
+    const searched: Fit = {
+      scope: 'model',
+      foresee({ model }, asked) {
+        checkShare(options, model, asked)
+        return {}
+      },
+      run: (run, asked) => search(run, options, asked),
+    }
     const stage: Stage<'model'> = {
       kind: 'model',
       id: 'kvsharer',
@@ -61,18 +69,29 @@ export const kvsharer = defineMethod(
   },
 )
 
-/** The map, with what was tried on the way to it. */
-async function search(run: CalibrationRun, { share, threshold, order, seed }: Options): Promise<Learned> {
-  const { layers } = run.model
-  if (share >= layers)
+/** @throws ModelMismatch when more layers are to share than can: all but the first, and those that another stage joins with others. */
+function checkShare({ share }: Options, { layers }: ModelShape, asked: Asked): void {
+  const joined = asked.layers.filter((layer) => layer > 0)
+  const most = layers - 1 - joined.length
+  if (share > most)
     throw new ModelMismatch(
       'kvsharer',
-      `${share} layers cannot read earlier ones of a model that has ${layers}.`,
-      `Share at most ${layers - 1}.`,
+      `${share} layers cannot read earlier ones of a model that has ${layers}${
+        joined.length > 0 ? `, of which another stage joins the layers ${joined.join(', ')} with others` : ''
+      }.`,
+      `Share at most ${most}${joined.length > 0 ? ', or let fewer layers be joined' : ''}.`,
     )
+}
+
+/** The map, with what was tried on the way to it. */
+async function search(run: CalibrationRun, options: Options, asked: Asked): Promise<Learned> {
+  const { layers } = run.model
+  const { share, threshold, order, seed } = options
+  checkShare(options, run.model, asked)
   const sentences = await run.sentences()
   const average = (part: 'keys' | 'values') => sentences.map((layer) => averageRows(layer[part]))
-  const pairs = rankPairs(layerDistances(average('keys'), average('values')), order, seed)
+  const ranked = rankPairs(layerDistances(average('keys'), average('values')), order, seed)
+  const pairs = ranked.filter(({ later }) => !asked.layers.includes(later))
   const original = await run.hidden(null)
   const found = await searchSharing(pairs, { layers, share, threshold }, async (map) =>
     meanCosine(original, await run.hidden(withMap(map))),

@@ -59,6 +59,7 @@ export const minicache = defineTransform({
   },
   options: minicacheOptions,
   rope: 'free', // both layers' keys of a token are turned by the same rotation
+  dim: (_, { dim }) => dim,
   layerGroup: 2,
   window: ({ block }) => {
     const part = { recent: 0, block, drain: 'blocks' } as const

@@ -34,6 +34,7 @@ export const adaKv = defineMethod(
       id: 'ada-kv',
       options,
       when: 'promptEnd',
+      facts: { ragged: true },
       // The scorer before it says when tokens are dropped.
       accepts: (space) => dropping(space, 'head', 'promptEnd'),
       bind: () => ({

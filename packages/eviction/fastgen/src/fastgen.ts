@@ -75,7 +75,7 @@ export const fastgen = defineMethod(
     const pick: Stage<'pick'> = {
       ...common,
       kind: 'pick',
-      facts: { by: 'scores', scatters: true },
+      facts: { by: 'scores', scatters: true, ragged: true },
       accepts: (space) => dropping(space, 'head', 'step'),
       bind: (site): Picker => ({
         needs: OBSERVED,

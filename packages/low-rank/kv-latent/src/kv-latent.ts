@@ -51,8 +51,8 @@ export const kvLatent = defineMethod(
       id: 'kv-latent',
       options,
       when: 'load',
-      // Later stages see the rows of the new model: its own dims, plain keys and values.
-      accepts: (space) => space,
+      // Later stages see the rows of the new model: its own dims, plain keys and values. 0 is half of the old model's.
+      accepts: (space) => ({ ...space, dim: (space.part === 'keys' ? keyDim : options.valueDim) || null }),
       bind: () => ({ transform: (weights) => narrower(weights, options) }),
     }
     return { stages: [stage] }

@@ -1,16 +1,19 @@
 /** What LoRC learns of a model: a basis per layer and part, from its weights or, where asked, from the rows they give. */
 import {
+  type Asked,
   type CalibrationRun,
+  type Foreseen,
   type HostTensor,
   type LayerSamples,
   type Learned,
   ModelMismatch,
   type OptionsOf,
   type Part,
+  type Site,
 } from '@kvloom/core'
 import { type Matrix, matrix, multiply, svd, symmetricEigen, transpose } from '@kvloom/math'
 import type { lorcOptions } from './options'
-import { type LogConditions, progressiveRanks, rangeOfMean } from './ranks'
+import { type LogConditions, nearestRank, progressiveRanks, type RankGrid, rangeOfMean } from './ranks'
 
 type Options = OptionsOf<typeof lorcOptions>
 const PARTS: readonly Part[] = ['keys', 'values']
@@ -33,7 +36,12 @@ interface Directions {
  * no norm after it.
  * @throws ModelMismatch when a rank is beyond that of the rows
  */
-export async function fitWeights(run: CalibrationRun, part: Part, options: Options): Promise<Learned> {
+export async function fitWeights(
+  run: CalibrationRun,
+  part: Part,
+  options: Options,
+  { channels }: Asked,
+): Promise<Learned> {
   const { model } = run
   const [heads, dim] = [model.kvHeads, part === 'keys' ? model.keyDim : model.valueDim]
   const logConditions: Record<Part, number[]> = { keys: [], values: [] }
@@ -53,7 +61,8 @@ export async function fitWeights(run: CalibrationRun, part: Part, options: Optio
     if (bias) tensors[`${layer}.${part}.bias`] = { shape: [heads, 1, dim], values: bias }
     run.progress?.({ layer, layers: model.layers, stage: 'lorc', part })
   }
-  const ranks = ranksOf(options, part, layers[0]?.vectors.columns ?? 0, model.layers, logConditions)
+  const grid = { multipleOf: channels, full: layers[0]?.vectors.columns ?? 0 }
+  const ranks = ranksOf(options, part, grid, logConditions)
   layers.forEach(({ vectors, values }, layer) => {
     const rank = ranks[layer] ?? 0
     const found = learnedOf({ vectors, values }, rank)
@@ -101,7 +110,11 @@ function wholeSpace({ vectors, values }: Directions, heads: number): Directions 
  * covariance of the rows, which of all bases of a rank lose least of them.
  * @throws ModelMismatch when the rank is beyond heads · dim
  */
-export async function fitOutputs({ heads, dim, part, target }: LayerSamples, options: Options): Promise<Learned> {
+export async function fitOutputs(
+  { heads, dim, part, target }: LayerSamples,
+  options: Options,
+  { channels }: Asked,
+): Promise<Learned> {
   const width = heads * dim
   const covariance = matrix(width, width)
   for (const sequence of target) {
@@ -112,7 +125,10 @@ export async function fitOutputs({ heads, dim, part, target }: LayerSamples, opt
     })
   }
   const { values: energies, vectors } = symmetricEigen(covariance)
-  const [rank = 0] = ranksOf(options, part, width, 1, { keys: [], values: [] })
+  const rank = nearestRank(
+    meanRank(options, part, width),
+    checkedGrid(options, part, { multipleOf: channels, full: width }),
+  )
   const values = energies.map((energy) => Math.sqrt(Math.max(0, energy)))
   return { json: { rank }, tensors: learnedOf({ vectors, values }, rank) }
 }
@@ -134,20 +150,43 @@ function learnedOf({ vectors, values }: Directions, rank: number): Readonly<Reco
   }
 }
 
-/** The rank of every layer, at most `full`. */
-function ranksOf(options: Options, part: Part, full: number, layers: number, conditions: LogConditions): Int32Array {
+/** The latents of one part, before it is fitted: of about the mean rank. @throws ModelMismatch when no rank is what is asked */
+export function foresee({ heads, dim, part }: Site, options: Options, { channels }: Asked): Foreseen {
+  const grid = checkedGrid(options, part, { multipleOf: channels, full: heads * dim })
+  return { main: { heads: 1, dim: nearestRank(meanRank(options, part, grid.full), grid) } }
+}
+
+/** The rank of every layer, of the grid. */
+function ranksOf(options: Options, part: Part, asked: RankGrid, conditions: LogConditions): Int32Array {
   const { allocation, minRank } = options
-  const mean = options[RANK_OPTION[part]] || options.rank || Math.ceil(full / 2)
-  const max = options.maxRank || full
-  const largest = Math.max(minRank, mean, max)
+  const grid = checkedGrid(options, part, asked)
+  const mean = meanRank(options, part, grid.full)
+  const max = options.maxRank || grid.full
+  if (allocation === 'uniform') return new Int32Array(conditions[part].length).fill(nearestRank(mean, grid))
+  return progressiveRanks(conditions, minRank ? { max, min: minRank } : rangeOfMean(conditions, mean, max), grid).ranks
+}
+
+/** The rank that the options ask for on average, where rows have rank `full`. */
+const meanRank = (options: Options, part: Part, full: number): number =>
+  options[RANK_OPTION[part]] || options.rank || Math.ceil(full / 2)
+
+/** The grid itself. @throws ModelMismatch when it ends below a rank that is asked for */
+function checkedGrid(options: Options, part: Part, grid: RankGrid): RankGrid {
+  const { multipleOf, full } = grid
+  const largest = Math.max(options.minRank, meanRank(options, part, full), options.maxRank)
   if (largest > full)
     throw new ModelMismatch(
       'lorc',
       `a rank of ${largest} is asked of its ${part}, whose rows have rank ${full} at most.`,
       `Choose at most ${full}, by ${RANK_OPTION[part]} for this part alone.`,
     )
-  if (allocation === 'uniform') return new Int32Array(layers).fill(mean)
-  return progressiveRanks(conditions, minRank ? { max, min: minRank } : rangeOfMean(conditions, mean, max)).ranks
+  if (multipleOf > full)
+    throw new ModelMismatch(
+      'lorc',
+      `what stands behind it takes multiples of ${multipleOf} channels of ${part}, whose rows have rank ${full} at most.`,
+      'Use a quantizer of smaller groups, such as kivi(group=…).',
+    )
+  return grid
 }
 
 /** log(largest / smallest singular value). */

@@ -4,6 +4,7 @@ import {
   type CalibrationRun,
   calibrate,
   compose,
+  defineQuantizer,
   defineScorer,
   type HostTensor,
   IncompatibleStages,
@@ -195,6 +196,14 @@ async function fitted(options: Options, given: Parameters<typeof world>[0] = {})
   return { ...w, artifactOf, through }
 }
 
+/** A quantizer that keeps rows as they are. */
+const AS_IT_IS = {
+  layout: { kind: 'custom' },
+  theoreticalBitsPerValue: 32,
+  encode: (rows: Tensor) => ({ rows: rows.clone() }),
+  decode: ({ rows }: Readonly<Record<string, Tensor>>) => rows as Tensor,
+} as const
+
 const distance = (a: Float32Array, b: Float32Array): number => Math.hypot(...a.map((x, i) => x - (b[i] ?? Number.NaN)))
 
 describe('lorc', () => {
@@ -288,6 +297,43 @@ describe('lorc', () => {
     expect(await ranks({ maxRank: 14, minRank: 3 }, 'values')).toEqual([14, 3])
     expect(await ranks({ rank: 14 }, 'values')).toEqual([16, 12])
     expect(await ranks({ rank: 10 }, 'values')).toEqual([12, 8])
+  })
+
+  it('rounds its ranks to what a quantizer behind it takes, and is refused before it is fitted where none is that', async () => {
+    const { run } = world()
+    const packs = (multipleOf: number) =>
+      defineQuantizer({
+        name: 'packs',
+        options: {},
+        channels: (_, part) => (part === 'values' ? { multipleOf, of: 'head' } : undefined),
+        quantizer: (_, { part, dim }) => {
+          if (part === 'values' && dim % multipleOf !== 0) throw new ModelMismatch('packs', `${dim} channels.`, '')
+          return { ...AS_IT_IS, rowsPerGroup: 1 }
+        },
+      })()
+    const ranks = async (options: Options, multipleOf: number) => {
+      const fit = compose(lorc(options), packs(multipleOf))
+      const [artifact] = (await calibrate(fit, run)).artifacts
+      return (['keys', 'values'] as const).map((part) =>
+        [0, 1].map((layer) => artifact?.tensors[`${layer}.${part}.basis`]?.shape[1]),
+      )
+    }
+    // Keys are 24 wide and values 16: the first rank of values is all of them, and the last one is what the mean leaves.
+    const [keys, values] = await ranks({ rank: 11 }, 5)
+    expect(keys).toEqual([14, 8])
+    expect(values).toEqual([15, 10])
+    expect((await ranks({}, 8))[1]).toEqual([8, 8])
+    expect((await ranks({ basis: 'outputs', allocation: 'uniform' }, 5))[1]).toEqual([10, 10])
+    const nothing = { ...run, rows: () => Promise.reject(new Error('fitted')) }
+    await expect(
+      calibrate(compose(lorc({ basis: 'outputs', allocation: 'uniform' }), packs(17)), nothing),
+    ).rejects.toThrow(
+      /lorc does not fit this model: what stands behind it takes multiples of 17 channels of values, .* rank 16 at most/,
+    )
+    expect(() => compose(lorc({ allocation: 'uniform', rank: 12 }), packs(8))).toThrow(
+      /rows behind lorc have 12 channels, and packs takes a multiple of 8/,
+    )
+    expect(() => compose(lorc({ allocation: 'uniform', rank: 12, valueRank: 16 }), packs(8))).not.toThrow()
   })
 
   it('says what it learned, and leaves no tensors behind', async () => {

@@ -18,7 +18,7 @@
 import { ArtifactMismatch, defineTransform, gainOf, KvloomError, learned, NO_SEALING, OptionError } from '@kvloom/core'
 import { mergeHeads } from '@kvloom/kernels'
 import { matMul, reshape, squeeze, sub, transpose } from '@tensorflow/tfjs-core'
-import { fitOutputs, fitWeights } from './fit'
+import { fitOutputs, fitWeights, foresee } from './fit'
 import { lorcOptions } from './options'
 
 /** A token is compressed as soon as it is there. */
@@ -66,10 +66,15 @@ export const lorc = defineTransform({
   }),
   // The paper changes the weights: a step sees its own rows compressed, and so does the prompt.
   ownRows: 'stored',
-  fit: (options, part) =>
-    options.basis === 'weights'
-      ? { scope: 'model', run: (run) => fitWeights(run, part, options) }
-      : { scope: 'layer', run: (samples) => fitOutputs(samples, options) },
+  // One rank for all layers is known from options alone, if they name it.
+  dim: (options, { part }) =>
+    (options.allocation === 'uniform' && (options[part === 'keys' ? 'keyRank' : 'valueRank'] || options.rank)) || null,
+  fit: (options, part) => ({
+    foresee: (site, asked) => foresee(site, options, asked),
+    ...(options.basis === 'weights'
+      ? { scope: 'model', run: (run, asked) => fitWeights(run, part, options, asked) }
+      : { scope: 'layer', run: (samples, asked) => fitOutputs(samples, options, asked) }),
+  }),
   transform(_, site, artifact) {
     const { heads, dim, layer, part } = site
     const width = heads * dim

@@ -19,18 +19,35 @@ export interface ProgressiveRanks {
   readonly logCumulative: Float64Array
   /** `[layers]` before rounding. */
   readonly real: Float64Array
-  /** `[layers]`, half up. */
+  /** `[layers]`: the nearest of the grid, half up. */
   readonly ranks: Int32Array
 }
 
 /** Logarithms of the condition numbers of every layer's key and value weights, `[layers]` each. */
 export type LogConditions = Readonly<Record<Part, ArrayLike<number>>>
 
+/** What ranks may be: multiples of `multipleOf`, of which the largest is not above `full`. */
+export interface RankGrid {
+  readonly multipleOf: number
+  readonly full: number
+}
+const WHOLE: RankGrid = { multipleOf: 1, full: Number.POSITIVE_INFINITY }
+
+/** The nearest rank of a grid, half up. */
+export function nearestRank(rank: number, { multipleOf, full }: RankGrid): number {
+  const most = full === Number.POSITIVE_INFINITY ? full : multipleOf * Math.floor(full / multipleOf)
+  return Math.min(most, Math.max(multipleOf, multipleOf * Math.floor(rank / multipleOf + 0.5)))
+}
+
 /** The ranks of all layers between `max` and `min`. Sums are of logarithms: the products would overflow in deep models. */
-export function progressiveRanks(logConditions: LogConditions, { max, min }: RankRange): ProgressiveRanks {
+export function progressiveRanks(
+  logConditions: LogConditions,
+  { max, min }: RankRange,
+  grid: RankGrid = WHOLE,
+): ProgressiveRanks {
   const logCumulative = cumulative(logConditions)
   const real = depths(logCumulative).map((depth) => max * (1 - depth * (1 - min / max)))
-  return { logCumulative, real, ranks: Int32Array.from(real, (rank) => Math.floor(rank + 0.5)) }
+  return { logCumulative, real, ranks: Int32Array.from(real, (rank) => nearestRank(rank, grid)) }
 }
 
 /** A last layer keeps at least so much, unless the mean is smaller. */

@@ -42,13 +42,14 @@ export const think = defineTransform({
   when: 'promptEnd',
   parts: () => ['keys'],
   rope: 'post',
+  dim: ({ prune }, { dim }) => (dim === null ? null : keptOf(dim, prune)),
   window: ({ recent }) => ({
     sinks: 0,
     keys: { recent, block: 1, drain: 'all' },
     values: NO_SEALING.values,
   }),
   transform({ prune, window, afterPrompt }, { heads, dim }) {
-    const kept = dim - Math.trunc(dim * prune)
+    const kept = keptOf(dim, prune)
     return {
       fitted: 'prompt',
       needs: { queries: { of: 'queries', last: window } },
@@ -66,6 +67,9 @@ export const think = defineTransform({
     }
   },
 })
+
+/** How many of a head's channels stay. */
+const keptOf = (dim: number, prune: number): number => dim - Math.trunc(dim * prune)
 
 /**
  * How much each channel moves the attention: `[kvHeads, dim]`, larger = keep. Equal to the mean of (q_c k_c)² over all pairs of

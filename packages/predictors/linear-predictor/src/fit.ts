@@ -8,15 +8,14 @@ import { NAME, type Options, sourcesOf } from './options'
 export const fit = (options: Options): Fit => ({
   scope: 'layer',
   sources: (part) => sourcesOf(options, part),
+  // Sources may be narrower still; that shows when they are there.
+  foresee({ heads, dim }) {
+    checkRank(options, Number.POSITIVE_INFINITY, heads * dim)
+    return {}
+  },
   async run(samples) {
     const ridge = accumulate(samples, options.drop)
-    const most = Math.min(ridge.inputs, ridge.outputs)
-    if (options.rank >= most)
-      throw new ModelMismatch(
-        NAME,
-        `a map of rank ${options.rank} over ${ridge.inputs} inputs and ${ridge.outputs} outputs saves nothing.`,
-        `Choose a rank below ${most}, or 0 for the full map.`,
-      )
+    checkRank(options, ridge.inputs, ridge.outputs)
     const reduced = options.rank > 0
     const { weights, bias, factors } = ridge.solve(options.damping, reduced ? { rank: options.rank } : {})
     const store = (m: MatrixLike): HostTensor => stored(samples, options, transpose(m))
@@ -29,6 +28,17 @@ export const fit = (options: Options): Fit => ({
     }
   },
 })
+
+/** @throws ModelMismatch for a rank of which the two factors are no smaller than the full map */
+function checkRank({ rank }: Options, inputs: number, outputs: number): void {
+  const most = Math.min(inputs, outputs)
+  if (rank >= most)
+    throw new ModelMismatch(
+      NAME,
+      `a map of rank ${rank} ${Number.isFinite(inputs) ? `over ${inputs} inputs and` : 'over'} ${outputs} outputs saves nothing.`,
+      `Choose a rank below ${most}, or 0 for the full map.`,
+    )
+}
 
 function accumulate({ layer, part, heads, dim, target, sources }: LayerSamples, drop: number): RidgeAccumulator {
   const inputs = sources.map((source) => source[0]?.shape[1] ?? 0)

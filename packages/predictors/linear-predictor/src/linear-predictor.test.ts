@@ -11,6 +11,7 @@ import {
   type LayerSamples,
   type Learned,
   ModelMismatch,
+  NOTHING_ASKED,
   OptionError,
   onLayers,
   type Part,
@@ -94,7 +95,7 @@ function chain(tokens: number, sequences = 1): Pick<LayerSamples, 'target' | 'so
 async function fit(options: Options, samples: Pick<LayerSamples, 'target' | 'sources'>, part: Part = 'keys') {
   const { fit: how } = stageOf(options, part)
   if (how?.scope !== 'layer') throw new Error('not fitted layer by layer')
-  return how.run({ layer: 1, part, model, heads: HEADS, dim: DIM, ...samples })
+  return how.run({ layer: 1, part, model, heads: HEADS, dim: DIM, ...samples }, NOTHING_ASKED)
 }
 
 /** Predictions of the first sequence, and its rows side by side: `[tokens, channels]` each. */

@@ -95,6 +95,7 @@ function predicting(space: Space, earlier: string): Space {
   return {
     ...space,
     heads: 'all',
+    dim: space.heads === 'all' ? space.dim : null,
     latent: true,
     rope: space.latent || space.rope === 'none' ? space.rope : 'pre',
     randomAccess: false,

@@ -123,6 +123,7 @@ export const blockFormats = defineQuantizer({
     values: { recent: 0, block: 1, drain: 'blocks' },
   }),
   rope: 'post',
+  channels: () => ({ multipleOf: BLOCK, of: 'head' }),
   quantizer: ({ format }, site) => quantizerOf(RECIPES[format], format, site),
 })
 

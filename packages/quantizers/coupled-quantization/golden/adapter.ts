@@ -6,6 +6,7 @@ import {
   type HostTensor,
   type KVCompressor,
   type LayerSamples,
+  NOTHING_ASKED,
   type Part,
   type Stage,
   stagesOn,
@@ -215,7 +216,7 @@ async function fit(
     sources: [],
     ...(fisher ? { gradients: [{ shape: [1, rows, dim], values: gradients }] } : {}),
   }
-  const { tensors } = await stage.fit.run(samples)
+  const { tensors } = await stage.fit.run(samples, NOTHING_ASKED)
   const { codebook } = tensors
   if (!codebook) throw new GoldenError('coupled-quantization no longer learns a codebook.')
   return withArena(async (arena) => {

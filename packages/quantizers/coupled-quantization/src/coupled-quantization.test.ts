@@ -8,6 +8,7 @@ import {
   type HostTensor,
   type LayerSamples,
   ModelMismatch,
+  NOTHING_ASKED,
   OptionError,
   openCache,
   type Part,
@@ -77,7 +78,7 @@ function samplesOf(target: readonly HostTensor[], gradients?: readonly HostTenso
 }
 
 async function fitted(options: Options, target: readonly HostTensor[], gradients?: readonly HostTensor[]) {
-  const { json, tensors } = await stageOf(options, 'keys').fit.run(samplesOf(target, gradients))
+  const { json, tensors } = await stageOf(options, 'keys').fit.run(samplesOf(target, gradients), NOTHING_ASKED)
   const { codebook } = tensors
   if (!codebook) throw new Error('no codebook was learned')
   return { json, codebook }

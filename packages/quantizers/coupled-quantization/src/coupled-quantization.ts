@@ -43,9 +43,10 @@ export const coupledQuantization = defineQuantizer({
     values: { recent, block: 1, drain: 'blocks' },
   }),
   rope: 'pre',
+  channels: ({ channels }) => ({ multipleOf: channels, of: 'head' }),
   fit: (options) => ({
     scope: 'layer',
-    gradients: options.sensitivity === 'fisher',
+    ...(options.sensitivity === 'fisher' ? { gradients: { without: { sensitivity: 'none' } } } : {}),
     run: (samples) => fitCodebooks(samples, layoutOf(options, samples.dim), options),
   }),
   quantizer(options, site, artifact) {

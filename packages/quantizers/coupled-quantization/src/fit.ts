@@ -68,7 +68,7 @@ function gradientsOf({ gradients, target, part, layer }: LayerSamples): readonly
     throw new CalibrationError(
       NAME,
       `sensitivity "fisher" weighs rows by gradients of the loss, and there are none for the ${part} of layer ${layer}: ` +
-        'the engine offers none, or an earlier stage changed the basis of the rows. Use sensitivity "none".',
+        'the engine offers none. Use sensitivity "none".',
     )
   if (target.some(({ values }, i) => values.length !== gradients[i]?.values.length))
     throw new CalibrationError(NAME, `gradients and ${part} of layer ${layer} differ in shape.`)

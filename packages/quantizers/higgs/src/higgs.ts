@@ -54,6 +54,8 @@ export const higgs = defineQuantizer({
     values: { recent, block, drain: 'all' },
   }),
   rope: 'pre',
+  // With a group of its own it pads.
+  channels: ({ group }) => (group === 0 ? { multipleOf: SMALLEST_BLOCK, of: 'token' } : undefined),
   quantizer(options, site) {
     const table = grid(gridName(options.bits, options.vector))
     if (!table) throw new OptionError('higgs', 'bits', options.bits, `one of the grids ${gridNames.join(', ')}`)

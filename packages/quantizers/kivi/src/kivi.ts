@@ -44,6 +44,7 @@ export const kivi = defineQuantizer({
   }),
   rope: 'post',
   rowsPerGroup: ({ group }, part) => (part === 'keys' ? group : 1),
+  channels: ({ group }, part) => (part === 'values' ? { multipleOf: group, of: 'head' } : undefined),
   quantizer(options, site) {
     const layout = layoutOf(options, site)
     const metadataBits = layout.metadata === 'f16' ? 16 : 32

@@ -4,6 +4,7 @@ import {
   type Artifact,
   type HostTensor,
   type ModelShape,
+  NOTHING_ASKED,
   type Part,
   type Predictor,
   type Quantizer,
@@ -143,15 +144,18 @@ async function fitAll(bench: Bench): Promise<TensorResult[]> {
       const stage = bench.stage(layer, part)
       if (stage.fit?.scope !== 'layer') throw new GoldenError(`${stage.id} is not fitted layer by layer.`)
       const [, dim = 0] = target.shape
-      const { tensors } = await stage.fit.run({
-        layer,
-        part,
-        model,
-        heads: 1,
-        dim,
-        target: [{ ...hostOf(target), shape: [1, ...target.shape] }],
-        sources: sources.map((source) => [hostOf(source)]),
-      })
+      const { tensors } = await stage.fit.run(
+        {
+          layer,
+          part,
+          model,
+          heads: 1,
+          dim,
+          target: [{ ...hostOf(target), shape: [1, ...target.shape] }],
+          sources: sources.map((source) => [hostOf(source)]),
+        },
+        NOTHING_ASKED,
+      )
       const ours = stage.bind(siteIn(arena, model, layer, part), artifactOf(layer, part, tensors))
       const [prediction, expected] = [await predict(ours, sources, arena), await predict(theirs, sources, arena)]
       for (const tensor of [`W${name}`, `b${name}`]) {
