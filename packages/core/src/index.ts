@@ -72,6 +72,7 @@ export type {
   Recall,
   ReplayContext,
   ReplayPass,
+  ReplayTexts,
   Resample,
   Rope,
   RowRange,
@@ -118,6 +119,7 @@ export { evenWindows } from './merge-zones'
 export type { OptionSchema, OptionSpec, OptionsOf } from './options'
 export { fraction, integer, layerList, oneOf, parseOptions, refuseUnknown } from './options'
 export { floorOf, liftProtected } from './protect'
+export { shareOut } from './share-out'
 export { sharedTokens } from './shared-tokens'
 export { siteOf } from './site'
 export { upload } from './tensors'

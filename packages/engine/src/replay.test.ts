@@ -7,12 +7,14 @@ import {
   type KVCompressor,
   openCache,
   type ReplayPass,
+  type ReplayTexts,
   ready,
 } from '@kvloom/core'
 import * as tf from '@tensorflow/tfjs-core'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { loadModel } from './model'
 import { prefill } from './prefill'
+import { replayContext } from './replay'
 import { exact, ids } from './testing/changed-model'
 import { type RandomLlama, writeRandomLlama } from './testing/random-llama'
 
@@ -66,6 +68,24 @@ describe('a scorer that asks the model to read its context again', () => {
     cache.dispose()
     expect(tf.memory().numTensors).toBe(before)
     model.dispose()
+  })
+
+  it('encodes texts without a start token, and knows how a message ends', async () => {
+    const asked: unknown[] = []
+    const finish = vi.fn(async () => {})
+    const passes = ({ encode, beforeAnswer }: ReplayTexts) => {
+      asked.push([...encode('again')], beforeAnswer())
+      return []
+    }
+    const tokenizer = {
+      encode: (_: string, options?: { readonly bos?: boolean }) =>
+        Int32Array.from(options?.bos === false ? [1] : [0, 1]),
+      chatTemplate: 'a template',
+      applyChatTemplate: ([message]: readonly { readonly content: string }[]) => `<user>${message?.content}<answer>`,
+    }
+    await replayContext({ tokenizer } as never, { replay: { passes, finish } } as never)
+    expect(asked).toEqual([[1], '<answer>'])
+    expect(finish).toHaveBeenCalledOnce()
   })
 
   it('leaves a cache that waits when a pass does not fit, and goes on once it is finished', async () => {

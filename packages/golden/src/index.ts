@@ -25,6 +25,7 @@ export { type GoldenTestOptions, type TestRunner, testGolden } from './test'
 export {
   bestOf,
   feed,
+  heldByHead,
   keptByCache,
   lastAttention,
   maskByCache,

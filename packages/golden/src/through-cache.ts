@@ -6,6 +6,7 @@ import {
   type ModelShape,
   type Observation,
   openCache,
+  type Phase,
   type Protected,
   type Rope,
   ready,
@@ -150,23 +151,33 @@ export async function bestOf(scores: NdArray, count: number, kvHeads: number): P
   })
 }
 
-/** Feeds rows `from ... from + count` to every layer of a cache. @returns the last layer's output `[queryHeads, count, valueDim]` */
+/**
+ * Feeds rows `from ... from + count` to every layer of a cache: the same to all, or to each its own.
+ * @returns the last layer's output `[queryHeads, count, valueDim]`
+ */
 export async function feed(
   cache: KVCache,
-  rows: Rows,
+  rows: Rows | readonly Rows[],
   from: number,
   count: number,
-  phase: 'promptEnd' | 'decode',
+  phase: Phase,
 ): Promise<NdArray> {
+  const layers = 'queries' in rows ? [rows] : rows
   const part = (x: NdArray, arena: Arena): Tensor => {
     const [heads = 0, , dim = 0] = x.shape
     return arena.own(slice(arena.own(toTensor(x)), [0, from, 0], [heads, count, dim]))
   }
   return withArena(async (arena) => {
-    const now = { queries: part(rows.queries, arena), keys: part(rows.keys, arena), values: part(rows.values, arena) }
-    cache.begin(rows.tokenIds?.slice(from, from + count) ?? new Int32Array(count), phase)
+    const given = layers.map(({ queries, keys, values }) => ({
+      queries: part(queries, arena),
+      keys: part(keys, arena),
+      values: part(values, arena),
+    }))
+    cache.begin(layers[0]?.tokenIds?.slice(from, from + count) ?? new Int32Array(count), phase)
     let output: Tensor | undefined
     for (let layer = 0; layer < cache.model.layers; layer++) {
+      const now = given.length === 1 ? given[0] : given[layer]
+      if (!now) throw new GoldenError(`There are rows for ${given.length} layers, not for layer ${layer}.`)
       output?.dispose()
       output = await cache.attend(layer, now)
     }
@@ -183,6 +194,17 @@ export async function rowsHeldBy(cache: KVCache, layer: number): Promise<NdArray
   // A dropped row that its block still holds has position -1.
   const heads = positions.map((head) => [...head].filter((p) => p >= 0))
   return { shape: [heads.length, heads[0]?.length ?? 0], data: Int32Array.from(heads.flat()) }
+}
+
+/** The positions that each KV head of a layer holds, which may be different numbers of them. */
+export async function heldByHead(cache: KVCache, layer: number): Promise<readonly (readonly number[])[]> {
+  const held: number[][] = []
+  for (const [lane, { heads }] of cache.segments(layer).entries()) {
+    const { keys, values, positions } = await cache.materialize(layer, lane)
+    dispose([keys, values])
+    for (const [i, own] of positions.entries()) held[heads[i] ?? 0] = [...own].filter((position) => position >= 0)
+  }
+  return held
 }
 
 /** The positions that `layer` holds after a prompt of all rows, in a real cache with exact f32 rows. */
@@ -203,12 +225,8 @@ export async function maskByCache(compressor: KVCompressor, rows: Rows): Promise
   try {
     await feed(cache, beforeRope(rows), 0, tokens, 'promptEnd')
     const mask = new Int32Array(heads * tokens)
-    for (const [lane, { heads: ofLane }] of cache.segments(0).entries()) {
-      const { keys, values, positions } = await cache.materialize(0, lane)
-      dispose([keys, values])
-      for (const [i, held] of positions.entries())
-        for (const position of held) if (position >= 0) mask[(ofLane[i] ?? 0) * tokens + position] = 1
-    }
+    for (const [head, held] of (await heldByHead(cache, 0)).entries())
+      for (const position of held) mask[head * tokens + position] = 1
     return { shape: [heads, tokens], data: mask }
   } finally {
     cache.dispose()

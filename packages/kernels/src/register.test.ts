@@ -1,4 +1,5 @@
 import {
+  cast,
   engine,
   findBackend,
   getBackend,
@@ -10,7 +11,7 @@ import {
 } from '@tensorflow/tfjs-core'
 import { beforeEach, expect, test } from 'vitest'
 import { KernelBackendError } from './errors'
-import { hasNonFinite, registerKernels } from './index'
+import { attentionMass, hasNonFinite, registerKernels } from './index'
 import { openWasmRuntime, wasmRuntimeOf } from './wasm/runtime'
 
 beforeEach(async () => {
@@ -35,6 +36,22 @@ test('every kernel exists for both backends', async () => {
       .sort()
   expect(ours('wasm')).toEqual(ours('cpu'))
   expect(getKernel('KvloomSwiGlu', 'wasm')).toBeDefined()
+})
+
+test('numbers that a cast left as bytes are read on the cpu backend', async () => {
+  const chosen = cast(tensor([[1, 0, 1]], [1, 3], 'bool'), 'int32')
+  const sums = attentionMass({
+    queries: [tensor([[[0]]])],
+    keys: [{ layout: { kind: 'dense', store: 'f32' }, tensors: [tensor([[[7], [7], [7]]])], from: 0, rows: 3 }],
+    kvHeads: 1,
+    scale: 1,
+    causal: false,
+    reduce: 'sum',
+    live: chosen,
+  })
+  expect([...(await sums.data())]).toEqual([0.5, 0, 0.5])
+  expect([...(await hasNonFinite(cast(chosen, 'float32')).data())]).toEqual([0])
+  chosen.dispose()
 })
 
 test('a kernel that is not registered says what to call', () => {

@@ -14,6 +14,7 @@ import {
   higgs,
   kivi,
   kvsharer,
+  kvzip,
   l2Norm,
   linearPredictor,
   lorc,
@@ -42,6 +43,7 @@ const mixes: Readonly<Record<string, { make: () => KVCompressor; layers: 2 | 4 }
   'tova + higgs': { make: () => compose(tova({ cache: 30 }), smallHiggs), layers: 2 },
   'fastgen + higgs': { make: () => compose(fastgen({ minRecovery: 0.7 }), smallHiggs), layers: 2 },
   'snapkv + ada-kv + kivi': { make: () => compose(snapkv({ keep: 0.5, window: 8 }), adaKv(), smallKivi), layers: 2 },
+  'kvzip + kivi': { make: () => compose(kvzip({ keep: 0.4 }), smallKivi), layers: 2 },
   'expected attention + ada-kv': {
     make: () => compose(expectedAttention({ keep: 0.4, future: 16 }), adaKv({ safeguard: 0 })),
     layers: 2,

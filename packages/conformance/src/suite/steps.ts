@@ -1,5 +1,5 @@
 /** Feeds a cache step by step, with or without checking its attention against the plain reference. */
-import type { KVCache, Phase } from '@kvloom/core'
+import type { KVCache, Phase, ReplayTexts } from '@kvloom/core'
 import { fromTensor, type NdArray } from '@kvloom/golden'
 import { dispose } from '@tensorflow/tfjs-core'
 import { type Held, heldIn, liveRows, usesSlots } from './held'
@@ -62,11 +62,17 @@ export async function feed(cache: KVCache, { from, count, phase }: PlannedStep, 
   return outputs
 }
 
+/** Ids of texts that are no model's. */
+const TEXTS: ReplayTexts = {
+  encode: (text) => Int32Array.from(text, (character) => character.charCodeAt(0) % 100),
+  beforeAnswer: () => '',
+}
+
 /** Lets a cache that waits for it read its context again, as an engine does. */
 async function readAgain(cache: KVCache): Promise<void> {
   const { replay } = cache
   if (!replay) return
-  for (const pass of replay.passes((text) => Int32Array.from(text, (character) => character.charCodeAt(0) % 100))) {
+  for (const pass of replay.passes(TEXTS)) {
     const copy = replay.open(pass)
     await feed(copy, { from: copy.tokensSeen, count: pass.tokens.length, phase: 'prompt' }, 7)
     copy.dispose()

@@ -239,6 +239,7 @@ export class Cache implements KVCache {
     this.awaiting = {
       step,
       replay: new WaitingReplay(this.layers, tokens, this.guard, {
+        room: this.contextLeft,
         copy: (measuring) => this.copy(measuring),
         finish: async () => {
           this.guard.waits = false

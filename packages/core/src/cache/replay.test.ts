@@ -5,7 +5,7 @@ import '@tensorflow/tfjs-backend-wasm'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { ready } from '../artifacts'
 import { compose } from '../compose'
-import type { KVCache, Phase, ReplayPass } from '../contract'
+import type { KVCache, Phase, ReplayPass, ReplayTexts } from '../contract'
 import { defineScorer } from '../define'
 import { CacheStateError, ModelMismatch } from '../errors'
 import { fraction } from '../options'
@@ -21,14 +21,19 @@ const PASSES: readonly ReplayPass[] = [
   { tokens: new Int32Array(5).fill(2), from: 20, to: 36, sinks: 2 },
 ]
 
+/** What an engine says of a model's texts. */
+const TEXTS: ReplayTexts = { encode: () => Int32Array.of(7), beforeAnswer: () => '\n' }
+
 /** Keeps what the replayed tokens attend to most, by the largest share over the heads of a group. */
 const replaying = defineScorer({
   name: 'replaying',
   options: { keep: fraction({ default: 0.5, doc: '' }) },
   needs: { seen: { of: 'replay' } },
-  replay: ({ tokens, encode }) => {
+  replay: ({ tokens, encode, beforeAnswer, room }) => {
     expect(tokens).toHaveLength(CONTEXT)
     expect([...encode('again')]).toEqual([7])
+    expect(beforeAnswer()).toBe('\n')
+    expect(room).toBe(model.contextLength - CONTEXT)
     return PASSES
   },
   score: ({ seen }) => tf.max(tf.reshape(seen, [kvHeads, queryHeads / kvHeads, -1]), 1),
@@ -74,7 +79,7 @@ async function feed(cache: KVCache, n: number, phase: Phase, seed = 0, hidden = 
 async function replay(cache: KVCache): Promise<void> {
   const { replay: pending } = cache
   if (!pending) throw new Error('nothing to replay')
-  for (const [i, pass] of pending.passes(() => Int32Array.of(7)).entries()) {
+  for (const [i, pass] of pending.passes(TEXTS).entries()) {
     const copy = pending.open(pass)
     await feed(copy, 2, 'prompt', 10 * (i + 1))
     await feed(copy, pass.tokens.length - 2, 'prompt', 10 * (i + 1))
@@ -132,7 +137,7 @@ describe('replay', () => {
     await feed(cache, 10, 'promptEnd')
     expect(cache.census(0).keys).toMatchObject({ sealed: 0, exact: CONTEXT })
     const pending = cache.replay
-    const [pass] = pending?.passes(() => Int32Array.of(7)) ?? []
+    const [pass] = pending?.passes(TEXTS) ?? []
     if (!pass) throw new Error('no pass')
     const copy = pending?.open(pass)
     if (!copy) throw new Error('no copy')

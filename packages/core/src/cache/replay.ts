@@ -1,6 +1,6 @@
 /** Measures what a pass over the context attends to, on a copy of the cache: largest shares per stored token, kept in the original. */
 import * as tf from '@tensorflow/tfjs-core'
-import type { KVCache, PendingReplay, ReplayPass } from '../contract'
+import type { KVCache, PendingReplay, ReplayPass, ReplayTexts } from '../contract'
 import { CacheStateError } from '../errors'
 import { headsOf } from '../tensors'
 import { checkPass } from './check-step'
@@ -25,12 +25,18 @@ export class WaitingReplay implements PendingReplay {
     private readonly layers: readonly LayerCache[],
     private readonly tokens: Int32Array,
     private readonly guard: Guard,
-    private readonly cache: { copy(measuring: Measuring): KVCache; finish(): Promise<void> },
+    private readonly cache: { readonly room: number; copy(measuring: Measuring): KVCache; finish(): Promise<void> },
   ) {}
 
-  passes(encode: (text: string) => Int32Array): readonly ReplayPass[] {
+  passes(texts: ReplayTexts): readonly ReplayPass[] {
     const scorer = this.layers.map(({ plan }) => plan.score?.does).find((does) => does?.replay)
-    return scorer?.replay?.({ tokens: this.tokens.slice(), encode }) ?? []
+    const passes = scorer?.replay?.({
+      tokens: this.tokens.slice(),
+      room: this.cache.room,
+      encode: (text) => texts.encode(text),
+      beforeAnswer: () => texts.beforeAnswer(),
+    })
+    return passes ?? []
   }
 
   open(pass: ReplayPass): KVCache {

@@ -4,7 +4,7 @@ import type { Tensor } from '@tensorflow/tfjs-core'
 import type { KVCompressor } from './compressor'
 import type { ByteLedger, LayerCensus } from './ledger'
 import type { ModelShape } from './model'
-import type { ReplayPass } from './replay'
+import type { ReplayPass, ReplayTexts } from './replay'
 import type { Phase, Tensors } from './values'
 
 /** One sequence's cache. */
@@ -82,7 +82,7 @@ export interface KVCache {
 /** A cache that waits until the model has read its context again. */
 export interface PendingReplay {
   /** What is to be read, in order, for all layers alike. */
-  passes(encode: (text: string) => Int32Array): readonly ReplayPass[]
+  passes(texts: ReplayTexts): readonly ReplayPass[]
   /**
    * A copy of the cache that the tokens of a pass are run through, in as many steps of phase `prompt` as it takes; it measures what they
    * attend to, and the caller disposes it.

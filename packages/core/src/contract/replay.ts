@@ -10,10 +10,18 @@ export interface ReplayPass {
   readonly sinks?: number
 }
 
+/** What the model that reads says of its texts. */
+export interface ReplayTexts {
+  /** Ids of a text, without start and end tokens; a special token that it spells out is that token. */
+  encode(text: string): Int32Array
+  /** The text between the end of a user's message and the answer, as the model's chat template writes it; empty where it has none. */
+  beforeAnswer(): string
+}
+
 /** What passes are made from. */
-export interface ReplayContext {
+export interface ReplayContext extends ReplayTexts {
   /** Every token seen, dropped ones included. */
   readonly tokens: Int32Array
-  /** Ids of a text, without start and end tokens; throws where the model has no tokenizer. */
-  encode(text: string): Int32Array
+  /** How many tokens one pass may have, as the model's context allows. */
+  readonly room: number
 }

@@ -4,6 +4,7 @@ import zlib from 'node:zlib'
 import { describe, expect, it } from 'vitest'
 import type { TokenizerError } from '../errors'
 import type { GgufValue } from '../files/gguf'
+import { beforeAnswer } from './before-answer'
 import { type TokenizerJson, tokenizerJson } from './to-json'
 import { createTokenizer } from './tokenizer'
 
@@ -38,6 +39,12 @@ describe('SmolLM2', () => {
     const messages = [{ role: 'user', content: 'What is the capital of France?' }]
     expect(smollm2.applyChatTemplate(messages, { addGenerationPrompt: true })).toBe(golden.chatTemplate)
     expect(smollm2.applyChatTemplate(messages, { addGenerationPrompt: false }).endsWith('<|im_end|>\n')).toBe(true)
+  })
+
+  it('says what stands between a message and its answer', () => {
+    expect(beforeAnswer(smollm2)).toBe('<|im_end|>\n<|im_start|>assistant\n')
+    expect(beforeAnswer({ chatTemplate: undefined, applyChatTemplate: () => 'never' })).toBe('')
+    expect(codeOf(() => beforeAnswer({ chatTemplate: 'x', applyChatTemplate: () => 'x' }))).toBe('BAD_CHAT_TEMPLATE')
   })
 
   it('takes special tokens as text when asked', () => {

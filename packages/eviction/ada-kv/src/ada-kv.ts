@@ -10,9 +10,8 @@
  * authors mix counts, `round(n · (1 - α) + b · α)`, which may miss the budget by rounding); what the scorer promises, such as the
  * window of SnapKV, stays in every head, at least one row; heads really hold fewer rows (kvpress masks them).
  */
-import { defineMethod, dropping, type HeadShare, type Stage } from '@kvloom/core'
-import { selectTop } from '@kvloom/kernels'
-import { type Tensor, tensor2d } from '@tensorflow/tfjs-core'
+import { defineMethod, dropping, type HeadShare, type Stage, shareOut } from '@kvloom/core'
+import type { Tensor } from '@tensorflow/tfjs-core'
 import { adaKvOptions } from './options'
 
 /** Shares a layer's budget out over its KV heads, by any scorer's scores: `compose(snapkv({ keep: 0.25 }), adaKv())`. */
@@ -58,36 +57,13 @@ async function countsOf(
   safeguard: number,
 ): Promise<readonly number[]> {
   if (heads.every(({ uniform, rows }) => uniform >= rows)) return heads.map(({ rows }) => rows)
-  /** The head of every score. */
-  const owners = Int32Array.from(scores.flatMap((own, head) => new Array<number>(own.size).fill(head)))
-  const all = new Float32Array(owners.length)
-  let from = 0
-  for (const [head, own] of scores.entries()) {
-    const { uniform = 0, rows = 0, floor = 0 } = heads[head] ?? {}
-    all.set(await own.data<'float32'>(), from)
-    // A head that the scorer leaves alone keeps all it has.
-    const safe = uniform >= rows ? rows : Math.max(floor, Math.trunc(uniform * safeguard))
-    for (const token of await bestOf(own, safe)) all[from + token] = Infinity
-    from += own.size
-  }
-  const overHeads = tensor2d(all, [1, all.length])
-  const kept = await bestOf(
-    overHeads,
+  // A head that the scorer leaves alone keeps all it has.
+  const safe = heads.map(({ uniform, rows, floor }) =>
+    uniform >= rows ? rows : Math.max(floor, Math.trunc(uniform * safeguard)),
+  )
+  return shareOut(
+    scores,
+    safe,
     heads.reduce((sum, { uniform }) => sum + uniform, 0),
   )
-  overHeads.dispose()
-  const counts = scores.map(() => 0)
-  for (const at of kept) {
-    const head = owners[at] ?? 0
-    counts[head] = (counts[head] ?? 0) + 1
-  }
-  return counts
-}
-
-/** Ascending indices of the `count` largest of `[1, n]`. */
-async function bestOf(scores: Tensor, count: number): Promise<Int32Array> {
-  const best = selectTop(scores, count)
-  const indices = await best.data<'int32'>()
-  best.dispose()
-  return indices
 }

@@ -2,7 +2,10 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core'
 import { KernelBackendError } from '../errors'
 
-/** Typed-array access to tensors of the cpu backend. The arrays are the tensors' storage, not copies. */
+/**
+ * Typed-array access to tensors of the cpu backend. The arrays are the tensors' storage, not copies; only where a cast left numbers in an
+ * array of the type before it, as tfjs does from bool, a copy is made.
+ */
 export interface CpuStorage {
   float32(tensor: TensorInfo): Float32Array
   int32(tensor: TensorInfo): Int32Array
@@ -26,11 +29,13 @@ export function cpuStorageOf(backend: object): CpuStorage {
     float32(tensor) {
       const values = valuesOf(tensor)
       if (values instanceof Float32Array) return values
+      if (tensor.dtype === 'float32' && isTyped(values)) return Float32Array.from(values)
       throw new KernelBackendError(`Expected float32 storage of a ${tensor.dtype} tensor [${tensor.shape.join(', ')}].`)
     },
     int32(tensor) {
       const values = valuesOf(tensor)
       if (values instanceof Int32Array) return values
+      if (tensor.dtype === 'int32' && isTyped(values)) return Int32Array.from(values)
       throw new KernelBackendError(`Expected int32 storage of a ${tensor.dtype} tensor [${tensor.shape.join(', ')}].`)
     },
     makeOutput(shape, dtype) {
@@ -39,6 +44,9 @@ export function cpuStorageOf(backend: object): CpuStorage {
     },
   }
 }
+
+const isTyped = (values: unknown): values is Int32Array | Uint8Array =>
+  values instanceof Int32Array || values instanceof Uint8Array
 
 function isCpuBackend(backend: object): backend is CpuBackendInternals {
   return 'data' in backend && 'makeTensorInfo' in backend && typeof backend.makeTensorInfo === 'function'

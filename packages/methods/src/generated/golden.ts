@@ -11,6 +11,7 @@ import { adapter as higgs } from '@kvloom/higgs/golden'
 import { adapter as kivi } from '@kvloom/kivi/golden'
 import { adapter as kvLatent } from '@kvloom/kv-latent/golden'
 import { adapter as kvsharer } from '@kvloom/kvsharer/golden'
+import { adapter as kvzip } from '@kvloom/kvzip/golden'
 import { adapter as l2Norm } from '@kvloom/l2-norm/golden'
 import { adapter as lorc } from '@kvloom/lorc/golden'
 import { adapter as minicache } from '@kvloom/minicache/golden'
@@ -34,6 +35,7 @@ export const adapters: readonly GoldenAdapter[] = [
   kivi,
   kvLatent,
   kvsharer,
+  kvzip,
   l2Norm,
   lorc,
   minicache,

@@ -11,6 +11,7 @@ import { higgs } from '@kvloom/higgs'
 import { kivi } from '@kvloom/kivi'
 import { kvLatent } from '@kvloom/kv-latent'
 import { kvsharer } from '@kvloom/kvsharer'
+import { kvzip } from '@kvloom/kvzip'
 import { l2Norm } from '@kvloom/l2-norm'
 import { linearPredictor } from '@kvloom/linear-predictor'
 import { lorc } from '@kvloom/lorc'
@@ -35,6 +36,7 @@ export {
   kivi,
   kvLatent,
   kvsharer,
+  kvzip,
   l2Norm,
   linearPredictor,
   lorc,
@@ -57,6 +59,7 @@ export const methods: readonly Method[] = [
   adaKv,
   expectedAttention,
   fastgen,
+  kvzip,
   l2Norm,
   snapkv,
   streamingLlm,

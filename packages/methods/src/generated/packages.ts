@@ -14,6 +14,7 @@ export const methodPackages: Readonly<Record<string, () => Promise<Readonly<Reco
   '@kvloom/kivi': () => import('@kvloom/kivi'),
   '@kvloom/kv-latent': () => import('@kvloom/kv-latent'),
   '@kvloom/kvsharer': () => import('@kvloom/kvsharer'),
+  '@kvloom/kvzip': () => import('@kvloom/kvzip'),
   '@kvloom/l2-norm': () => import('@kvloom/l2-norm'),
   '@kvloom/linear-predictor': () => import('@kvloom/linear-predictor'),
   '@kvloom/lorc': () => import('@kvloom/lorc'),

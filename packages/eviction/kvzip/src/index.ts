@@ -1,0 +1,2 @@
+export { kvzip } from './kvzip'
+export { kvzipOptions } from './options'

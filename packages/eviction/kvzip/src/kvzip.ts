@@ -1,0 +1,62 @@
+/**
+ * KVzip: a cache that lets the model say its context again has lost nothing, whatever is asked later. So the model is asked to repeat the
+ * context, and a pair of key and value is worth the largest share of its attention that any repeated token gives it.
+ *
+ *   s(h, i) = max over query heads g of KV head h, over tokens t of the pass, of softmax(q(g, t) · K / sqrt(d))(i)
+ *   K = keys of the sinks, of the chunk that is repeated, and of the pass up to t
+ *   the trunc(pairs · keep) pairs of largest s over all heads of all layers stay
+ *
+ * J.-H. Kim, J. Kim, S. Kwon, J. W. Lee, S. Yun, H. O. Song, "KVzip: Query-Agnostic KV Cache Compression with Context Reconstruction" (arXiv
+ * 2505.23416), sections 3 and 4. What differs: exactly trunc(pairs · keep) pairs stay (the authors keep those above the last one of them, one
+ * fewer or more that tie); sinks and prefix count into `keep`; the prefix need not be the sinks, as in NVIDIA/kvpress, but it stays, which
+ * it does not there.
+ */
+import { defineMethod, defineScorer, dropping, type HeadShare, type Stage, shareOut } from '@kvloom/core'
+import { max, reshape, type Tensor } from '@tensorflow/tfjs-core'
+import { kvzipOptions } from './options'
+import { passesOver } from './passes'
+
+const scorer = defineScorer({
+  name: 'kvzip',
+  title: 'KVzip',
+  summary: 'Keeps what the model attends to when it repeats its context; for any later question.',
+  paper: {
+    title: 'KVzip: Query-Agnostic KV Cache Compression with Context Reconstruction',
+    link: 'https://arxiv.org/abs/2505.23416',
+  },
+  options: kvzipOptions,
+  needs: { shares: { of: 'replay' } },
+  protect: ({ sinks, prefix }) => ({ first: Math.max(sinks, prefix) }),
+  replay: (context, options) => (options.keep === 1 ? [] : passesOver(context, options)),
+  score({ shares }, _, { site }) {
+    const [queryHeads = 0, tokens = 0] = shares.shape
+    const group = site.model.queryHeads / site.model.kvHeads
+    return max(reshape(shares, [queryHeads / group, group, tokens]), 1) // [kvHeads, tokens]
+  },
+})
+
+/** Keeps the fraction `keep` of all pairs of key and value, those that the model attends to when it repeats its context. */
+export const kvzip = defineMethod(scorer.card, kvzipOptions, (options) => {
+  const { keep, over } = options
+  const { stages } = scorer(options)
+  if (over === 'head') return { stages }
+  const budget: Stage<'budget'> = {
+    kind: 'budget',
+    id: 'kvzip',
+    options,
+    when: 'promptEnd',
+    accepts: (space) => dropping(space, 'head', 'promptEnd'),
+    bind: () => ({ ragged: true, over, counts: (scores, _, heads) => countsOf(scores, heads, keep) }),
+  }
+  return { stages: [...stages, budget] }
+})
+
+/** How many rows each head keeps of the rows of all; heads have no floor but the rows that stay in any case. */
+function countsOf(scores: readonly Tensor[], heads: readonly HeadShare[], keep: number): Promise<readonly number[]> {
+  const total = Math.trunc(heads.reduce((sum, { rows }) => sum + rows, 0) * keep)
+  return shareOut(
+    scores,
+    heads.map(({ floor }) => floor),
+    total,
+  )
+}

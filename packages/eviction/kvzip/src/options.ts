@@ -1,0 +1,25 @@
+import { fraction, integer, oneOf } from '@kvloom/core'
+
+/** Options of `kvzip()`. */
+export const kvzipOptions = {
+  keep: fraction({ default: 0.5, doc: 'Fraction of the stored pairs that stays, sinks and prefix included.' }),
+  over: oneOf(['model', 'layer', 'head'], {
+    default: 'model',
+    doc: 'What one budget is shared out over: all heads of all layers (the paper), the heads of each layer, or nothing: every head keeps as many.',
+  }),
+  chunk: integer({
+    default: 2048,
+    min: 1,
+    doc: 'Tokens that one pass repeats; fewer where the context of the model leaves less room.',
+  }),
+  sinks: integer({
+    default: 4,
+    min: 0,
+    doc: 'First tokens of the sequence that always stay and take part in the softmax of every pass.',
+  }),
+  prefix: integer({
+    default: 0,
+    min: 0,
+    doc: 'First tokens that are not repeated and always stay: a system prompt, the head of a chat.',
+  }),
+}
