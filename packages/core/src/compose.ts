@@ -216,16 +216,17 @@ function refuseTwins(stages: readonly AnyStage[]): void {
     list.forEach((a, i) => {
       for (const b of list.slice(i + 1))
         if (overlap(a, b))
-          throw new IncompatibleStages(
-            a.id,
-            b.id,
-            `both ${VERB[kind]} the same rows.`,
-            kind === 'quantize'
-              ? 'Give them different parts with split({ keys, values }) or different layers with onLayers().'
-              : 'Keep one of them, or give them different layers with onLayers().',
-          )
+          throw new IncompatibleStages(a.id, b.id, `both ${VERB[kind]} the same rows.`, cureOfTwins(kind))
     })
   }
+}
+
+function cureOfTwins(kind: Kind): string {
+  if (kind === 'quantize')
+    return 'Give them different parts with split({ keys, values }) or different layers with onLayers().'
+  // Without the scorer of the other one, a budget stage has nothing to share out by.
+  if (kind === 'budget') return 'Keep one of them, or use a scorer without a budget of its own (snapkv, tova).'
+  return 'Keep one of them, or give them different layers with onLayers().'
 }
 
 const VERB: Record<Kind, string> = {
