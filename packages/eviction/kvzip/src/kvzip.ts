@@ -45,6 +45,7 @@ export const kvzip = defineMethod(scorer.card, kvzipOptions, (options) => {
     id: 'kvzip',
     options,
     when: 'promptEnd',
+    facts: { ragged: true },
     accepts: (space) => dropping(space, 'head', 'promptEnd'),
     bind: () => ({ ragged: true, over, counts: (scores, _, heads) => countsOf(scores, heads, keep) }),
   }
