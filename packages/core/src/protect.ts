@@ -25,12 +25,15 @@ export function liftProtected(
   const { first = 0, last = 0 } = protect
   if (!live && first + last === 0) return tf.clone(scores)
   const rows = scores.shape[1]
-  const marks = (live ?? [new Int32Array(rows).fill(1)]).map((own) => marksOf(own, first, last))
+  const sets = live?.length ?? 1
+  const marks = new Int32Array(sets * rows)
+  for (let set = 0; set < sets; set++)
+    mark(marks.subarray(set * rows, (set + 1) * rows), live?.[set] ?? null, first, last)
   return tf.tidy(() => {
-    const mark = tf.tensor2d(Int32Array.from(marks.flatMap((own) => [...own])), [marks.length, rows], 'int32')
-    const heads = Math.max(marks.length, scores.shape[0])
+    const uploaded = tf.tensor2d(marks, [sets, rows], 'int32')
+    const heads = Math.max(sets, scores.shape[0])
     const onAll = (t: tf.Tensor2D): tf.Tensor2D => (t.shape[0] === heads ? t : tf.tile(t, [heads, 1]))
-    const [each, marked] = [onAll(scores), onAll(mark)]
+    const [each, marked] = [onAll(scores), onAll(uploaded)]
     const dropped = tf.where(tf.equal(marked, DROPPED), tf.fill(each.shape, Number.NEGATIVE_INFINITY), each)
     return tf.where(tf.equal(marked, STAYS), tf.fill(each.shape, Number.POSITIVE_INFINITY), dropped) as tf.Tensor2D
   })
@@ -38,12 +41,20 @@ export function liftProtected(
 
 const [FREE, DROPPED, STAYS] = [0, 1, 2]
 
-/** Marks the protected rows of a head: the first and the last of those that are live. */
-function marksOf(live: Int32Array, first: number, last: number): Int32Array {
-  const rows = [...live.keys()].filter((row) => live[row] === 1)
-  const marks = new Int32Array(live.length).fill(DROPPED)
-  rows.forEach((row, i) => {
-    marks[row] = i < first || i >= rows.length - last ? STAYS : FREE
-  })
-  return marks
+/** Marks the rows of a head (all live where `live` is null): those that are dropped, and the first and the last of the others. */
+function mark(marks: Int32Array, live: Int32Array | null, first: number, last: number): void {
+  let count = marks.length
+  if (live) {
+    count = 0
+    for (let row = 0; row < marks.length; row++) if (live[row] === 1) count++
+  }
+  let number = 0
+  for (let row = 0; row < marks.length; row++) {
+    if (live && live[row] !== 1) {
+      marks[row] = DROPPED
+      continue
+    }
+    marks[row] = number < first || number >= count - last ? STAYS : FREE
+    number++
+  }
 }

@@ -45,16 +45,16 @@ export function recordOf(segment: RowSegment, dim: number, runtime: WasmRuntime)
   return memory.words
 }
 
+export function recordsOf(segments: readonly RowSegment[], dim: number, runtime: WasmRuntime): Int32Array[] {
+  const records: Int32Array[] = []
+  for (let i = 0; i < segments.length; i++) records.push(recordOf(segments[i] as RowSegment, dim, runtime))
+  return records
+}
+
 /** Writes the records of segments one after the other. By a loop: `set` costs several times as much on so few words. */
-export function writeRecords(
-  segments: readonly RowSegment[],
-  dim: number,
-  runtime: WasmRuntime,
-  table: Int32Array,
-  at: number,
-): void {
-  for (let i = 0; i < segments.length; i++) {
-    const record = recordOf(segments[i] as RowSegment, dim, runtime)
+export function writeRecords(records: readonly Int32Array[], table: Int32Array, at: number): void {
+  for (let i = 0; i < records.length; i++) {
+    const record = records[i] as Int32Array
     for (let word = 0; word < recordWords; word++) table[at++] = record[word] as number
   }
 }

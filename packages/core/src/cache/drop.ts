@@ -38,19 +38,27 @@ export function keepRanges(lane: Lane, ranges: readonly RowRange[], renumber: bo
   const before = lane.live.marks
   const dropped = new Uint8Array(lane.rows).fill(1)
   for (const r of ranges) dropped.fill(0, r.start, r.end)
-  const isNew = dropped.map((x, i) => (x && (!before || before.some((row) => row[i] === 1)) ? 1 : 0))
-  const fresh = runsOf(isNew)
+  const fresh = runsOf(before ? liveOf(dropped, before) : dropped)
   if (fresh.length === 0) return
   if (renumber)
     for (const { start, end } of [...fresh].reverse()) {
       lane.keys.views.renumber(start, end, (row) => before?.[0]?.[row] !== 0)
       lane.shift += end - start
     }
-  lane.live.marks = lane.shape.heads.map((_, h) =>
-    Int32Array.from(dropped, (x, i) => (x ? 0 : (before?.[h]?.[i] ?? 1))),
-  )
+  lane.live.marks = lane.shape.heads.map((_, h) => {
+    const marks = before?.[h]?.slice() ?? new Int32Array(dropped.length).fill(1)
+    for (let row = 0; row < dropped.length; row++) if (dropped[row]) marks[row] = 0
+    return marks
+  })
   lane.live.died = true
   reclaim(lane)
+}
+
+/** Of rows that are to be dropped, those that are live in some head yet. */
+function liveOf(dropped: Uint8Array, live: readonly Int32Array[]): Uint8Array {
+  const found = new Uint8Array(dropped.length)
+  for (const row of live) for (let r = 0; r < dropped.length; r++) if (dropped[r] && row[r] === 1) found[r] = 1
+  return found
 }
 
 /** Frees what dropped rows hold. Rows that are dead in every head go at once, the others when there are enough of them to be worth a copy. */
@@ -114,7 +122,8 @@ function gatherState({ columns, positions }: Lane, index: tf.Tensor2D, n: number
 /** The ranges of rows that are dead in every head, cut so that a block goes whole or not at all. */
 function deadRanges({ rows, parts }: Lane, live: readonly Int32Array[]): RowRange[] {
   const dead = new Uint8Array(rows)
-  for (let r = 0; r < rows; r++) dead[r] = live.every((row) => row[r] === 0) ? 1 : 0
+  dead.fill(1)
+  for (const row of live) for (let r = 0; r < rows; r++) if (row[r] !== 0) dead[r] = 0
   // A block with one live row keeps all of its rows, in both parts. What one part keeps may touch a block of the other, so this is repeated.
   for (let changed = true; changed; ) {
     changed = false

@@ -19,7 +19,9 @@ export class LiveRows {
   set marks(marks: readonly Int32Array[] | null) {
     this.buffers = marks
     this.length = marks?.[0]?.length ?? 0
-    this.count = marks?.[0]?.reduce((n, x) => n + x, 0) ?? 0
+    const [first] = marks ?? []
+    this.count = 0
+    if (first) for (let row = 0; row < first.length; row++) this.count += first[row] ?? 0
   }
   /** How many rows of a head are live. */
   of(rows: number): number {

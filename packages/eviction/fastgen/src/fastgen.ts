@@ -30,7 +30,7 @@ import { attentionSums } from './attention-sums'
 import { fastgenOptions } from './options'
 import { marksOf, type Policy, policiesOf } from './policies'
 import { choosePolicy, keepMask, meanAttention, profiledWidths, recoveryOf } from './profile'
-import { upkeep } from './upkeep'
+import { type HeldRows, upkeep } from './upkeep'
 
 type Options = OptionsOf<typeof fastgenOptions>
 
@@ -174,20 +174,34 @@ function followPolicy(
   const punctuation = marksOf(seen.tokenIds.dataSync<'int32'>(), [], punctuationIds).punctuation
   const specials = new Set(memory.special)
   // A row that was dropped before and is still held in its block has no score.
-  const rows = [...positions.keys()].filter((row) => means[row] !== Number.NEGATIVE_INFINITY)
-  const fresh = (row: number) => (positions[row] ?? 0) >= memory.tokensSeen
-  const held = rows.filter((row) => !fresh(row))
+  const held: number[] = []
+  const fresh: number[] = []
+  for (let row = 0; row < positions.length; row++)
+    if (means[row] !== Number.NEGATIVE_INFINITY) ((positions[row] ?? 0) >= memory.tokensSeen ? fresh : held).push(row)
+  const heldRows = (): HeldRows => {
+    const length = held.length
+    const of = {
+      positions: new Int32Array(length),
+      special: new Uint8Array(length),
+      punctuation: new Uint8Array(length),
+      mean: new Float32Array(length),
+    }
+    for (let i = 0; i < length; i++) {
+      const row = held[i] ?? 0
+      const position = positions[row] ?? 0
+      of.positions[i] = position
+      of.special[i] = specials.has(position) ? 1 : 0
+      of.punctuation[i] = punctuation[row] ?? 0
+      of.mean[i] = means[row] ?? 0
+    }
+    return of
+  }
   let marked = memory.punctuation
-  for (const row of rows.filter(fresh)) {
+  for (const row of fresh) {
     const position = positions[row] ?? 0
     const decision = upkeep(
       policyAt(policies, memory.policy),
-      {
-        positions: held.map((r) => positions[r] ?? 0),
-        special: held.map((r) => (specials.has(positions[r] ?? -1) ? 1 : 0)),
-        punctuation: held.map((r) => punctuation[r] ?? 0),
-        mean: held.map((r) => means[r] ?? 0),
-      },
+      heldRows(),
       { position, punctuation: punctuation[row] === 1 },
       {
         globalTokens,

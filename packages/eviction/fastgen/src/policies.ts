@@ -60,5 +60,7 @@ export function marksOf(
       if (ids.every((id, i) => tokens[at + i] === id)) special.fill(1, at, at + ids.length)
   }
   const known = new Set(punctuationIds)
-  return { special, punctuation: Uint8Array.from(tokens, (id) => (known.has(id) ? 1 : 0)) }
+  const punctuation = new Uint8Array(tokens.length)
+  for (let i = 0; i < tokens.length; i++) if (known.has(tokens[i] ?? -1)) punctuation[i] = 1
+  return { special, punctuation }
 }

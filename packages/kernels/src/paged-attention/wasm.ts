@@ -1,8 +1,7 @@
 // Writes the call and its segments as int32 records into scratch, as assembly/paged-attention.ts and assembly/segments.ts read them.
 import type { TensorInfo } from '@tensorflow/tfjs-core'
 import { wasmKernel } from '../kernel'
-import type { RowSegment } from '../layouts'
-import { recordOf, recordWords, writeRecords } from '../segment-record'
+import { recordsOf, recordWords, writeRecords } from '../segment-record'
 import type { WasmRuntime } from '../wasm/runtime'
 import {
   type AttentionAttributes,
@@ -30,9 +29,9 @@ const unrotatedWord = 13
 const hadamardWord = 19
 
 /** Hadamard block of the first codebook segment that has one: what the call's queries or outputs are rotated by. */
-function hadamardBlock(segments: readonly RowSegment[], dim: number, runtime: WasmRuntime): number {
-  for (let i = 0; i < segments.length; i++) {
-    const record = recordOf(segments[i] as RowSegment, dim, runtime)
+function hadamardBlock(records: readonly Int32Array[]): number {
+  for (let i = 0; i < records.length; i++) {
+    const record = records[i] as Int32Array
     if (record[hadamardWord] !== 0 && record[unrotatedWord] === 0) return record[hadamardWord] as number
   }
   return 0
@@ -65,9 +64,11 @@ function runCall(
 ): void {
   const { rotation } = call
   const variants = call.queries.length
+  const keys = recordsOf(call.keys, call.keyDim, runtime)
+  const values = recordsOf(call.values, call.valueDim, runtime)
   // Rows of lists are decoded whole, so nothing is read in the space of a table.
-  const keyBlock = call.lists ? 0 : hadamardBlock(call.keys, call.keyDim, runtime)
-  const valueBlock = call.lists ? 0 : hadamardBlock(call.values, call.valueDim, runtime)
+  const keyBlock = call.lists ? 0 : hadamardBlock(keys)
+  const valueBlock = call.lists ? 0 : hadamardBlock(values)
   const [maxPositions = 0, pairs = 0] = rotation?.cos.shape ?? []
   const keysAt = callWords + variants
   const valuesAt = keysAt + call.keys.length * recordWords
@@ -120,8 +121,8 @@ function runCall(
     ])
     new Float32Array(table.buffer, pointer + 24, 1)[0] = call.scale
     for (let i = 0; i < variants; i++) table[callWords + i] = runtime.pointerOf(call.queries[i] as TensorInfo)
-    writeRecords(call.keys, call.keyDim, runtime, table, keysAt)
-    writeRecords(call.values, call.valueDim, runtime, table, valuesAt)
+    writeRecords(keys, table, keysAt)
+    writeRecords(values, table, valuesAt)
     if (call.lists) writeLists(call.lists, table, listsAt)
     runtime.functions.pagedAttention(pointer)
     return runtime.int32At(pointer, callWords)[wrongPositionWord] === 0

@@ -1,6 +1,6 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core'
 import { wasmKernel } from '../kernel'
-import { recordWords, writeRecords } from '../segment-record'
+import { recordsOf, recordWords, writeRecords } from '../segment-record'
 import { type ReadSegments, readSegmentsName } from './reference'
 
 /** Bytes of the table that turns a byte of codes into channels, and of a line of 64 tokens. */
@@ -12,7 +12,7 @@ export const readSegmentsWasm = wasmKernel<Record<string, TensorInfo>, ReadSegme
     const output = runtime.makeOutput([heads, total, dim], 'float32')
     const words = segments.length * recordWords
     runtime.withScratch(words * 4 + scratchBytes, (pointer) => {
-      writeRecords(segments, dim, runtime, runtime.int32At(pointer, words), 0)
+      writeRecords(recordsOf(segments, dim, runtime), runtime.int32At(pointer, words), 0)
       const lookup = pointer + words * 4
       runtime.functions.readSegments(
         pointer,

@@ -1,15 +1,5 @@
 /** What a query reads: whole clusters, best inner product first, until the count is reached. */
-import {
-  concat,
-  matMul,
-  reshape,
-  slice,
-  type Tensor,
-  type Tensor2D,
-  tensor2d,
-  tidy,
-  transpose,
-} from '@tensorflow/tfjs-core'
+import { concat, matMul, reshape, type Tensor, tensor2d, tidy } from '@tensorflow/tfjs-core'
 import type { ClusterIndex } from './cluster-keys'
 
 /** Clusters of all blocks, block after block, as each query head ranks them. */
@@ -27,21 +17,19 @@ export async function rankClusters(queries: Tensor, blocks: readonly ClusterInde
   const kvHeads = blocks[0]?.centroids.shape[0] ?? 0
   const clusters = blocks.reduce((sum, { centroids }) => sum + (centroids.shape[1] ?? 0), 0)
   const group = queryHeads / kvHeads
-  const products = tidy(() =>
-    concat(
-      Array.from({ length: kvHeads }, (_, head) => {
-        const own = blocks.map(({ centroids }) => reshape(slice(centroids, [head, 0, 0], [1, -1, -1]), [-1, dim]))
-        return matMul(slice(queries, [head * group, 0], [group, dim]) as Tensor2D, transpose(concat(own)) as Tensor2D)
-      }),
-    ),
-  ) // [queryHeads, clusters]
+  const products = tidy(() => {
+    const centroids = blocks.map((block) => block.centroids)
+    const all = centroids.length === 1 ? (centroids[0] as Tensor) : concat(centroids, 1)
+    return matMul(reshape(queries, [kvHeads, group, dim]), all, false, true)
+  }) // [kvHeads, group, clusters]
   const scores = (await products.data<'float32'>()).slice()
   products.dispose()
   const order = new Int32Array(queryHeads * clusters)
   for (let head = 0; head < queryHeads; head++) {
     const own = scores.subarray(head * clusters, (head + 1) * clusters)
-    const ranked = [...own.keys()].sort((a, b) => (own[b] ?? 0) - (own[a] ?? 0) || a - b)
-    order.set(ranked, head * clusters)
+    const ranked = order.subarray(head * clusters, (head + 1) * clusters)
+    for (let i = 0; i < clusters; i++) ranked[i] = i
+    ranked.sort((a, b) => (own[b] ?? 0) - (own[a] ?? 0) || a - b)
   }
   return { scores, order, clusters }
 }

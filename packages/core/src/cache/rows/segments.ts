@@ -4,6 +4,7 @@ import type * as tf from '@tensorflow/tfjs-core'
 import { uploads } from './host-page'
 import type { View } from './page'
 import type { Rows } from './rows'
+import { ZONES } from './zones'
 
 /** The kernels remember for each segment object what they have checked, so a view that did not change keeps its segment. */
 const known = new WeakMap<View, RowSegment>()
@@ -21,6 +22,12 @@ export function segmentsOf(
   share = 1,
 ): RowSegment[] {
   const segments: RowSegment[] = []
+  if (from === 0 && count === of.count) {
+    for (const zone of ZONES)
+      for (const view of of.views.in(zone))
+        segments.push(segmentOf(of, view, 0, view.rows, variantOf(view.shift), unrotated, share))
+    return segments
+  }
   for (const { view, skip, rows } of of.views.cut(from, count))
     segments.push(segmentOf(of, view, skip, rows, variantOf(view.shift), unrotated, share))
   return segments
