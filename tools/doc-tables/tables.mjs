@@ -43,7 +43,7 @@ export function optionTable({ options }) {
   const names = Object.keys(options)
   const rows = names.map((name) => [
     `\`${name}\``,
-    `\`${JSON.stringify(options[name].default)}\``,
+    options[name].default === null ? '–' : `\`${JSON.stringify(options[name].default)}\``,
     options[name].allowed,
     options[name].doc,
   ])

@@ -17,7 +17,7 @@ testCompressor(runner, { name: '${name}', make: () => ${camel}(), backends: ['wa
 const byStage = (kind, { stage, imports = '', doc, parts }) => ({
   options: ({
     camel,
-  }) => `/** Options of \`${camel}()\`: none yet. Declare each with \`integer\`, \`fraction\`, \`oneOf\` of @kvloom/core. */
+  }) => `/** Options of \`${camel}()\`: none yet. Declare each with \`integer\`, \`fraction\`, \`oneOf\`, \`flag\`, \`optional\` of @kvloom/core. */
 export const ${camel}Options = {}
 `,
   source: (method) => `${header(method)}

@@ -116,7 +116,8 @@ const asRecord = (options: Json): Readonly<Record<string, Json>> =>
     ? (options as Readonly<Record<string, Json>>)
     : { options }
 
-const shown = (value: Json | undefined): string => (value === undefined ? '(unset)' : JSON.stringify(value))
+const shown = (value: Json | undefined): string =>
+  value === undefined ? '(unset)' : value === null ? '(left out)' : JSON.stringify(value)
 
 function placeDifferences(was: FittedStage, now: FittedStage): readonly string[] {
   if (JSON.stringify(was.on) === JSON.stringify(now.on)) return []

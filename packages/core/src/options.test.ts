@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { OptionError } from './errors'
-import { fraction, integer, parseOptions } from './options'
+import { flag, fraction, integer, layerList, optional, parseOptions } from './options'
 
 describe('options', () => {
   const schema = { bits: integer({ default: 2, min: 1, max: 8, doc: '' }), keep: fraction({ default: 0.5, doc: '' }) }
@@ -38,5 +38,32 @@ describe('options', () => {
   it('takes undefined as left out, and objects without a prototype', () => {
     expect(parseOptions('m', schema, { bits: undefined } as never).bits).toBe(2)
     expect(parseOptions('m', schema, Object.assign(Object.create(null), { bits: 4 })).bits).toBe(4)
+  })
+
+  it('knows options that may be left out: null stands for that, and no number', () => {
+    const schema = {
+      keyBits: optional(integer({ min: 1, max: 8, doc: '' }), 'as bits'),
+      map: optional(layerList({ least: 1, doc: '' }), 'it is searched'),
+      keep: optional(fraction({ doc: '' }), 'nothing is dropped'),
+    }
+    expect(parseOptions('m', schema)).toEqual({ keyBits: null, map: null, keep: null })
+    expect(parseOptions('m', schema, { keyBits: null, map: undefined } as never)).toEqual(parseOptions('m', schema))
+    expect(parseOptions('m', schema, { keyBits: 4, map: [0], keep: 1 })).toEqual({ keyBits: 4, map: [0], keep: 1 })
+    const refused = (given: object) => () => parseOptions('m', schema, given)
+    expect(refused({ keyBits: 0 })).toThrow(
+      'm: option keyBits is 0; allowed: a whole number from 1 to 8; left out: as bits.',
+    )
+    expect(refused({ map: [] })).toThrow(
+      'option map is []; allowed: a list of 1 or more layer numbers from 0; left out: it is searched.',
+    )
+    expect(refused({ keep: 0 })).toThrow(OptionError)
+  })
+
+  it('knows flags', () => {
+    const schema = { keepReconstruction: flag({ default: true, doc: '' }) }
+    expect(parseOptions('m', schema)).toEqual({ keepReconstruction: true })
+    expect(parseOptions('m', schema, { keepReconstruction: false }).keepReconstruction).toBe(false)
+    for (const given of ['on', 'off', 1, 0, 'true', null])
+      expect(() => parseOptions('m', schema, { keepReconstruction: given as never })).toThrow('allowed: true, false.')
   })
 })

@@ -10,6 +10,8 @@ export interface OptionSpec<T> {
   readonly allowed: string
   readonly valid: (value: unknown) => value is T
 }
+/** What an option takes, without a default. */
+export type OptionKind<T> = Omit<OptionSpec<T>, 'default'>
 export type OptionSchema = Readonly<Record<string, OptionSpec<unknown>>>
 export type OptionsOf<S extends OptionSchema> = {
   readonly [K in keyof S]: S[K] extends OptionSpec<infer T> ? T : never
@@ -17,20 +19,50 @@ export type OptionsOf<S extends OptionSchema> = {
 
 const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value)
 
-/** Declares an option that takes a whole number in [min, max]. */
-export const integer = (o: { default: number; min: number; max?: number; doc: string }): OptionSpec<number> => ({
-  default: o.default,
-  doc: o.doc,
-  allowed: o.max === undefined ? `a whole number from ${o.min}` : `a whole number from ${o.min} to ${o.max}`,
-  valid: (v): v is number => isNumber(v) && Number.isInteger(v) && v >= o.min && v <= (o.max ?? Infinity),
+/** Declares an option that takes a whole number in [min, max]. Without a default it is for `optional`. */
+export function integer(o: Integer & { readonly default: number }): OptionSpec<number>
+export function integer(o: Integer): OptionKind<number>
+export function integer({ min, max, ...o }: Integer): OptionKind<number> {
+  return {
+    ...o,
+    allowed: max === undefined ? `a whole number from ${min}` : `a whole number from ${min} to ${max}`,
+    valid: (v): v is number => isNumber(v) && Number.isInteger(v) && v >= min && v <= (max ?? Infinity),
+  }
+}
+interface Integer {
+  readonly min: number
+  readonly max?: number
+  readonly doc: string
+}
+
+/** Declares an option that takes a number above 0 and at most 1. Without a default it is for `optional`. */
+export function fraction(o: { readonly default: number; readonly doc: string }): OptionSpec<number>
+export function fraction(o: { readonly doc: string }): OptionKind<number>
+export function fraction(o: { readonly doc: string }): OptionKind<number> {
+  return {
+    ...o,
+    allowed: 'a number above 0 and at most 1',
+    valid: (v): v is number => isNumber(v) && v > 0 && v <= 1,
+  }
+}
+
+/** Declares an option that is true or false. In a composition as text its bare name says true. */
+export const flag = (o: { readonly default: boolean; readonly doc: string }): OptionSpec<boolean> => ({
+  ...o,
+  allowed: 'true, false',
+  valid: (v): v is boolean => typeof v === 'boolean',
 })
 
-/** Declares an option that takes a number above 0 and at most 1. */
-export const fraction = (o: { default: number; doc: string }): OptionSpec<number> => ({
-  default: o.default,
-  doc: o.doc,
-  allowed: 'a number above 0 and at most 1',
-  valid: (v): v is number => isNumber(v) && v > 0 && v <= 1,
+/**
+ * Declares an option that may be left out. Its value is null then, which no number stands for.
+ * @param kind what it takes otherwise, such as `integer({ min: 1, doc })`
+ * @param leftOut what happens where it is left out, in a few words: `as bits`
+ */
+export const optional = <T>(kind: OptionKind<T>, leftOut: string): OptionSpec<T | null> => ({
+  default: null,
+  doc: kind.doc,
+  allowed: `${kind.allowed}; left out: ${leftOut}`,
+  valid: (v): v is T | null => v === null || kind.valid(v),
 })
 
 /** Declares an option that takes one of a few literals. */
@@ -44,14 +76,21 @@ export const oneOf = <const T extends string | number>(
   valid: (v): v is T => (values as readonly unknown[]).includes(v),
 })
 
-/** Declares an option that takes a list of layer numbers. */
-export const layerList = (o: { default: readonly number[]; doc: string }): OptionSpec<readonly number[]> => ({
-  default: o.default,
-  doc: o.doc,
-  allowed: 'a list of layer numbers from 0',
-  valid: (v): v is readonly number[] =>
-    Array.isArray(v) && v.every((n) => isNumber(n) && Number.isInteger(n) && n >= 0),
-})
+/** Declares an option that takes a list of layer numbers, of any length or of `least` at least. Without a default it is for `optional`. */
+export function layerList(o: Layers & { readonly default: readonly number[] }): OptionSpec<readonly number[]>
+export function layerList(o: Layers): OptionKind<readonly number[]>
+export function layerList({ least = 0, ...o }: Layers): OptionKind<readonly number[]> {
+  return {
+    ...o,
+    allowed: `a list of ${least > 0 ? `${least} or more ` : ''}layer numbers from 0`,
+    valid: (v): v is readonly number[] =>
+      Array.isArray(v) && v.length >= least && v.every((n) => isNumber(n) && Number.isInteger(n) && n >= 0),
+  }
+}
+interface Layers {
+  readonly least?: number
+  readonly doc: string
+}
 
 /** @throws OptionError for anything but an object, and for a name that `known` lacks, with the nearest one. */
 export function refuseUnknown(method: string, given: object, known: readonly string[]): void {

@@ -54,9 +54,12 @@ const PADDING = 2
 /** Columns of the text that wraps. */
 const WIDE = { allowed: 30, effect: 60 } as const
 
+/** A default as it is typed; a dash for an option that is left out. */
+const defaultOf = (value: unknown): string => (value === null ? '–' : JSON.stringify(value))
+
 function section({ name, title, summary, paper, options }: ReturnType<typeof describeMethod>): string {
   const source = paper ? `\n  ${paper.title}, ${paper.link}` : ''
-  const rows = options.map((o) => [o.name, JSON.stringify(o.default), o.allowed, o.doc] as const)
+  const rows = options.map((o) => [o.name, defaultOf(o.default), o.allowed, o.doc] as const)
   // Names and defaults are never cut: they are typed as they stand here.
   const widest = (column: 0 | 1, head: string): number =>
     Math.max(head.length, ...rows.map((row) => row[column]?.length ?? 0)) + PADDING

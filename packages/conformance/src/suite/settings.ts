@@ -134,11 +134,13 @@ const NUMBERS = [
 ]
 const LISTS = [[], [0], [1], [0, 1]]
 
-/** Values to try for an option: its default, numbers and lists at the edges, and the literals that `allowed` names. */
+/** Values to try for an option: its default, numbers, lists and flags, and the literals that `allowed` names. */
 export function drawOptions(schema: OptionSchema, random: () => number): Record<string, unknown> {
   const drawn: Record<string, unknown> = {}
   for (const [name, spec] of Object.entries(schema)) {
-    const candidates = [...literalsIn(spec.allowed), ...NUMBERS, ...LISTS].filter((value) => spec.valid(value))
+    const candidates = [...literalsIn(spec.allowed), ...NUMBERS, ...LISTS, true, false].filter((value) =>
+      spec.valid(value),
+    )
     const drawsDefault = random() < 0.4
     const chosen = candidates[Math.floor(random() * candidates.length)]
     if (!drawsDefault && chosen !== undefined) drawn[name] = chosen

@@ -42,7 +42,8 @@ export const kvsharer = defineMethod(
   },
   kvsharerOptions,
   (options) => {
-    checkMap(options.map)
+    const { map: given } = options
+    if (given !== null) checkMap(given)
     const searched: Fit = {
       scope: 'model',
       foresee({ model }, asked) {
@@ -58,9 +59,9 @@ export const kvsharer = defineMethod(
       when: 'load',
       // A layer that shares has no rows; those of the others are what they were.
       accepts: (space) => space,
-      ...(options.map.length === 0 ? { fit: searched } : {}),
+      ...(given === null ? { fit: searched } : {}),
       bind({ model }, artifact) {
-        const map = options.map.length > 0 ? options.map : mapOf(artifact?.json)
+        const map = given ?? mapOf(artifact?.json)
         checkLayers(map, model)
         return { sourceLayer: (layer) => map[layer] ?? layer }
       },

@@ -1,4 +1,4 @@
-import { fraction, integer, layerList, oneOf } from '@kvloom/core'
+import { fraction, integer, layerList, oneOf, optional } from '@kvloom/core'
 
 /** Options of `kvsharer()`. */
 export const kvsharerOptions = {
@@ -16,8 +16,11 @@ export const kvsharerOptions = {
     doc: 'Which pairs of layers are tried first: the most different (the paper), the most alike, or any.',
   }),
   seed: integer({ default: 0, min: 0, doc: 'Seed of the random order.' }),
-  map: layerList({
-    default: [],
-    doc: 'The layer that each layer reads, for every layer of the model; nothing is searched then. A source must keep its own rows. Empty: search.',
-  }),
+  map: optional(
+    layerList({
+      least: 1,
+      doc: 'The layer that each layer reads, for every layer of the model. A source must keep its own rows.',
+    }),
+    'it is searched',
+  ),
 }

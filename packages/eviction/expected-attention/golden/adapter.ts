@@ -38,7 +38,7 @@ export const adapter: PressAdapter = {
   },
 }
 
-const switchOf = (golden: GoldenCase, name: string): 'on' | 'off' => ((golden.options[name] ?? true) ? 'on' : 'off')
+const switchOf = (golden: GoldenCase, name: string): boolean => Boolean(golden.options[name] ?? true)
 
 /** The Gaussian: `mu` `[queryHeads, dim]`, `cov_diag` its variances. */
 async function momentsOf(golden: GoldenCase, rows: Rows): Promise<TensorResult[]> {

@@ -63,7 +63,7 @@ describe('expected-attention', () => {
       [0, 1, 0, 0],
       [0, 0, 1, 0],
     ]
-    const got = await scores({ sinks: 0, valueNorm: 'off' }, still, {
+    const got = await scores({ sinks: 0, valueNorm: false }, still, {
       queries: tensor3d([
         [query, query, query],
         [query, query, query],
@@ -80,7 +80,7 @@ describe('expected-attention', () => {
     const queries = randomNormal([2, n, 4], 0.3, 0.7, 'float32', 5) as Tensor
     const drawn = await queries.data<'float32'>()
     const rows = Array.from({ length: n }, (_, i) => [Math.sin(i), Math.cos(2 * i), Math.sin(3 * i), i === 1 ? 1 : 0.5])
-    const got = await scores({ sinks: 0, valueNorm: 'off' }, still, {
+    const got = await scores({ sinks: 0, valueNorm: false }, still, {
       queries,
       keys: tensor3d([rows]),
       values: tensor3d([rows]),
@@ -138,7 +138,7 @@ describe('expected-attention', () => {
     })
     expect(await scores({ sinks: 1 }, still, seen())).toEqual([0, 2.5, 5])
     expect(await scores({ sinks: 1, epsilon: 0.5 }, still, seen())).toEqual([0, 5, 10])
-    expect(await scores({ sinks: 1, valueNorm: 'off' }, still, seen())).toEqual([0, 0.5, 0.5])
+    expect(await scores({ sinks: 1, valueNorm: false }, still, seen())).toEqual([0, 0.5, 0.5])
   })
 
   it('promises its sinks and counts the rest', () => {

@@ -54,13 +54,13 @@ export const expectedAttention = defineScorer({
     const gaussian = futureQueries(queries, site.model.rope, {
       sinks: Math.max(0, sinks - start),
       future,
-      covariance: covariance === 'on',
+      covariance,
     })
     const rest = slice(keys, [0, sinks, 0], [kvHeads, tokens - sinks, keyDim])
     const attention = softmax(exponents(rest, gaussian, site.model.attentionScale)) // [queryHeads, rest]
     const perGroup = mean(reshape(attention, [kvHeads, -1, tokens - sinks]), 1) // [kvHeads, rest]
     const lengths = norm(slice(values, [0, sinks, 0], [kvHeads, tokens - sinks, -1]), 2, 2) // [kvHeads, rest]
-    const scores = valueNorm === 'on' ? mul(add(perGroup, epsilon), lengths) : perGroup
+    const scores = valueNorm ? mul(add(perGroup, epsilon), lengths) : perGroup
     return concat([zeros([kvHeads, sinks]), scores], 1) // [kvHeads, tokens]; the sinks stay, see protect
   },
 })

@@ -1,4 +1,4 @@
-import { fraction, integer, type OptionSpec, oneOf } from '@kvloom/core'
+import { flag, fraction, integer, type OptionSpec } from '@kvloom/core'
 
 /** Options of `expectedAttention()`. */
 export const expectedAttentionOptions = {
@@ -12,12 +12,12 @@ export const expectedAttentionOptions = {
     min: 0,
     doc: 'First tokens of the sequence: they stay, and neither their queries nor their attention count.',
   }),
-  covariance: oneOf(['on', 'off'], {
-    default: 'on',
+  covariance: flag({
+    default: true,
     doc: 'Whether the spread of the queries counts, or their mean alone.',
   }),
-  valueNorm: oneOf(['on', 'off'], {
-    default: 'on',
+  valueNorm: flag({
+    default: true,
     doc: "Whether a token's expected attention is multiplied by the length of its value.",
   }),
   epsilon: {

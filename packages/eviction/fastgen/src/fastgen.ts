@@ -155,7 +155,7 @@ function profileHead(
     meanAttention(sums),
     marks,
     globalTokens,
-    Math.max(tokens, maxLength),
+    Math.max(tokens, maxLength ?? 0),
   )
   return tensor2d(Float32Array.from(mask), [1, tokens])
 }
@@ -207,8 +207,8 @@ function followPolicy(
         globalTokens,
         special: memory.special.length,
         punctuation: marked,
-        windowLength: maxLength || memory.promptLength,
-        heavyLength: maxLength || position + 1,
+        windowLength: maxLength ?? memory.promptLength,
+        heavyLength: maxLength ?? position + 1,
       },
     )
     if (typeof decision === 'number') held.splice(decision, 1)

@@ -1,4 +1,4 @@
-import { fraction, integer, type OptionSpec, oneOf } from '@kvloom/core'
+import { fraction, integer, type OptionSpec, oneOf, optional } from '@kvloom/core'
 
 /** A token id, or the ids of a marker that is several tokens long. */
 export type TokenPattern = number | readonly number[]
@@ -41,9 +41,11 @@ export const fastgenOptions = {
   globalTokens: integer({ default: 4, min: 0, doc: 'First tokens that every policy keeps.' }),
   specialIds: patterns("The tokenizer's special tokens and markers of a chat template."),
   punctuationIds: ids('The vocabulary items made of punctuation and white space.'),
-  maxLength: integer({
-    default: 0,
-    min: 0,
-    doc: 'Length that window and heavy are fractions of, once the policy is chosen: prompt and answer. 0: of the prompt, and of the tokens so far.',
-  }),
+  maxLength: optional(
+    integer({
+      min: 1,
+      doc: 'Length that window and heavy are fractions of, once the policy is chosen: prompt and answer.',
+    }),
+    'window is of the prompt, heavy of the tokens so far',
+  ),
 }

@@ -22,9 +22,8 @@ export const snapkv = defineScorer({
     link: 'https://arxiv.org/abs/2404.14469',
   },
   options: snapkvOptions,
-  when({ kernel }) {
+  check({ kernel }) {
     if (kernel % 2 === 0) throw new OptionError('snapkv', 'kernel', kernel, 'an odd number from 1')
-    return 'promptEnd'
   },
   needs: ({ window }) => ({ attention: { of: 'attention', queries: window, reduce: 'sum' } }),
   // The window stays, also where keep · tokens is less than it.

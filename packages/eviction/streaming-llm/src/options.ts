@@ -1,12 +1,4 @@
-import { integer, type OptionSpec, oneOf } from '@kvloom/core'
-
-/** 0, or a number in (0, 1]. */
-const keep: OptionSpec<number> = {
-  default: 0,
-  doc: 'Evict once: at the end of the prompt keep this fraction of it, the sinks and the newest token at least, with original positions (kvpress). 0: stream, by `recent`.',
-  allowed: '0, or a number above 0 and at most 1',
-  valid: (v): v is number => typeof v === 'number' && v >= 0 && v <= 1,
-}
+import { fraction, integer, oneOf, optional } from '@kvloom/core'
 
 /** Options of `streamingLlm()`. */
 export const streamingLlmOptions = {
@@ -20,5 +12,10 @@ export const streamingLlmOptions = {
     default: 'slot',
     doc: 'Streaming: slot re-numbers the kept tokens without gaps (the paper: endless text), original leaves them.',
   }),
-  keep,
+  keep: optional(
+    fraction({
+      doc: 'Evict once: at the end of the prompt keep this fraction of it, the sinks and the newest token at least, with original positions (kvpress).',
+    }),
+    'stream, by recent',
+  ),
 }

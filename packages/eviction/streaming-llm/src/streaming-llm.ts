@@ -19,8 +19,8 @@ export const streamingLlm = definePick({
     link: 'https://arxiv.org/abs/2309.17453',
   },
   options: streamingLlmOptions,
-  when({ keep, recent }) {
-    if (keep > 0 && recent !== streamingLlmOptions.recent.default)
+  check({ keep, recent }) {
+    if (keep !== null && recent !== streamingLlmOptions.recent.default)
       throw new OptionError(
         'streaming-llm',
         'recent',
@@ -28,21 +28,21 @@ export const streamingLlm = definePick({
         'left out beside keep',
         'Stream or evict once, not both.',
       )
-    return keep > 0 ? 'promptEnd' : 'room'
   },
+  when: ({ keep }) => (keep === null ? 'room' : 'promptEnd'),
   tokenSets: 'model',
   // Streaming beside a quantizer: sinks stay exact, so that blocks that are sealed die whole.
-  window: ({ sinks, keep }) => ({ ...NO_SEALING, sinks: keep > 0 ? 0 : sinks }),
+  window: ({ sinks, keep }) => ({ ...NO_SEALING, sinks: keep === null ? sinks : 0 }),
   by: 'positions',
-  renumbersFrom: ({ keep, positions, sinks }) => (keep > 0 || positions === 'original' ? undefined : sinks),
+  renumbersFrom: ({ keep, positions, sinks }) => (keep !== null || positions === 'original' ? undefined : sinks),
   pick: ({ sinks, recent, keep, positions }) => ({
     needs: {},
-    positions: keep > 0 ? 'original' : positions,
+    positions: keep === null ? positions : 'original',
     // Evicting once, the newest token stays beside the sinks, also where keep · tokens is less.
-    protect: { first: sinks, last: keep > 0 ? 1 : recent },
-    ...(keep > 0 ? {} : { chunkLimit: recent }),
+    protect: { first: sinks, last: keep === null ? recent : 1 },
+    ...(keep === null ? { chunkLimit: recent } : {}),
     count(tokens, incoming) {
-      if (keep > 0) return Math.trunc(tokens * keep)
+      if (keep !== null) return Math.trunc(tokens * keep)
       return Math.min(tokens, sinks + Math.max(0, recent - incoming))
     },
     keep: (tokens, count) => sinksAndNewest(tokens, count, sinks),

@@ -18,8 +18,8 @@ export const tova = defineScorer({
   paper: { title: 'Transformers are Multi-State RNNs', link: 'https://arxiv.org/abs/2401.06104' },
   chunkInvariant: false,
   options: tovaOptions,
-  when({ cache, keep }) {
-    if (cache > 0 && keep !== tovaOptions.keep.default)
+  check({ cache, keep }) {
+    if (cache !== null && keep !== tovaOptions.keep.default)
       throw new OptionError(
         'tova',
         'keep',
@@ -27,12 +27,12 @@ export const tova = defineScorer({
         'left out beside cache',
         'Give a fixed cache or a fraction, not both.',
       )
-    return cache > 0 ? 'step' : 'promptEnd'
   },
+  when: ({ cache }) => (cache === null ? 'promptEnd' : 'step'),
   tokenSets: 'layer',
   needs: { attention: { of: 'attention', queries: 1, reduce: 'sum' } },
   // Evicting once, the newest token stays; the authors protect nothing.
-  protect: ({ cache }) => ({ last: cache > 0 ? 0 : 1 }),
-  count: (tokens, { cache, keep }) => (cache > 0 ? Math.min(tokens, cache) : Math.trunc(tokens * keep)),
+  protect: ({ cache }) => ({ last: cache === null ? 1 : 0 }),
+  count: (tokens, { cache, keep }) => (cache === null ? Math.trunc(tokens * keep) : Math.min(tokens, cache)),
   score: ({ attention }) => mean(attention, 0, true), // [1, tokens]
 })

@@ -43,8 +43,9 @@ export const kvLatent = defineMethod(
   kvLatentOptions,
   (options) => {
     const { keyDim, frequencies } = options
-    if (keyDim % 2 !== 0) throw new OptionError('kv-latent', 'keyDim', keyDim, 'an even number: channels stay in pairs')
-    if (frequencies === 'modified' && keyDim % 4 !== 0)
+    if (keyDim !== null && keyDim % 2 !== 0)
+      throw new OptionError('kv-latent', 'keyDim', keyDim, 'an even number: channels stay in pairs')
+    if (keyDim !== null && keyDim % 4 !== 0 && frequencies === 'modified')
       throw new OptionError('kv-latent', 'keyDim', keyDim, "with frequencies 'modified', a multiple of 4")
     const stage: Stage<'model'> = {
       kind: 'model',
@@ -69,8 +70,8 @@ interface Kept {
 /** `[out, in]` weights of the narrower model; each is cut when it is asked for. @throws ModelMismatch */
 function narrower(weights: ModelWeights, options: Options): ModelWeights {
   const { shape: model } = weights
-  const keyDim = options.keyDim || model.keyDim / 2
-  const valueDim = options.valueDim || Math.floor(model.valueDim / 2)
+  const keyDim = options.keyDim ?? model.keyDim / 2
+  const valueDim = options.valueDim ?? Math.floor(model.valueDim / 2)
   const pairs = keptPairs(weights, keyDim)
   if (valueDim > model.valueDim)
     throw misfit(`a value head has ${model.valueDim} channels, ${valueDim} are asked for.`, 'Ask for fewer.')

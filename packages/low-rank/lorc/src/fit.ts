@@ -161,19 +161,23 @@ function ranksOf(options: Options, part: Part, asked: RankGrid, conditions: LogC
   const { allocation, minRank } = options
   const grid = checkedGrid(options, part, asked)
   const mean = meanRank(options, part, grid.full)
-  const max = options.maxRank || grid.full
+  const max = options.maxRank ?? grid.full
   if (allocation === 'uniform') return new Int32Array(conditions[part].length).fill(nearestRank(mean, grid))
-  return progressiveRanks(conditions, minRank ? { max, min: minRank } : rangeOfMean(conditions, mean, max), grid).ranks
+  return progressiveRanks(
+    conditions,
+    minRank === null ? rangeOfMean(conditions, mean, max) : { max, min: minRank },
+    grid,
+  ).ranks
 }
 
 /** The rank that the options ask for on average, where rows have rank `full`. */
 const meanRank = (options: Options, part: Part, full: number): number =>
-  options[RANK_OPTION[part]] || options.rank || Math.ceil(full / 2)
+  options[RANK_OPTION[part]] ?? options.rank ?? Math.ceil(full / 2)
 
 /** The grid itself. @throws ModelMismatch when it ends below a rank that is asked for */
 function checkedGrid(options: Options, part: Part, grid: RankGrid): RankGrid {
   const { multipleOf, full } = grid
-  const largest = Math.max(options.minRank, meanRank(options, part, full), options.maxRank)
+  const largest = Math.max(options.minRank ?? 0, meanRank(options, part, full), options.maxRank ?? 0)
   if (largest > full)
     throw new ModelMismatch(
       'lorc',

@@ -43,17 +43,19 @@ export const lorc = defineTransform({
         '"uniform" with basis "outputs"',
         'Condition numbers are of weights.',
       )
-    if (allocation === 'uniform' && (maxRank || minRank))
-      throw new OptionError('lorc', maxRank ? 'maxRank' : 'minRank', maxRank || minRank, '0 with allocation "uniform"')
-    if (minRank && (rank || keyRank || valueRank))
+    for (const [name, given] of Object.entries({ maxRank, minRank }))
+      if (allocation === 'uniform' && given !== null)
+        throw new OptionError('lorc', name, given, 'left out with allocation "uniform"')
+    const means = [rank, keyRank, valueRank].filter((mean) => mean !== null)
+    if (minRank !== null && means.length > 0)
       throw new OptionError(
         'lorc',
         'minRank',
         minRank,
-        '0 beside rank, keyRank or valueRank',
+        'left out beside rank, keyRank or valueRank',
         'The mean follows from it.',
       )
-    if (maxRank && Math.max(minRank, rank, keyRank, valueRank) > maxRank)
+    if (maxRank !== null && Math.max(minRank ?? 0, ...means) > maxRank)
       throw new OptionError('lorc', 'maxRank', maxRank, 'at least minRank, rank, keyRank and valueRank')
   },
   parts: ({ parts }) => (parts === 'both' ? ['keys', 'values'] : [parts]),
@@ -68,7 +70,7 @@ export const lorc = defineTransform({
   ownRows: 'stored',
   // One rank for all layers is known from options alone, if they name it.
   dim: (options, { part }) =>
-    (options.allocation === 'uniform' && (options[part === 'keys' ? 'keyRank' : 'valueRank'] || options.rank)) || null,
+    options.allocation === 'uniform' ? (options[part === 'keys' ? 'keyRank' : 'valueRank'] ?? options.rank) : null,
   fit: (options, part) => ({
     foresee: (site, asked) => foresee(site, options, asked),
     ...(options.basis === 'weights'

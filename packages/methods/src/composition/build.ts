@@ -86,6 +86,14 @@ const COMBINATORS: Readonly<Record<string, Combinator>> = {
 /** Names compared without case, hyphens and underscores: `streamingLlm` is `streaming-llm`. */
 export const plainName = (name: string): string => name.toLowerCase().replaceAll(/[-_]/g, '')
 
+/** The bare name of a flag of the method as `name=true`; any other argument as it is. */
+function flagSet(argument: Argument, { options }: Method): Argument {
+  if (argument.name !== null || argument.value.kind !== 'sum') return argument
+  const [word, ...more] = argument.value.parts
+  if (!word || word.called || more.length > 0 || typeof options[word.name]?.default !== 'boolean') return argument
+  return { ...argument, name: word.name, value: { ...argument.value, parts: [{ ...word, name: 'true' }] } }
+}
+
 class Builder {
   private readonly byName: ReadonlyMap<string, Method>
 
@@ -116,7 +124,9 @@ class Builder {
   private method(method: Method, call: Call): KVCompressor {
     const allowed = Object.keys(method.options)
     const options: Record<string, unknown> = {}
-    for (const [name, argument] of this.named(call, allowed)) options[name] = this.plainValue(argument.value)
+    const args = call.args.map((argument) => flagSet(argument, method))
+    for (const [name, argument] of this.named({ ...call, args }, allowed))
+      options[name] = this.plainValue(argument.value)
     const create = method as unknown as (options: Record<string, unknown>) => KVCompressor
     return this.placed(call.at, () => create(options), call)
   }

@@ -24,6 +24,21 @@ describe('compositions', () => {
     expect(optionsOf('l2-norm(when=step, skipLayers=[0, 3])')).toMatchObject({ when: 'step', skipLayers: [0, 3] })
     expect(optionsOf('l2-norm(skipLayers=[])')).toMatchObject({ skipLayers: [] })
   })
+  it('take options that may be left out, and flags by their bare name', () => {
+    expect(optionsOf('kivi(keyBits=4)')).toMatchObject({ keyBits: 4, valueBits: null })
+    expect(optionsOf('linear-predictor(keepReconstruction, rank=8)')).toMatchObject({
+      keepReconstruction: true,
+      rank: 8,
+    })
+    expect(optionsOf('linear-predictor(keepReconstruction=true)')).toMatchObject({
+      keepReconstruction: true,
+      rank: null,
+    })
+    expect(optionsOf('expected-attention(covariance, valueNorm=false)')).toMatchObject({
+      covariance: true,
+      valueNorm: false,
+    })
+  })
   it('leave layers out and say which own rows a step reads', () => {
     expect(build('exceptLayers([0, 1], kivi)').stages[0]?.on).toMatchObject({ except: [0, 1] })
     expect(build('ownRows(stored, kivi)').ownRows).toBe('stored')
@@ -73,6 +88,11 @@ describe('mistakes', () => {
     ['kivi(bits=)', 11, /expected a value, found "\)"/],
     ['+kivi', 1, /expected the name of a method, found "\+"/],
     ['', 1, /expected the name of a method, found the end/],
+    ['kivi(keyBits=0)', 6, /option keyBits is 0; allowed: a whole number from 1 to 8; left out: as bits/],
+    ['kivi(keyBits)', 6, /takes its options by name: bits=/],
+    ['expected-attention(covariance=on)', 20, /option covariance is "on"; allowed: true, false/],
+    ['expected-attention(covariance, covariance=false)', 32, /option covariance is given twice/],
+    ['tova(cache=0)', 6, /option cache is 0; allowed: a whole number from 1; left out: evict once, by keep/],
     ['kivi(2)', 6, /takes its options by name: bits=/],
     ['kivi(bits=2, bits=4)', 14, /option bits is given twice/],
     ['kivi;', 5, /";" has no meaning/],

@@ -7,6 +7,8 @@
  *   value       := number | string | list | record | composition
  *   list        := '[' [ value (',' value)* ] ']'
  *   record      := '{' [ name '=' value (',' name '=' value)* ] '}'
+ *
+ * An argument that is the bare name of a flag sets it: `keepReconstruction` is `keepReconstruction=true`.
  */
 import { CompositionError } from './errors'
 import { type Token, tokenize } from './tokens'

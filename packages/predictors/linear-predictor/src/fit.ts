@@ -16,8 +16,8 @@ export const fit = (options: Options): Fit => ({
   async run(samples) {
     const ridge = accumulate(samples, options.drop)
     checkRank(options, ridge.inputs, ridge.outputs)
-    const reduced = options.rank > 0
-    const { weights, bias, factors } = ridge.solve(options.damping, reduced ? { rank: options.rank } : {})
+    const { rank } = options
+    const { weights, bias, factors } = ridge.solve(options.damping, rank === null ? {} : { rank })
     const store = (m: MatrixLike): HostTensor => stored(samples, options, transpose(m))
     return {
       json: { rows: ridge.rows },
@@ -32,11 +32,11 @@ export const fit = (options: Options): Fit => ({
 /** @throws ModelMismatch for a rank of which the two factors are no smaller than the full map */
 function checkRank({ rank }: Options, inputs: number, outputs: number): void {
   const most = Math.min(inputs, outputs)
-  if (rank >= most)
+  if (rank !== null && rank >= most)
     throw new ModelMismatch(
       NAME,
       `a map of rank ${rank} ${Number.isFinite(inputs) ? `over ${inputs} inputs and` : 'over'} ${outputs} outputs saves nothing.`,
-      `Choose a rank below ${most}, or 0 for the full map.`,
+      `Choose a rank below ${most}, or leave it out for the full map.`,
     )
 }
 

@@ -57,7 +57,7 @@ const stage = (options: Options, part: Part): Stage<'predict'> => ({
   accepts: predicting,
   fit: fit(options),
   bind: (site, artifact) => {
-    const names = options.rank > 0 ? ['down', 'up'] : ['weight']
+    const names = options.rank === null ? ['weight'] : ['down', 'up']
     const matrices = names.map((name) => learned(artifact, site, name))
     checkOutputs(site, matrices.at(-1)?.shape[0])
     const map = {

@@ -1,4 +1,13 @@
-import { integer, type OptionSpec, type OptionsOf, oneOf, type Part, type PredictorSource } from '@kvloom/core'
+import {
+  flag,
+  integer,
+  type OptionSpec,
+  type OptionsOf,
+  oneOf,
+  optional,
+  type Part,
+  type PredictorSource,
+} from '@kvloom/core'
 
 /** Name of the method, its stage and its artifact. */
 export const NAME = 'linear-predictor'
@@ -8,13 +17,6 @@ const damping: OptionSpec<number> = {
   doc: 'Ridge, relative to the mean of the diagonal of the inputs’ Gram matrix.',
   allowed: 'a number from 0',
   valid: (v): v is number => typeof v === 'number' && Number.isFinite(v) && v >= 0,
-}
-
-const keepReconstruction: OptionSpec<boolean> = {
-  default: false,
-  doc: 'Keep reconstructed rows between steps (counted as workspace) instead of rebuilding them, layer after layer, at each.',
-  allowed: 'true, false',
-  valid: (v): v is boolean => typeof v === 'boolean',
 }
 
 /** Options of `linearPredictor()`. */
@@ -27,7 +29,7 @@ export const linearPredictorOptions = {
     default: 'keys-values',
     doc: 'What predicts the values: this layer’s keys, the values of the layer before, or both.',
   }),
-  rank: integer({ default: 0, min: 0, doc: 'Rank of the maps (reduced-rank regression); 0: full.' }),
+  rank: optional(integer({ min: 1, doc: 'Rank of the maps (reduced-rank regression).' }), 'full rank'),
   damping,
   drop: integer({
     default: 4,
@@ -35,7 +37,10 @@ export const linearPredictorOptions = {
     doc: 'First tokens of every calibration sequence that are left out: sinks are unlike the rest and never sealed.',
   }),
   weights: oneOf(['f16', 'f32'], { default: 'f16', doc: 'How the maps are held.' }),
-  keepReconstruction,
+  keepReconstruction: flag({
+    default: false,
+    doc: 'Keep reconstructed rows between steps (counted as workspace) instead of rebuilding them, layer after layer, at each.',
+  }),
 }
 
 export type Options = OptionsOf<typeof linearPredictorOptions>

@@ -66,8 +66,8 @@ export const higgs = defineQuantizer({
 export interface HiggsSettings {
   /** Points `[n, d]`. */
   readonly table: HostTensor
-  /** Channels of a Hadamard block; 0: the largest power of two up to 1024 that divides all KV channels. */
-  readonly group: number
+  /** Channels of a Hadamard block; null: the largest power of two up to 1024 that divides all KV channels. */
+  readonly group: number | null
   readonly metadata: 'f16' | 'f32'
 }
 
@@ -83,7 +83,7 @@ const SMALLEST_BLOCK = 16
 export function higgsQuantizer({ table, group: wanted, metadata }: HiggsSettings, site: Site): Quantizer {
   const [entries = 0, vector = 0] = table.shape
   const channels = site.heads * site.dim
-  const group = wanted || blockOf(channels)
+  const group = wanted ?? blockOf(channels)
   const perHead = site.dim % group === 0
   const row = perHead ? site.dim : channels
   const padded = Math.ceil(row / group) * group

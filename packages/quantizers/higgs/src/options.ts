@@ -1,14 +1,12 @@
-import { integer, type OptionSpec, oneOf } from '@kvloom/core'
+import { integer, type OptionKind, type OptionSpec, oneOf, optional } from '@kvloom/core'
 import { gridNames } from './grids'
 
 const powerOfTwo = (n: number): boolean => Number.isInteger(Math.log2(n))
 
-/** Channels of a Hadamard block: a power of two, or 0 for what fits. */
-const blockSize: OptionSpec<number> = {
-  default: 0,
-  doc: 'Channels of a Hadamard block, which share a norm; a power of two. 0: the largest one up to 1024 that divides all KV channels of a token (the authors’ 1024 on Llama 3).',
-  allowed: 'a power of two from 2 to 4096, or 0 for "what fits"',
-  valid: (v): v is number => typeof v === 'number' && (v === 0 || (v >= 2 && v <= 4096 && powerOfTwo(v))),
+const blockSize: OptionKind<number> = {
+  doc: 'Channels of a Hadamard block, which share a norm. Left out, it is the largest one up to 1024 that divides all KV channels of a token (the authors’ 1024 on Llama 3).',
+  allowed: 'a power of two from 2 to 4096',
+  valid: (v): v is number => typeof v === 'number' && v >= 2 && v <= 4096 && powerOfTwo(v),
 }
 
 const bitsPerValue: OptionSpec<number> = {
@@ -22,7 +20,7 @@ const bitsPerValue: OptionSpec<number> = {
 export const higgsOptions = {
   bits: bitsPerValue,
   vector: oneOf([1, 2, 4, 6, 8], { default: 2, doc: 'Values coded together, the dimension of the grid.' }),
-  group: blockSize,
+  group: optional(blockSize, 'what fits'),
   metadata: oneOf(['f16', 'f32'], {
     default: 'f16',
     doc: 'How norms are stored; codes are computed with the exact norm.',

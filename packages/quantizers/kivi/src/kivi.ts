@@ -69,12 +69,12 @@ export const kivi = defineQuantizer({
 
 /** How one part of one layer is stored. @throws ModelMismatch when the groups do not fit the head dimension. */
 function layoutOf({ bits, keyBits, valueBits, group, metadata }: Options, { part, dim }: Site): AffineLayout {
-  if (part === 'keys') return { kind: 'affine', bits: keyBits || bits, group, along: 'tokens', metadata }
+  if (part === 'keys') return { kind: 'affine', bits: keyBits ?? bits, group, along: 'tokens', metadata }
   if (dim % group !== 0)
     throw new ModelMismatch(
       'kivi',
       `values have ${dim} channels, which groups of ${group} do not divide.`,
       `Choose a group that divides ${dim}.`,
     )
-  return { kind: 'affine', bits: valueBits || bits, group, along: 'channels', metadata }
+  return { kind: 'affine', bits: valueBits ?? bits, group, along: 'channels', metadata }
 }

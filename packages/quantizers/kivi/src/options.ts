@@ -1,12 +1,7 @@
-import { integer, type OptionSpec, oneOf } from '@kvloom/core'
+import { integer, oneOf, optional } from '@kvloom/core'
 
-/** Bits of one part: a whole number, or 0 for "as `bits` says". */
-const partBits = (part: string): OptionSpec<number> => ({
-  default: 0,
-  doc: `Bits of a ${part} code, where it differs from bits; 0: as bits.`,
-  allowed: 'a whole number from 1 to 8, or 0 for "as bits"',
-  valid: (v): v is number => typeof v === 'number' && Number.isInteger(v) && v >= 0 && v <= 8,
-})
+const partBits = (part: string) =>
+  optional(integer({ min: 1, max: 8, doc: `Bits of a ${part} code, where it differs from bits.` }), 'as bits')
 
 /** Options of `kivi()`. */
 export const kiviOptions = {

@@ -45,7 +45,7 @@ async function run(golden: GoldenCase): Promise<Outcome | null> {
   if (golden.options['prompt_tokens'] !== undefined) return { tensors: await promptAndSteps(golden) }
   const rows = golden.scalars['rows'] as readonly (readonly [number, number])[] | undefined
   if (!rows) return null
-  const counts = rows.map(([tokens]) => clusterCount(tokens, { clusters: 0, tokensPerCluster: 80 }))
+  const counts = rows.map(([tokens]) => clusterCount(tokens, { clusters: null, tokensPerCluster: 80 }))
   return { tensors: [compareArrays('clusters', listOf(counts), listOf(rows.map(([, n]) => n)), EXACT)] }
 }
 

@@ -71,7 +71,7 @@ export const clusterkv = defineMethod(
 
 /** Clusters of a prompt of so many tokens, sinks included: floor(tokens / tokensPerCluster) unless fixed, at least one. */
 export const clusterCount = (tokens: number, o: Pick<Options, 'clusters' | 'tokensPerCluster'>): number =>
-  o.clusters > 0 ? o.clusters : Math.max(1, Math.floor(tokens / o.tokensPerCluster))
+  o.clusters ?? Math.max(1, Math.floor(tokens / o.tokensPerCluster))
 
 /** Rows whose keys are the first centroids; the same seed draws the same rows in every cache. */
 function firstRows(

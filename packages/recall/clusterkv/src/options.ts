@@ -1,4 +1,4 @@
-import { integer, layerList, oneOf } from '@kvloom/core'
+import { integer, layerList, oneOf, optional } from '@kvloom/core'
 
 /** Options of `clusterkv()`. */
 export const clusterkvOptions = {
@@ -8,7 +8,7 @@ export const clusterkvOptions = {
     doc: 'Rows a query reads, sinks included; recent rows that are not indexed yet come on top.',
   }),
   tokensPerCluster: integer({ default: 80, min: 1, doc: 'Prompt tokens per cluster, on average.' }),
-  clusters: integer({ default: 0, min: 0, doc: 'A fixed number of prompt clusters; 0: as tokensPerCluster says.' }),
+  clusters: optional(integer({ min: 1, doc: 'A fixed number of prompt clusters.' }), 'as tokensPerCluster says'),
   sinks: integer({ default: 16, min: 0, doc: 'First tokens: always read, never clustered.' }),
   every: integer({ default: 320, min: 1, doc: 'New tokens that are clustered together; until then all are read.' }),
   clustersPerBlock: integer({ default: 4, min: 1, doc: 'Clusters that so many new tokens become.' }),

@@ -44,7 +44,7 @@ export const aquaKv = defineMethod(
     const { group, first, sinks, block, rank, keepReconstruction, backbone } = options
     // A group of KIVI's keys is one of tokens.
     const drain = backbone === 'kivi' ? 'blocks' : 'all'
-    const firstGroup = backbone === 'higgs' ? group : 0
+    const firstGroup = backbone === 'higgs' ? group : null
     const over = { first, firstGroup, sinks, block, drain, rank, keepReconstruction } as const
     const { card: _, ...mix } = aquaKvOver(backboneOf(options), over)
     return mix
@@ -73,10 +73,10 @@ function backboneOf({ backbone, bits, group, block, sinks }: Options): KVCompres
     case 'higgs':
       return higgs({ bits, group })
     case 'kivi':
-      return kivi({ bits, group: group || 32, residual: block })
+      return kivi({ bits, group: group ?? 32, residual: block })
     case 'cq':
-      if (group !== 0)
-        throw new OptionError('aqua-kv', 'group', group, '0 with the backbone cq', 'Its codes share no scale.')
+      if (group !== null)
+        throw new OptionError('aqua-kv', 'group', group, 'left out with the backbone cq', 'Its codes share no scale.')
       if (bits !== 1 && bits !== 2 && bits !== 4 && bits !== 8)
         throw new OptionError('aqua-kv', 'bits', bits, '1, 2, 4 or 8 with the backbone cq', 'Its codes have 8 bits.')
       return coupledQuantization({ channels: COUPLED[bits], bits: 8, sinks })

@@ -1,12 +1,13 @@
-import { integer, type OptionSpec, type OptionsOf, oneOf } from '@kvloom/core'
+import { integer, type OptionsOf, oneOf, optional } from '@kvloom/core'
 import { linearPredictorOptions } from '@kvloom/linear-predictor'
 
-const group: OptionSpec<number> = {
-  default: 0,
-  doc: 'Numbers that share a norm (higgs) or a scale and minimum (kivi). 0: higgs what fits, up to 1024; kivi 32.',
-  allowed: 'a whole number from 0',
-  valid: (v): v is number => typeof v === 'number' && Number.isInteger(v) && v >= 0,
-}
+const group = optional(
+  integer({
+    min: 1,
+    doc: 'Numbers that share a norm (higgs) or a scale and minimum (kivi). Not beside the backbone cq.',
+  }),
+  'for higgs what fits, up to 1024; for kivi 32',
+)
 
 const zones = {
   sinks: integer({ default: 4, min: 0, doc: 'First tokens that stay exact for ever: they are poorly predicted.' }),
