@@ -154,7 +154,7 @@ export const ${camel}Options = {
 }
 `,
   source: (method) => `${header(method)}
-import { defineQuantizer } from '@kvloom/core'
+import { defineQuantizer, evenWindows } from '@kvloom/core'
 import { clone } from '@tensorflow/tfjs-core'
 import { ${method.camel}Options } from './options'
 
@@ -164,11 +164,7 @@ export const ${method.camel} = defineQuantizer({
   title: '${method.title}',
   summary: 'One line that says what it does.',
   options: ${method.camel}Options,
-  window: ({ recent }) => ({
-    sinks: 0,
-    keys: { recent, block: 1, drain: 'blocks' },
-    values: { recent, block: 1, drain: 'blocks' },
-  }),
+  window: ({ recent }) => evenWindows({ recent, block: 1 }),
   quantizer: () => ({
     layout: { kind: 'custom' },
     rowsPerGroup: 1,

@@ -14,11 +14,7 @@ const quantizer = (name: string, rope: 'pre' | 'post' = 'post') =>
     name,
     rope,
     options: { block: integer({ default: 8, min: 1, doc: '' }) },
-    window: ({ block }) => ({
-      sinks: 0,
-      keys: { recent: 0, block, drain: 'blocks' },
-      values: { recent: 0, block, drain: 'blocks' },
-    }),
+    window: ({ block }) => evenWindows({ block }),
     quantizer: () => ({
       layout: { kind: 'custom' },
       rowsPerGroup: 1,

@@ -1,6 +1,6 @@
 /** Every pair of methods that can be composed takes prompts after prompts, as its fork and its restored copy do; the others are refused by name. */
 import { shapesOf, testSettings } from '@kvloom/conformance'
-import { compose, defineMethod, type KVCompressor, KvloomError, window } from '@kvloom/core'
+import { compose, defineMethod, evenWindows, type KVCompressor, KvloomError, window } from '@kvloom/core'
 import { describe, expect, it } from 'vitest'
 import {
   adaKv,
@@ -48,12 +48,11 @@ const METHODS: Readonly<Record<string, () => KVCompressor>> = {
   tova: () => tova({ cache: 24 }),
 }
 const names = Object.keys(METHODS)
-const zone = { recent: 0, block: 16, drain: 'blocks' } as const
 
 /** A mix as it is, or with one window for all where methods propose different ones; null where it is refused. */
 function mixOf(pair: readonly string[]): (() => KVCompressor) | null {
   const parts = () => pair.map((name) => METHODS[name]?.() ?? adaKv())
-  const zoned = () => compose(...parts().map((part) => window({ sinks: 2, keys: zone, values: zone }, part)))
+  const zoned = () => compose(...parts().map((part) => window(evenWindows({ sinks: 2, block: 16 }), part)))
   for (const make of [() => compose(...parts()), zoned])
     try {
       make()

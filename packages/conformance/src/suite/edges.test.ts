@@ -5,6 +5,7 @@ import {
   definePick,
   defineQuantizer,
   defineScorer,
+  evenWindows,
   fraction,
   integer,
   type KVCompressor,
@@ -51,10 +52,7 @@ const plain = (also: (rows: Tensor) => Tensor, largest = Number.MAX_VALUE) =>
     name: 'plain',
     options: { block: integer({ default: 8, min: 1, doc: '' }) },
     store: () => 'f32',
-    window: ({ block }) => {
-      const zone = { recent: 0, block, drain: 'all' } as const
-      return { sinks: 0, keys: zone, values: zone }
-    },
+    window: ({ block }) => evenWindows({ block, drain: 'all' }),
     quantizer: () => ({
       layout: { kind: 'custom' },
       rowsPerGroup: 1,

@@ -3,6 +3,7 @@ import {
   compose,
   defineQuantizer,
   defineScorer,
+  evenWindows,
   type HostTensor,
   integer,
   type KVCompressor,
@@ -48,10 +49,7 @@ const scaled = (broken = false) => {
     options: { block: integer({ default: 8, min: 1, doc: '' }) },
     rope: 'pre',
     store: () => 'f32',
-    window: ({ block }) => {
-      const zone = { recent: 0, block, drain: 'all' } as const
-      return { sinks: 2, keys: zone, values: zone }
-    },
+    window: ({ block }) => evenWindows({ sinks: 2, block, drain: 'all' }),
     fit: () => ({
       scope: 'layer',
       run: async ({ target }) => ({

@@ -8,8 +8,8 @@ import { ready } from '../artifacts'
 import { compose, exceptLayers, ownRows, window } from '../compose'
 import type { KVCache, KVCompressor, Phase, Stage } from '../contract'
 import { defineMethod } from '../define'
+import { evenWindows } from '../merge-zones'
 import {
-  both,
   dense,
   exact,
   guess,
@@ -86,7 +86,8 @@ const lossless: Readonly<Record<string, () => KVCompressor>> = {
   predict: () => compose(guess(false), exact()),
   'predict, reconstructions kept': () => compose(guess(true), exact()),
   'transform before RoPE, shared latents': () => permute(),
-  'transform and quantize': () => window({ sinks: 2 }, compose(permute(), window({ ...both(0, 8, 'all') }, exact()))),
+  'transform and quantize': () =>
+    window({ sinks: 2 }, compose(permute(), window(evenWindows({ sinks: 2, block: 8, drain: 'all' }), exact()))),
   'transform, predict and quantize': () => window({ sinks: 2 }, compose(permute(), guess(false), exact())),
   'transform after RoPE, fitted on the prompt': () => reverse(),
   'transform on some layers': () => exceptLayers([1], permute()),

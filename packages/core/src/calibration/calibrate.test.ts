@@ -6,6 +6,7 @@ import { openCache } from '../cache/open'
 import { compose, exceptLayers, onLayers } from '../compose'
 import type { CalibrationRun, HostTensor } from '../contract'
 import { defineQuantizer } from '../define'
+import { evenWindows } from '../merge-zones'
 import { guess, model, random } from '../testing/stage-toys'
 import { calibrate } from './calibrate'
 
@@ -29,11 +30,7 @@ const groups = defineQuantizer({
   options: {},
   rope: 'pre',
   rowsPerGroup: () => 16,
-  window: () => ({
-    sinks: 0,
-    keys: { recent: 0, block: 16, drain: 'blocks' },
-    values: { recent: 0, block: 16, drain: 'blocks' },
-  }),
+  window: () => evenWindows({ block: 16 }),
   fit: () => ({
     scope: 'layer',
     run: async ({ target }) => ({ json: target.map(({ shape }) => shape[1] ?? 0), tensors: {} }),

@@ -3,6 +3,7 @@ import { affineDecode, affineEncode } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { KVCache, KVCompressor, ModelShape, Phase } from '../contract'
 import { definePick, defineQuantizer, defineScorer } from '../define'
+import { evenWindows, NO_SEALING } from '../merge-zones'
 import { fraction, integer } from '../options'
 
 export const model: ModelShape = {
@@ -64,11 +65,7 @@ export const rows = defineQuantizer({
   name: 'rows',
   options: { bits: integer({ default: 4, min: 1, max: 8, doc: '' }) },
   store: () => 'f32',
-  window: () => ({
-    sinks: 2,
-    keys: { recent: 8, block: 16, drain: 'blocks' },
-    values: { recent: 8, block: 16, drain: 'blocks' },
-  }),
+  window: () => evenWindows({ sinks: 2, recent: 8, block: 16 }),
   quantizer: ({ bits }, site) => {
     const layout = { kind: 'affine', bits, group: 32, along: 'channels', metadata: 'f16' } as const
     return {
@@ -120,11 +117,7 @@ export const recentOnly = definePick({
     recent: integer({ default: 28, min: 1, doc: '' }),
     keep: fraction({ default: 1, doc: '' }),
   },
-  window: ({ sinks }) => ({
-    sinks,
-    keys: { recent: Infinity, block: 1, drain: 'blocks' },
-    values: { recent: Infinity, block: 1, drain: 'blocks' },
-  }),
+  window: ({ sinks }) => ({ ...NO_SEALING, sinks }),
   by: 'positions',
   pick: ({ sinks, recent }) => ({
     needs: {},

@@ -3,6 +3,7 @@ import * as tf from '@tensorflow/tfjs-core'
 import { expect } from 'vitest'
 import type { HostTensor, KVCompressor, ModelShape, Quantizer, Recall, Space, Stage } from '../contract'
 import { definePick, defineQuantizer, defineTransform } from '../define'
+import { evenWindows } from '../merge-zones'
 import { integer, oneOf } from '../options'
 
 export const model: ModelShape = {
@@ -17,10 +18,6 @@ export const model: ModelShape = {
   attentionScale: 0.25,
   fingerprint: 'synthetic',
 }
-export const both = (recent: number, block: number, drain: 'all' | 'blocks' = 'blocks') => ({
-  keys: { recent, block, drain },
-  values: { recent, block, drain },
-})
 export const dense: KVCompressor = {
   card: { name: 'dense', title: '', summary: '', chunkInvariant: true },
   stages: [],
@@ -36,7 +33,7 @@ export const exact = defineQuantizer({
   },
   rope: 'pre',
   store: () => 'f32',
-  window: ({ block }) => ({ sinks: 2, ...both(0, block, 'all') }),
+  window: ({ block }) => evenWindows({ sinks: 2, block, drain: 'all' }),
   quantizer: ({ merged }, site): Quantizer => ({
     layout: { kind: 'custom' },
     rowsPerGroup: 1,
@@ -111,7 +108,7 @@ export const permute = defineTransform({
   rope: 'pre',
   mergesHeads: true,
   store: () => 'f32',
-  window: ({ block }) => ({ sinks: 1, ...both(0, block, 'all') }),
+  window: ({ block }) => evenWindows({ sinks: 1, block, drain: 'all' }),
   transform: (_, site) => {
     const width = site.heads * site.dim
     const map = site.hold(rotation(width))
@@ -139,7 +136,7 @@ export const reverse = defineTransform({
   when: 'promptEnd',
   rope: 'post',
   store: () => 'f32',
-  window: () => ({ sinks: 0, ...both(4, 1, 'all') }),
+  window: () => evenWindows({ recent: 4, block: 1, drain: 'all' }),
   transform: (_, site) => ({
     fitted: 'prompt',
     needs: { queries: { of: 'queries', last: 4 } },
@@ -164,7 +161,7 @@ export const pairs = defineTransform({
   rope: 'free',
   layerGroup: 2,
   store: () => 'f32',
-  window: () => ({ sinks: 0, ...both(0, 6) }),
+  window: () => evenWindows({ block: 6 }),
   transform: (_, site) => ({
     fitted: 'model',
     needs: {},

@@ -11,7 +11,7 @@
  * two re-implementations (`retention` names them; see the README); rows are merged in blocks as they leave the window,
  * and retained within a block, where the paper merges a prompt whole and then token by token.
  */
-import { defineTransform, ModelMismatch, type OptionsOf } from '@kvloom/core'
+import { defineTransform, evenWindows, ModelMismatch, type OptionsOf } from '@kvloom/core'
 import { LARGEST_HALF, selectTop } from '@kvloom/kernels'
 import {
   acos,
@@ -61,10 +61,7 @@ export const minicache = defineTransform({
   rope: 'free', // both layers' keys of a token are turned by the same rotation
   dim: (_, { dim }) => dim,
   layerGroup: 2,
-  window: ({ block }) => {
-    const part = { recent: 0, block, drain: 'blocks' } as const
-    return { sinks: 0, keys: part, values: part }
-  },
+  window: ({ block }) => evenWindows({ block }),
   transform: (options, site) => ({
     fitted: 'model',
     needs: {},

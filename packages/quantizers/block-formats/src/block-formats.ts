@@ -10,7 +10,15 @@
  * ggml (https://github.com/ggml-org/llama.cpp, MIT), `quantize_row_*_ref`; half = 8 or 16, top = 15 or 31. Every step is one
  * f32 operation, so codes and scales agree bit for bit. What differs: codes lie as a stream of bits, not in ggml's nibble order.
  */
-import { defineQuantizer, KvloomError, ModelMismatch, type OptionsOf, type Quantizer, type Site } from '@kvloom/core'
+import {
+  defineQuantizer,
+  evenWindows,
+  KvloomError,
+  ModelMismatch,
+  type OptionsOf,
+  type Quantizer,
+  type Site,
+} from '@kvloom/core'
 import {
   allocateRows,
   type CodebookLayout,
@@ -117,11 +125,7 @@ export const blockFormats = defineQuantizer({
     'Blocks of 32 channels with one half-precision scale, as llama.cpp stores its cache: q8_0, q4_0 and their kin.',
   paper: { title: 'ggml quantization formats', link: 'https://github.com/ggml-org/llama.cpp' },
   options: blockFormatsOptions,
-  window: () => ({
-    sinks: 0,
-    keys: { recent: 0, block: 1, drain: 'blocks' },
-    values: { recent: 0, block: 1, drain: 'blocks' },
-  }),
+  window: () => evenWindows({ block: 1 }),
   rope: 'post',
   channels: () => ({ multipleOf: BLOCK, of: 'head' }),
   quantizer: ({ format }, site) => quantizerOf(RECIPES[format], format, site),

@@ -13,6 +13,7 @@
 import {
   type Artifact,
   defineQuantizer,
+  evenWindows,
   type HostTensor,
   KvloomError,
   learned,
@@ -37,11 +38,7 @@ export const coupledQuantization = defineQuantizer({
     link: 'https://arxiv.org/abs/2405.03917',
   },
   options: coupledQuantizationOptions,
-  window: ({ sinks, recent }) => ({
-    sinks,
-    keys: { recent, block: 1, drain: 'blocks' },
-    values: { recent, block: 1, drain: 'blocks' },
-  }),
+  window: ({ sinks, recent }) => evenWindows({ sinks, recent, block: 1 }),
   rope: 'pre',
   channels: ({ channels }) => ({ multipleOf: channels, of: 'head' }),
   fit: (options) => ({

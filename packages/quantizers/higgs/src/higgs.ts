@@ -13,6 +13,7 @@
  */
 import {
   defineQuantizer,
+  evenWindows,
   type HostTensor,
   KvloomError,
   ModelMismatch,
@@ -48,11 +49,7 @@ export const higgs = defineQuantizer({
       )
   },
   // The rule of AQUA-KV's cache: a buffer that has reached `block` tokens is sealed whole.
-  window: ({ sinks, recent, block }) => ({
-    sinks,
-    keys: { recent, block, drain: 'all' },
-    values: { recent, block, drain: 'all' },
-  }),
+  window: ({ sinks, recent, block }) => evenWindows({ sinks, recent, block, drain: 'all' }),
   rope: 'pre',
   // With a group of its own it pads.
   channels: ({ group }) => (group === 0 ? { multipleOf: SMALLEST_BLOCK, of: 'token' } : undefined),

@@ -11,6 +11,7 @@
 import {
   compose,
   defineMethod,
+  evenWindows,
   exceptLayers,
   type KVCompressor,
   OptionError,
@@ -56,8 +57,7 @@ export function aquaKvOver(quantizer: KVCompressor, given: Partial<OverOptions> 
   const { first, firstGroup, sinks, block, drain, ...predictor } = parseOptions('aqua-kv', aquaKvOverOptions, given)
   if (!quantizer.stages.some(({ kind }) => kind === 'quantize'))
     throw new OptionError('aqua-kv', 'quantizer', quantizer.card.name, 'a composition that quantizes', 'Add higgs().')
-  const zone = { recent: 0, block, drain }
-  const zoned = (c: KVCompressor): KVCompressor => window({ sinks, keys: zone, values: zone }, c)
+  const zoned = (c: KVCompressor): KVCompressor => window(evenWindows({ sinks, block, drain }), c)
   return compose(
     linearPredictor(predictor),
     zoned(exceptLayers([0], quantizer)),
