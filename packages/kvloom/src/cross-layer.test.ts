@@ -3,6 +3,7 @@ import { syntheticModel } from '@kvloom/conformance'
 import {
   CacheStateError,
   compose,
+  evenWindows,
   exceptLayers,
   IncompatibleStages,
   type KVCache,
@@ -24,8 +25,7 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import { blockFormats, freqkv, higgs, kivi, linearPredictor, minicache, snapkv, streamingLlm } from './index'
 
 const model = { ...syntheticModel({ queryHeads: 4, kvHeads: 2, keyDim: 32, valueDim: 32 }), layers: 4 }
-const zone = { recent: 0, block: 4, drain: 'blocks' } as const
-const zoned = (c: KVCompressor, sinks = 0): KVCompressor => window({ sinks, keys: zone, values: zone }, c)
+const zoned = (c: KVCompressor, sinks = 0): KVCompressor => window(evenWindows({ sinks, block: 4 }), c)
 
 beforeAll(async () => {
   await registerKernels('wasm')
@@ -140,11 +140,13 @@ describe('rollback', () => {
     for (const each of [cache, plain]) each.dispose()
   })
 
-  it('does not go back behind room that a refused step made', async () => {
+  it('does not go back behind room that was made; a refused step makes none', async () => {
     const cache = openCache(model, ready(streamingLlm({ sinks: 2, recent: 8 })))
     await feed(cache, 8, 'prompt')
     await feed(cache, 2, 'decode')
     await expect(feed(cache, 1, 'decode', Number.NaN)).rejects.toThrow(NonFiniteError)
+    cache.rollback(1)
+    for (const n of [1, 1]) await feed(cache, n, 'decode')
     expect(() => cache.rollback(4)).toThrow(CacheStateError)
     await feed(cache, 1, 'decode')
     cache.dispose()

@@ -83,9 +83,8 @@ async function answersOn(cache: KVCache): Promise<string[]> {
   return answers.every(({ data }) => data.every(Number.isFinite)) ? [] : ['the next answer is not finite']
 }
 
-/** Checks that a refusal at the first layer changes nothing but the room that was made for the step, and that the step can be taken again. */
+/** Checks that a refusal at the first layer changes nothing, and that the step can be taken again. */
 async function stillWhole(cache: KVCache, before: readonly string[]): Promise<string[]> {
-  if (cache.compressor.stages.some(({ when }) => when === 'room')) return answersOn(cache)
   const difference = differenceOf(await snapshot(cache), before)
   return difference ? [`what is held changed: ${difference}`] : answersOn(cache)
 }

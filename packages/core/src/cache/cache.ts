@@ -29,7 +29,7 @@ import { censusOf, ledgerOf } from './ledger'
 import type { TablePool } from './pool'
 import { Reconstructor } from './reconstruct'
 import { type Measuring, WaitingReplay } from './replay'
-import { chunkLimitOf, contextCureOf, isEndless, makeRoom, mostThatFit, positionsWith } from './room'
+import { chunkLimitOf, contextCureOf, isEndless, mostThatFit, positionsWith, roomFor } from './room'
 import { Rotary } from './rotary'
 import { snapshot } from './snapshot'
 import { Recipe } from './step'
@@ -52,6 +52,8 @@ interface OpenStep extends Step {
   /** The layers that have attended. */
   readonly done: Set<number>
   readonly incoming: Int32Array
+  /** Makes room for the step's rows, once the first layer's numbers were found to be good. */
+  readonly room: readonly (() => void)[]
 }
 
 export class Cache implements KVCache {
@@ -127,7 +129,6 @@ export class Cache implements KVCache {
     const positions = this.positionsWith(tokens.length)
     const { contextLength } = this.model
     if (positions > contextLength) throw new ContextOverflow(positions, contextLength, this.contextCure)
-    for (const layer of this.layers) makeRoom(layer, tokens.length, this.tokensSeen)
     this.step = {
       phase,
       start: this.tokensSeen,
@@ -135,6 +136,7 @@ export class Cache implements KVCache {
       state: new StepState(this.model.rope, this.tokensSeen, tokens.length),
       tokenIds: tokensUpTo(this.tokens, tokens),
       incoming: tokens.slice(),
+      room: this.layers.flatMap((layer) => roomFor(layer, tokens.length, this.tokensSeen)),
       done: new Set(),
     }
   }
@@ -166,9 +168,10 @@ export class Cache implements KVCache {
       const own = this.ownRows(layer, step, now)
       try {
         await this.checkNumbers(layer, step, now, own)
-        const output = await this.guard.breaking(`layer ${layer}`, () =>
-          this.recipe.attendLayer(layer, watched, own, step),
-        )
+        const output = await this.guard.breaking(`layer ${layer}`, () => {
+          if (step.done.size === 0) for (const make of step.room) make()
+          return this.recipe.attendLayer(layer, watched, own, step)
+        })
         step.done.add(layer)
         return output
       } finally {
@@ -272,6 +275,13 @@ export class Cache implements KVCache {
     })
   }
 
+  /** A copy in which there is room for so many tokens already. */
+  private withRoom(incoming: number): Cache {
+    const ahead = this.copy()
+    for (const layer of ahead.layers) for (const make of roomFor(layer, incoming, this.tokensSeen)) make()
+    return ahead
+  }
+
   bytes(): ByteLedger {
     return ledgerOf(this.layers, this.account, this.pool, this.rotary)
   }
@@ -282,6 +292,11 @@ export class Cache implements KVCache {
 
   async materialize(layer: number, lane = 0): Promise<{ keys: tf.Tensor; values: tf.Tensor; positions: Int32Array[] }> {
     this.guard.checkOpen()
+    const { step } = this
+    if (step && step.room.length > 0 && step.done.size === 0) {
+      const ahead = this.withRoom(step.count)
+      return ahead.materialize(layer, lane).finally(() => ahead.dispose())
+    }
     const { source } = this.layerAt(layer).plan
     const held = this.layerAt(source).lanes[lane]
     if (!held) throw new CacheStateError(`Layer ${layer} has no lane ${lane}.`)
@@ -319,11 +334,10 @@ export class Cache implements KVCache {
     this.pool.release()
   }
 
-  /** Forgets that a step began, as long as nothing of it was stored. */
+  /** Forgets that a step began, as long as nothing of it was stored and no room was made for it. */
   private abandon(): void {
     this.step?.state.dispose()
     this.step = null
-    this.noteChanges()
   }
 
   /** Where anything but appending has happened to rows, a rollback cannot go back behind it. */

@@ -1,4 +1,4 @@
-/** Makes room before an append, as stages with `when: 'room'` say, and counts how many tokens and positions are left. */
+/** Decides how room is made before an append, as stages with `when: 'room'` say, and counts how many tokens and positions are left. */
 import type { AnyStage, ModelShape, RowRange } from '../contract'
 import { UnsupportedStage } from '../errors'
 import { keepRanges } from './drop'
@@ -6,27 +6,35 @@ import type { Lane } from './lane'
 import type { LayerCache } from './layer'
 import type { LayerPlan } from './plan'
 
-/** Makes room before an append. `seen` tokens have come so far. */
-export function makeRoom(layer: LayerCache, incoming: number, seen: number): void {
+/**
+ * Decides what makes room in a layer before an append. Nothing changes yet: a step that has begun may still be refused. `seen` tokens have
+ * come so far.
+ * @returns what makes the room, one call for each lane that needs some
+ */
+export function roomFor(layer: LayerCache, incoming: number, seen: number): readonly (() => void)[] {
   const { pick, resample } = layer.plan
   if (resample)
-    for (const lane of layer.lanes)
-      if (lane.rows + incoming > resample.capacity && lane.rows === resample.capacity) {
+    return layer.lanes
+      .filter((lane) => lane.rows + incoming > resample.capacity && lane.rows === resample.capacity)
+      .map((lane) => () => {
         lane.resample(resample, seen)
         layer.changed = true
-      }
-  if (pick?.when !== 'room') return
-  for (const [i, lane] of layer.lanes.entries()) {
+      })
+  if (pick?.when !== 'room') return []
+  return layer.lanes.flatMap((lane, i) => {
     const tokens = lane.liveRows
     const count = pick.does.count(tokens, incoming)
-    if (count >= tokens) continue
+    if (count >= tokens) return []
     const now = layer.pickContext(i, { phase: 'decode', start: seen, count: 0 })
     const kept = pick.does.keep(tokens, count, null, {}, now)
     if (!isRanges(kept))
       throw new UnsupportedStage(pick.id, 'a pick that makes room before an append must return row ranges.')
-    keepRanges(lane, liveToStored(lane, kept), pick.does.positions === 'slot')
-    layer.changed = true
-  }
+    const drop = () => {
+      keepRanges(lane, liveToStored(lane, kept), pick.does.positions === 'slot')
+      layer.changed = true
+    }
+    return [drop]
+  })
 }
 
 /** How many positions the context must have for `incoming` more tokens, once the stages have made room for them. */

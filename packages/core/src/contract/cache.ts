@@ -25,7 +25,8 @@ export interface KVCache {
   /** How many tokens were seen so far, dropped ones included. It is the original position of the next token. */
   readonly tokensSeen: number
   /**
-   * Announces the tokens of a step and makes room for them (stages with `when: 'room'`).
+   * Announces the tokens of a step. Room for them (stages with `when: 'room'`) is made when the first layer has been handed good numbers, so
+   * that a step that is refused before changes nothing.
    * @throws ContextOverflow, CacheStateError
    */
   begin(tokens: Int32Array, phase: Phase): void
@@ -70,7 +71,8 @@ export interface KVCache {
   /**
    * Decodes every row of one lane, in the order of storage: `[lane heads, rows, dim]`, owned by the caller. Keys come after RoPE at their
    * original positions, on whichever side they are stored. `positions[h]` has the original position of every row of a head, and -1
-   * for a dropped row that its block still holds. A layer has one lane, or one per KV head when it is ragged.
+   * for a dropped row that its block still holds. A layer has one lane, or one per KV head when it is ragged. Inside a step these are the
+   * rows that the step attends to, also before the first layer makes room for it.
    */
   materialize(layer: number, lane?: number): Promise<{ keys: Tensor; values: Tensor; positions: Int32Array[] }>
   /** The stored tensors as they are, borrowed, with one entry per lane. */
