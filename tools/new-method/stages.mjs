@@ -166,15 +166,13 @@ export const ${method.camel} = defineQuantizer({
   options: ${method.camel}Options,
   window: ({ recent }) => evenWindows({ recent, block: 1 }),
   quantizer: () => ({
-    layout: { kind: 'custom' },
+    // Every tensor of a block, and what the ledger counts it as.
+    layout: { kind: 'custom', fields: { rows: { counts: 'payload' } } },
     rowsPerGroup: 1,
     theoreticalBitsPerValue: 32,
     // Pack here, with the kernels of @kvloom/kernels: rows [heads, tokens, dim] f32 to named tensors, which are what is held.
     encode: (rows) => ({ rows: clone(rows) }),
-    decode: ({ rows }) => {
-      if (!rows) throw new TypeError('${method.name}: the block holds no tensor named rows')
-      return clone(rows)
-    },
+    decode: ({ rows }) => clone(rows),
   }),
 })
 `,

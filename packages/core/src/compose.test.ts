@@ -16,7 +16,7 @@ const quantizer = (name: string, rope: 'pre' | 'post' = 'post') =>
     options: { block: integer({ default: 8, min: 1, doc: '' }) },
     window: ({ block }) => evenWindows({ block }),
     quantizer: () => ({
-      layout: { kind: 'custom' },
+      layout: { kind: 'custom', fields: {} },
       rowsPerGroup: 1,
       theoreticalBitsPerValue: 1,
       encode: () => ({}),

@@ -4,9 +4,11 @@ import type { Tensor } from '@tensorflow/tfjs-core'
 import { dropping, refuseHeadSets, refuseLayerSets, refuseSlots } from './accept'
 import type {
   Artifact,
+  Block,
   Bound,
   ChannelGroups,
   Fit,
+  IsBlock,
   KVCompressor,
   MethodCard,
   Needs,
@@ -168,7 +170,7 @@ export function definePick<const N extends Needs, S extends OptionSchema>(
 }
 
 /** Makes a quantizer. It gets one stage per part, so keys and values may differ; `window` is what it proposes to leave exact. */
-export function defineQuantizer<S extends OptionSchema>(
+export function defineQuantizer<S extends OptionSchema, B extends IsBlock<B> = Block>(
   d: Described & {
     readonly options: S
     /** Throw OptionError for options that do not fit each other. */
@@ -185,7 +187,7 @@ export function defineQuantizer<S extends OptionSchema>(
     /** How its tables are learned; `quantizer` then gets the artifact. Absent when it learns nothing. */
     readonly fit?: (options: OptionsOf<S>) => Fit | undefined
     /** Throw ModelMismatch when the site's dims do not divide. */
-    readonly quantizer: (options: OptionsOf<S>, site: Site, artifact?: Artifact) => Quantizer
+    readonly quantizer: (options: OptionsOf<S>, site: Site, artifact?: Artifact) => Quantizer<B>
   },
 ): MethodFactory<S> {
   return defineMethod(cardOf(d, true), d.options, (options) => {
@@ -209,7 +211,7 @@ export function defineQuantizer<S extends OptionSchema>(
           }
         },
         ...(fit ? { fit } : {}),
-        bind: (site, artifact) => d.quantizer(options, site, artifact),
+        bind: (site, artifact) => d.quantizer(options, site, artifact) as unknown as Quantizer,
       }
     }
     return {

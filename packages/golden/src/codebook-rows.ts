@@ -1,5 +1,7 @@
 /** Shows what a quantizer with a codebook makes of rows, in the shapes of golden data. */
+
 import { type HostTensor, type ModelShape, type Quantizer, type Site, siteOf } from '@kvloom/core'
+import type { CodebookRows } from '@kvloom/kernels'
 import { codebookBits, floatFromHalf } from '@kvloom/kernels'
 import type { Tensor } from '@tensorflow/tfjs-core'
 import type { Arena } from './arena'
@@ -50,16 +52,17 @@ export function hostOf({ shape, data }: NdArray): HostTensor {
 
 /** Sends rows `[tokens, channels]` through the quantizer and back. */
 export async function throughCodebook(
-  quantizer: Quantizer,
+  quantizer: Quantizer<CodebookRows>,
   rows: NdArray,
   blocks: CodebookBlocks,
   arena: Arena,
 ): Promise<CodebookResult> {
   const [tokens = 0, channels = 0] = rows.shape
   const stored = quantizer.encode(arena.own(toTensor({ shape: [1, tokens, channels], data: rows.data })))
-  for (const tensor of Object.values(stored)) arena.own(tensor)
   const { codes, metadata } = stored
-  if (!codes || !metadata) throw new GoldenError('The quantizer does not store codes and metadata.')
+  arena.own(codes)
+  if (!metadata) throw new GoldenError('The quantizer stores no metadata.')
+  arena.own(metadata)
   const recon = await fromTensor(arena.own(quantizer.decode(stored, tokens)))
   return {
     ...(await unpack(codes, metadata, blocks, tokens, Math.ceil(channels / blocks.group))),

@@ -44,7 +44,7 @@ async function sealed(cache: KVCache): Promise<Map<string, string>> {
     for (const part of ['keys', 'values'] as const)
       for (const segment of lane[part])
         if (segment.zone === 'sealed')
-          for (const [name, tensor] of Object.entries(segment.tensors)) {
+          for (const [name, tensor] of segment.tensors.entries()) {
             const data = await tensor.data()
             const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength)
             const whole = segment.rows === segment.capacity ? bytes.toString('base64') : ''

@@ -54,12 +54,12 @@ const plain = (also: (rows: Tensor) => Tensor, largest = Number.MAX_VALUE) =>
     store: () => 'f32',
     window: ({ block }) => evenWindows({ block, drain: 'all' }),
     quantizer: () => ({
-      layout: { kind: 'custom' },
+      layout: { kind: 'custom', fields: { rows: { counts: 'payload' } } },
       rowsPerGroup: 1,
       largest,
       theoreticalBitsPerValue: 32,
       encode: (rows) => ({ rows: also(rows) }),
-      decode: ({ rows }) => clone(rows as Tensor),
+      decode: ({ rows }) => clone(rows),
     }),
   })()
 
@@ -130,9 +130,10 @@ describe('at the edges the suite finds', () => {
   it('pages that are hardly used, and dropped rows that nothing needs', () => {
     const page = () => ({ rows: zeros([1, 16, 4]) })
     const pages = [page(), page(), page()]
-    const segment = (tensors: { rows: Tensor } | undefined, rows: number) => ({
+    const segment = (block: { rows: Tensor } | undefined, rows: number) => ({
       zone: 'window' as const,
-      tensors: tensors ?? {},
+      block: block ?? {},
+      tensors: Object.values(block ?? {}),
       from: 0,
       rows,
       capacity: 16,

@@ -6,8 +6,8 @@ import { type Held, heldIn } from './held'
 /** By how much pages may exceed what their rows need. A page that is being filled or emptied comes on top, one per zone of a part and lane. */
 export const RESIDENT_SHARE = 1.15
 
-const bytesOf = (tensors: SegmentView['tensors']): number =>
-  Object.values(tensors).reduce((sum, t: Tensor) => sum + t.size * util.bytesPerElement(t.dtype), 0)
+const bytesOf = (tensors: readonly Tensor[]): number =>
+  tensors.reduce((sum, t) => sum + t.size * util.bytesPerElement(t.dtype), 0)
 
 /** How many bytes the segments of one part of one lane take. */
 export interface Resident {
@@ -22,13 +22,13 @@ export interface Resident {
  * @param drops whether rows are dropped at any time, also sealed ones
  */
 export function residentOf(segments: readonly SegmentView[], drops = false): Resident {
-  const pages = new Map<SegmentView['tensors'][string] | undefined, { bytes: number; zone: string }>()
+  const pages = new Map<Tensor | undefined, { bytes: number; zone: string }>()
   let needed = 0
   // Rows in host memory separate the pages before them from those behind.
-  const parts = segments.some(({ tensors }) => Object.keys(tensors).length === 0) ? 2 : 1
+  const parts = segments.some(({ tensors }) => tensors.length === 0) ? 2 : 1
   for (const { zone, tensors, rows, capacity } of segments) {
     const bytes = bytesOf(tensors)
-    pages.set(Object.values(tensors)[0], { bytes, zone })
+    pages.set(tensors[0], { bytes, zone })
     needed += (bytes * rows) / capacity
   }
   const largest = new Map<string, number>()

@@ -31,7 +31,7 @@ export class SealedRows {
                     ),
                   )
             if (segment.zone === 'sealed' && segment.rows === segment.capacity)
-              for (const tensor of Object.values(segment.tensors))
+              for (const tensor of segment.tensors)
                 problems.push(...(await this.lookAtPage(`${part} of layer ${layer}`, tensor)))
             from += segment.rows
           }

@@ -28,7 +28,6 @@ import {
   reshape,
   scalar,
   slice,
-  type Tensor,
   type Tensor1D,
   type Tensor3D,
   tensor2d,
@@ -60,11 +59,11 @@ const scaled = (broken = false) => {
     quantizer: (_, site, artifact) => {
       const one = site.hold(artifact?.tensors[`${site.layer}.${site.part}.one`] as HostTensor)
       return {
-        layout: { kind: 'custom' },
+        layout: { kind: 'custom', fields: { rows: { counts: 'payload' } } },
         rowsPerGroup: 1,
         theoreticalBitsPerValue: 32,
         encode: (rows) => ({ rows: mul(rows, one) }),
-        decode: ({ rows }) => (broken ? add(rows as Tensor, 1e-3 * decoded++) : clone(rows as Tensor)),
+        decode: ({ rows }) => (broken ? add(rows, 1e-3 * decoded++) : clone(rows)),
       }
     },
   })

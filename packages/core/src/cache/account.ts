@@ -1,19 +1,27 @@
 /** Counts what a cache holds: pages by how many hold them, and tensors that change by being replaced. */
 import * as tf from '@tensorflow/tfjs-core'
 import { bytesOf } from '../tensors'
-import type { Page } from './rows/page'
+
+/** What is held by caches together and freed by the last of them: pages, and what was fitted for them. */
+export interface Shared {
+  readonly bytes: number
+  /** What it holds on to. */
+  readonly fitted: Shared | null
+  retain(): this
+  release(): void
+}
 
 /** The running sum of the bytes that one cache holds. Pages and tensors report to it; a page that several parts hold counts once. */
 export class Account {
   held = 0
   peak = 0
-  private readonly holders = new Map<Page, number>()
+  private readonly holders = new Map<Shared, number>()
 
   add(bytes: number): void {
     this.held += bytes
     if (this.held > this.peak) this.peak = this.held
   }
-  hold(page: Page): Page {
+  hold<S extends Shared>(page: S): S {
     const holders = this.holders.get(page) ?? 0
     if (holders === 0) {
       this.add(page.bytes)
@@ -23,10 +31,10 @@ export class Account {
     return page
   }
   /** Holds a page that another cache made, and counts as one more of its owners when this cache holds it for the first time. */
-  share(page: Page): Page {
+  share<S extends Shared>(page: S): S {
     return this.hold(this.holders.has(page) ? page : page.retain())
   }
-  letGo(page: Page): void {
+  letGo(page: Shared): void {
     const left = (this.holders.get(page) ?? 1) - 1
     if (left > 0) {
       this.holders.set(page, left)

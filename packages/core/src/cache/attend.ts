@@ -7,7 +7,7 @@ import { pagedAttention, type RowSegment } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { disposeAll } from '../tensors'
 import { DENSE, type OwnRows, type Readable, type Reading, type Run } from './reading'
-import type { Page } from './rows/page'
+import type { Fitted } from './rows/fitted'
 import { segmentsOf } from './rows/segments'
 import { keySideOf, valueSideOf } from './sides'
 
@@ -63,7 +63,7 @@ function runsOf(lane: Readable, { stored, ranges }: Reading): readonly Run[] {
   }
   // All rows of a run have one position shift, and are decoded with what one prompt fitted.
   for (const part of [lane.keys, lane.values]) {
-    let [at, shift, fitted]: [number, number, Page | null] = [0, 0, null]
+    let [at, shift, fitted]: [number, number, Fitted | null] = [0, 0, null]
     for (const view of part.views.all()) {
       if (view.shift !== shift || view.page.fitted !== fitted) cuts.add(at)
       ;[shift, fitted] = [view.shift, view.page.fitted]

@@ -5,8 +5,9 @@
 import { allocateRows, readRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Predictor, Quantizer, RowStore, Tensors, Transform } from '../contract'
-import { mapTensors, mergeHeads, splitHeads } from '../tensors'
-import type { PageLayout } from './rows/page'
+import { UnsupportedStage } from '../errors'
+import { mergeHeads, splitHeads } from '../tensors'
+import { denseForm, formOf, listStored, mapStored, type PageLayout, type Stored, type StoredForm } from './rows/stored'
 
 /** How many bits a scale and a number of an exact row take, by formula. */
 const HALF_BITS = 16
@@ -20,6 +21,8 @@ export interface CodecParts {
   readonly transform: Transform | null
   readonly predictor: Predictor | null
   readonly quantizer: Quantizer | null
+  /** Names the quantizer in errors. */
+  readonly quantizerId: string
   /** The layers whose rows are sealed into one block, ascending, and the place of this codec's layer among them. */
   readonly layers: readonly number[]
   readonly member: number
@@ -27,7 +30,7 @@ export interface CodecParts {
 
 /** What a block of rows becomes. */
 export interface SealedBlock {
-  readonly tensors: Tensors
+  readonly stored: Stored<tf.Tensor>
   /** f32 `[heads, n]`, 1 for every row that stays exact; null when none does. */
   readonly exempt: tf.Tensor | null
 }
@@ -35,10 +38,14 @@ export interface SealedBlock {
 export class Codec {
   readonly mainHeads: number
   readonly mainDim: number
+  /** How sealed rows are stored. */
+  readonly form: StoredForm
 
   constructor(readonly parts: CodecParts) {
     this.mainHeads = parts.transform?.main.heads ?? parts.heads
     this.mainDim = parts.transform?.main.dim ?? parts.dim
+    const { quantizer, store } = parts
+    this.form = quantizer ? formOf(quantizer.layout) : denseForm(store)
   }
 
   /** How many channels `main` has for one token, over all heads. Predictors see rows of this width. */
@@ -46,7 +53,7 @@ export class Codec {
     return this.mainHeads * this.mainDim
   }
   get layout(): PageLayout {
-    return this.parts.quantizer?.layout ?? { kind: 'dense', store: this.parts.store }
+    return this.form.layout
   }
   /** Heads and dim of what a page holds: `main`, or one row of the width of all its heads where a predictor or the quantizer merges them. */
   get stored(): { readonly heads: number; readonly dim: number } {
@@ -71,10 +78,6 @@ export class Codec {
   /** How many rows the quantizer takes together: 1 when each can be dropped alone. */
   get rowsPerGroup(): number {
     return this.parts.quantizer?.rowsPerGroup ?? 1
-  }
-  /** How many rows share a word of metadata: 2 when the halves of two rows lie in one. */
-  get rowsPerUnit(): 1 | 2 {
-    return this.parts.quantizer?.rowsPerUnit ?? 1
   }
   /** Whether rows are sealed in blocks that can only be freed whole. */
   get byBlocks(): boolean {
@@ -104,23 +107,19 @@ export class Codec {
       const encoded = transform ? transform.encode(members, state) : { main: rows }
       let main = encoded.main
       if (prediction) main = tf.expandDims(tf.sub(mergeHeads(main), prediction), 0)
-      let tensors: Tensors
-      if (quantizer) tensors = quantizer.encode(quantizer.mergedHeads ? merged(main) : main)
-      else {
-        const [mainHeads = 0, , dim = 0] = main.shape
-        tensors = { rows: allocateRows(store, mainHeads, n, dim) }
-        writeRows(tensors['rows'] as tf.Tensor, store, 0, main as tf.Tensor3D)
-      }
+      const block = quantizer ? quantizer.encode(quantizer.mergedHeads ? merged(main) : main) : dense(main, store)
+      let scale: tf.Tensor | null = null
       if ('scale' in encoded && encoded.scale) {
-        const page = allocateRows('f16', heads, n, encoded.scale.length)
-        writeRows(page, 'f16', 0, tf.stack([...encoded.scale], 2) as tf.Tensor3D)
-        tensors = { ...tensors, 'metadata.scale': page }
+        scale = allocateRows('f16', heads, n, encoded.scale.length)
+        writeRows(scale, 'f16', 0, tf.stack([...encoded.scale], 2) as tf.Tensor3D)
       }
+      this.checkBlock(block)
       // A stage may hand back what it was given, but sealed tensors must own their storage, so such a tensor is copied.
-      const own = mapTensors(tensors, (t) => (members.some((m) => m.dataId === t.dataId) ? tf.add(t, 0) : t))
+      const own = (t: tf.Tensor): tf.Tensor => (members.some((m) => m.dataId === t.dataId) ? tf.add(t, 0) : t)
+      const stored = mapStored({ block, scale }, this.form, own)
       const exempt = 'exempt' in encoded && encoded.exempt ? encoded.exempt : null
-      sealed = { tensors: own, exempt }
-      return exempt ? [...Object.values(own), exempt] : Object.values(own)
+      sealed = { stored, exempt }
+      return exempt ? [...listStored(stored), exempt] : [...listStored(stored)]
     })
     if (!sealed) throw new Error('nothing was encoded')
     return sealed
@@ -130,16 +129,22 @@ export class Codec {
    * Decodes `main` f32 `[mainHeads, rows, mainDim]` of rows `from ... from + rows` of a page, and adds `prediction` `[rows, width]` where
    * there is one.
    */
-  main(tensors: Tensors, capacity: number, from: number, rows: number, prediction: tf.Tensor | null): tf.Tensor3D {
+  main(
+    { block }: Stored<tf.Tensor>,
+    capacity: number,
+    from: number,
+    rows: number,
+    prediction: tf.Tensor | null,
+  ): tf.Tensor3D {
     const { quantizer, store } = this.parts
     return tf.tidy(() => {
       let x: tf.Tensor
       if (quantizer) {
-        const all = quantizer.decode(tensors, capacity)
+        const all = quantizer.decode(block, capacity)
         x = from === 0 && rows === capacity ? all : tf.slice(all, [0, from, 0], [-1, rows, -1])
       } else {
         const { heads, dim } = this.stored
-        x = readRows(tensors['rows'] as tf.Tensor, store, dim, from, rows)
+        x = readRows(block['rows'] as tf.Tensor, store, dim, from, rows)
         if (x.shape[0] !== heads) throw new Error('a page of other heads')
       }
       return this.mainOf(x, prediction)
@@ -155,13 +160,12 @@ export class Codec {
   }
 
   /** Makes rows f32 `[heads, n, dim]` from `main` and the scales that the page has for rows `from ...`. */
-  rows(main: tf.Tensor3D, tensors: Tensors, from: number, state: Tensors): tf.Tensor3D {
+  rows(main: tf.Tensor3D, { scale }: Stored<tf.Tensor>, from: number, state: Tensors): tf.Tensor3D {
     const { transform, heads, layers, member } = this.parts
     if (!transform) return main
     return tf.tidy(() => {
       const { up, bias } = transform.decoder(state, member)
       let x: tf.Tensor = up ? expand(main, up, heads) : main
-      const scale = tensors['metadata.scale']
       if (scale) {
         const all = readRows(scale, 'f16', layers.length, from, main.shape[1])
         x = tf.mul(x, tf.slice(all as tf.Tensor3D, [0, 0, member], [-1, -1, 1]))
@@ -169,6 +173,24 @@ export class Codec {
       return (bias ? tf.add(x, bias) : x) as tf.Tensor3D
     })
   }
+
+  /** @throws UnsupportedStage unless a block has the tensors that the quantizer names, and no others */
+  private checkBlock(block: Tensors): void {
+    const { fields } = this.form
+    const found = Object.keys(block)
+    if (found.length !== Object.keys(fields).length || found.some((name) => !fields[name]))
+      throw new UnsupportedStage(
+        this.parts.quantizerId,
+        `it packed rows into { ${found.join(', ')} }, and its layout has { ${Object.keys(fields).join(', ')} }.`,
+      )
+  }
+}
+
+const dense = (main: tf.Tensor, store: RowStore): Tensors => {
+  const [heads = 0, n = 0, dim = 0] = main.shape
+  const rows = allocateRows(store, heads, n, dim)
+  writeRows(rows, store, 0, main as tf.Tensor3D)
+  return { rows }
 }
 
 const merged = (x: tf.Tensor): tf.Tensor => tf.expandDims(mergeHeads(x), 0)

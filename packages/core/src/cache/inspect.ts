@@ -34,7 +34,7 @@ export const segmentViews = ({ lanes }: LayerCache): readonly LaneView[] =>
 const viewsOf = ({ views }: Rows): LaneView['keys'] =>
   ZONES.flatMap((zone) =>
     views.in(zone).map(({ page, from, rows }) => {
-      const { tensors, capacity, layout } = page
-      return { zone, tensors, from, rows, capacity, layout }
+      const { stored, tensors, capacity, form } = page
+      return { zone, block: stored?.block ?? {}, tensors, from, rows, capacity, layout: form.layout }
     }),
   )

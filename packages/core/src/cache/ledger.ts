@@ -5,15 +5,17 @@ import type { Account } from './account'
 import type { LayerCache } from './layer'
 import type { TablePool } from './pool'
 import type { Rotary } from './rotary'
+import type { Fitted } from './rows/fitted'
 import { hostBytes } from './rows/host'
 import type { Page } from './rows/page'
 import type { Rows } from './rows/rows'
+import { mapStored } from './rows/stored'
 
 /** Sums the bytes of every page and tensor that is held. */
 export function ledgerOf(layers: readonly LayerCache[], account: Account, pool: TablePool, rotary: Rotary): ByteLedger {
   const sum = { payload: 0, metadata: 0, window: 0, slack: 0, state: 0, index: 0, workspace: 0, perPrompt: 0, host: 0 }
   const used = new Map<Page, number>()
-  const fits = new Set<Page>()
+  const fits = new Set<Fitted>()
   for (const layer of layers) {
     sum.state +=
       (layer.ring?.bytes ?? 0) +
@@ -55,12 +57,12 @@ export function ledgerOf(layers: readonly LayerCache[], account: Account, pool: 
 function addPage(sum: Record<'payload' | 'metadata' | 'window' | 'slack', number>, page: Page, rows: number): void {
   const share = rows / page.capacity
   sum.slack += page.bytes - page.bytes * share
-  for (const [name, tensor] of Object.entries(page.tensors)) {
-    const bytes = bytesOf(tensor) * share
-    if (!page.sealed) sum.window += bytes
-    else if (name.startsWith('metadata') || name.startsWith('exempt')) sum.metadata += bytes
-    else sum.payload += bytes
-  }
+  const { stored, form, exempt, sealed } = page
+  if (stored)
+    mapStored(stored, form, (tensor, { counts }) => {
+      sum[sealed ? counts : 'window'] += bytesOf(tensor) * share
+    })
+  if (exempt) for (const tensor of [exempt.index, ...exempt.rows]) sum.metadata += bytesOf(tensor) * share
 }
 
 /** Counts the rows of a layer by zone, as a mean over KV heads, and what the live ones of them take. */

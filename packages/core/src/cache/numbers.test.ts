@@ -53,13 +53,13 @@ describe('numbers that cannot be stored', () => {
         values: { recent: 8, block: 8, drain: 'blocks' },
       }),
       quantizer: () => ({
-        layout: { kind: 'custom' },
+        layout: { kind: 'custom', fields: { rows: { counts: 'payload' } } },
         rowsPerGroup: 1,
         theoreticalBitsPerValue: 32,
         largest: o.largest,
         ...(o.cure ? { largestCure: o.cure } : {}),
         encode: (given) => ({ rows: tf.add(given, 0) }),
-        decode: (block) => tf.clone(block['rows'] as tf.Tensor),
+        decode: ({ rows }) => tf.clone(rows),
       }),
     })()
   const cure = 'Ask for wide metadata.'

@@ -243,6 +243,7 @@ export function codecOf(
     transform,
     predictor,
     quantizer,
+    quantizerId: stagesOn(compressor, 'quantize', layer, part)[0]?.id ?? '',
     layers,
     member: Math.max(0, layers.indexOf(layer)),
   })

@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs-core'
 import type { Part } from '../contract'
 import type { LayerCache } from './layer'
 import type { Reconstructor } from './reconstruct'
-import type { Page } from './rows/page'
+import type { Exempt, Page } from './rows/page'
 import { readRange } from './rows/read'
 import type { Rows } from './rows/rows'
 import { dueRows, keepReconstructions, sealRows } from './rows/write'
@@ -55,9 +55,8 @@ async function sealOldest(
   const block = codec.encode(members, leader.state, prediction)
   const exempt = block.exempt && (await exemptRows(block.exempt, members, leader))
   tf.dispose([...members, ...(block.exempt ? [block.exempt] : [])])
-  const sealed = { ...block.tensors, ...(exempt?.tensors ?? {}) }
   let page: Page | null = null
-  for (const store of [...stores].reverse()) page = sealRows(store, count, page ?? sealed, exempt?.index ?? null)
+  for (const store of [...stores].reverse()) page = sealRows(store, count, page ?? block.stored, exempt)
   if (predictor?.keepReconstruction) {
     const rows = reconstructor.main(layer.plan.layer, part, from, count)
     keepReconstructions(leader, tf.tidy(() => tf.add(rows, 0)) as tf.Tensor2D)
@@ -65,7 +64,7 @@ async function sealOldest(
 }
 
 /** Collects the rows that stay exact, for each layer of the group, and where they are. It reads the mask back once. */
-async function exemptRows(mask: tf.Tensor, members: readonly tf.Tensor3D[], store: Rows) {
+async function exemptRows(mask: tf.Tensor, members: readonly tf.Tensor3D[], store: Rows): Promise<Exempt | null> {
   const marks = await mask.data()
   const [heads = 0, n = 0] = mask.shape
   const lists = Array.from({ length: heads }, (_, h) =>
@@ -73,23 +72,22 @@ async function exemptRows(mask: tf.Tensor, members: readonly tf.Tensor3D[], stor
   )
   const most = Math.max(...lists.map((l) => l.length))
   if (most === 0) return null
-  const index = new Int32Array(heads * most).fill(-1)
+  const places = new Int32Array(heads * most).fill(-1)
   lists.forEach((list, h) => {
-    index.set(list, h * most)
+    places.set(list, h * most)
   })
   const positions = tf.tensor2d(
-    index.map((i) => Math.max(0, i)),
+    places.map((i) => Math.max(0, i)),
     [heads, most],
     'int32',
   )
-  const tensors: Record<string, tf.Tensor> = { 'exempt.index': tf.tensor2d(index, [heads, most], 'int32') }
-  members.forEach((rows, m) => {
-    const page = allocateRows(store.form.store, heads, most, rows.shape[2])
-    const exact = gatherRows([rows], [n], positions, most) as tf.Tensor3D
-    writeRows(page, store.form.store, 0, exact)
+  const rows = members.map((all) => {
+    const kept = allocateRows(store.form.store, heads, most, all.shape[2])
+    const exact = gatherRows([all], [n], positions, most) as tf.Tensor3D
+    writeRows(kept, store.form.store, 0, exact)
     exact.dispose()
-    tensors[`exempt.rows.${m}`] = page
+    return kept
   })
   positions.dispose()
-  return { tensors, index }
+  return { index: tf.tensor2d(places, [heads, most], 'int32'), places, rows }
 }

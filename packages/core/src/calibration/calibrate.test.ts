@@ -36,14 +36,14 @@ const groups = defineQuantizer({
     run: async ({ target }) => ({ json: target.map(({ shape }) => shape[1] ?? 0), tensors: {} }),
   }),
   quantizer: () => ({
-    layout: { kind: 'custom' },
+    layout: { kind: 'custom', fields: { rows: { counts: 'payload' } } },
     rowsPerGroup: 16,
     theoreticalBitsPerValue: 32,
     encode: (rows) => {
       if (!rows.shape[1]) throw new Error('asked to encode nothing')
       return { rows: tf.add(rows, 0) }
     },
-    decode: ({ rows }) => tf.clone(rows as tf.Tensor),
+    decode: ({ rows }) => tf.clone(rows),
   }),
 })
 

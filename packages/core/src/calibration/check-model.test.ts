@@ -29,7 +29,7 @@ const model: ModelShape = {
   fingerprint: 'synthetic',
 }
 const layout: Quantizer = {
-  layout: { kind: 'custom' },
+  layout: { kind: 'custom', fields: { rows: { counts: 'payload' } } },
   rowsPerGroup: 1,
   theoreticalBitsPerValue: 4,
   encode: (rows) => ({ rows }),

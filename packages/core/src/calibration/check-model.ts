@@ -69,7 +69,7 @@ const LIKE = {
   }),
   predict: (): Bound['predict'] => ({ sources: [], predict: never, keepReconstruction: false }),
   quantize: (_: Site, { facts }: AnyStage): Bound['quantize'] => ({
-    layout: { kind: 'custom' },
+    layout: { kind: 'custom', fields: {} },
     rowsPerGroup: facts?.rowsPerGroup ?? 1,
     theoreticalBitsPerValue: 16,
     encode: never,

@@ -109,8 +109,8 @@ export async function fitPart(p: PartRun): Promise<Rows | null> {
         const cut = each.map((t) => tf.slice(t as tf.Tensor3D, [0, 0, 0], [-1, whole, -1]))
         const guess = predictions && upload(predictions[i] ?? EMPTY)
         const first = guess && (tf.slice(guess as tf.Tensor2D, [0, 0], [whole, -1]) as tf.Tensor2D)
-        const { tensors } = codec.encode(cut, {}, first)
-        const decoded = mergeHeads(codec.main(tensors, whole, 0, whole, first))
+        const { stored } = codec.encode(cut, {}, first)
+        const decoded = mergeHeads(codec.main(stored, whole, 0, whole, first))
         return whole === n
           ? decoded
           : tf.concat([decoded, tf.squeeze(tf.slice(exact as tf.Tensor3D, [0, whole, 0], [-1, -1, -1]), [0])], 0)

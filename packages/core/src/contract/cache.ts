@@ -96,7 +96,10 @@ export interface PendingReplay {
 
 export interface SegmentView {
   readonly zone: 'sink' | 'sealed' | 'window'
-  readonly tensors: Tensors
+  /** The tensors of the rows, by the names of the quantizer's fields; `rows` where nothing packs them, and none where they lie in host memory. */
+  readonly block: Tensors
+  /** Every tensor that the page of these rows takes: its block, scales of a transform, rows that are exempt from it. */
+  readonly tensors: readonly Tensor[]
   readonly from: number
   readonly rows: number
   readonly capacity: number

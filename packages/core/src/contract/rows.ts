@@ -88,13 +88,35 @@ export interface Predictor {
   readonly keepReconstruction: boolean
 }
 
-/** Packs rows into bits and back: the last step that loses anything. */
-export interface Quantizer {
+/** What a quantizer packs rows into: tensors `[heads, ...]` by names of its own. */
+export type Block = Readonly<Record<string, Tensor>>
+/** Says of a type that it is a block: every field is a tensor, or absent where the options need none. */
+export type IsBlock<B> = { readonly [Name in keyof B]?: Tensor }
+
+/** How one tensor of a block is stored. */
+export interface BlockField {
+  /** What the ledger counts its bytes as: codes are payload; scales, minima and norms are metadata. */
+  readonly counts: 'payload' | 'metadata'
+  /** How many rows share one row of the tensor: 2 where f16 numbers of two rows lie in one int32 word, `[heads, ceil(rows / 2), ...]`. Default 1. */
+  readonly rowsPerUnit?: 1 | 2
+}
+
+/** A layout that only its quantizer can read. `fields` lists the tensors that `encode` returns. Core holds `encode` and restored files to it. */
+export interface CustomLayout<B extends IsBlock<B> = Block> {
+  readonly kind: 'custom'
+  readonly fields: { readonly [Name in keyof B]: BlockField }
+}
+
+/**
+ * Packs rows into bits and back: the last step that loses anything. `B` is its block, such as `{ codes: Tensor, metadata?: Tensor }`: what
+ * `encode` makes of rows, and what `decode` is handed.
+ */
+export interface Quantizer<B extends IsBlock<B> = Block> {
   /**
-   * How the tensors are to be read. Attention kernels read `affine` (`{ words, metadata }`) and `codebook` (`{ codes, metadata? }`) as they
+   * How the block is to be read. Attention kernels read `affine` (`{ words, metadata }`) and `codebook` (`{ codes, metadata? }`) as they
    * are stored; `custom` is decoded a tile at a time.
    */
-  readonly layout: AffineLayout | CodebookLayout | { readonly kind: 'custom' }
+  readonly layout: AffineLayout | CodebookLayout | CustomLayout<B>
   /**
    * The codebook of a `codebook` layout, from `site.hold`: f32 `[entries, vector]`, or `[heads, dim / vector, entries, vector]` for one per
    * group of channels.
@@ -103,26 +125,18 @@ export interface Quantizer {
   /** Whether it takes all KV heads of a token as one row `[1, n, heads * dim]`. */
   readonly mergedHeads?: boolean
   /**
-   * How many rows are quantized together. With 1, every stored tensor is `[heads, rows, width]` and rows can be gathered one by one; with
-   * more, a block's rows are sealed, masked and freed together.
+   * How many rows are quantized together. With 1, every tensor is `[heads, rows, ...]` and rows can be gathered one by one; with more, a
+   * block's rows are sealed, masked and freed together.
    */
   readonly rowsPerGroup: number
-  /**
-   * How many rows share a word of metadata. It is 2 where f16 metadata of two rows is stored in one int32 word; `metadata` is then
-   * `[heads, ceil(rows / 2), ...]`. Default 1.
-   */
-  readonly rowsPerUnit?: 1 | 2
   /** The largest magnitude that its metadata can hold. Rows with a larger one are refused when they are appended. Default any finite number. */
   readonly largest?: number
   /** What holds larger numbers, as a sentence for the refusal: `higgs({ metadata: 'f32' }) holds larger numbers.` Absent where no option does. */
   readonly largestCure?: string
   /** Bits per value by formula, for the report. Bytes are facts, and the ledger has them. */
   readonly theoreticalBitsPerValue: number
-  /**
-   * Packs `[heads, n, dim]` f32, n a multiple of `rowsPerGroup`, into named tensors. Those whose names begin with `metadata` count as
-   * metadata in the ledger.
-   */
-  encode(rows: Tensor): Tensors
+  /** Packs `[heads, n, dim]` f32, n a multiple of `rowsPerGroup`. */
+  encode(rows: Tensor): B
   /** Unpacks a block into f32 `[heads, rows, dim]`. It defines what the bits mean: kernels that read them must agree with it. */
-  decode(block: Tensors, rows: number): Tensor
+  decode(block: B, rows: number): Tensor
 }

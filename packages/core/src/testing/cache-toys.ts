@@ -52,7 +52,7 @@ export const blocks = defineQuantizer({
       theoreticalBitsPerValue: bits + 1,
       encode: (rows) => ({ ...affineEncode(rows as tf.Tensor3D, layout) }),
       decode: (block, rows) =>
-        affineDecode({ words: block['words'] as tf.Tensor, metadata: block['metadata'] as tf.Tensor }, layout, {
+        affineDecode(block, layout, {
           heads: site.heads,
           rows,
           dim: site.dim,
@@ -74,7 +74,7 @@ export const rows = defineQuantizer({
       theoreticalBitsPerValue: bits + 1,
       encode: (given) => ({ ...affineEncode(given as tf.Tensor3D, layout) }),
       decode: (block, count) =>
-        affineDecode({ words: block['words'] as tf.Tensor, metadata: block['metadata'] as tf.Tensor }, layout, {
+        affineDecode(block, layout, {
           heads: site.heads,
           rows: count,
           dim: site.dim,

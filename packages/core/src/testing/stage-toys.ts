@@ -35,7 +35,7 @@ export const exact = defineQuantizer({
   store: () => 'f32',
   window: ({ block }) => evenWindows({ sinks: 2, block, drain: 'all' }),
   quantizer: ({ merged }, site): Quantizer => ({
-    layout: { kind: 'custom' },
+    layout: { kind: 'custom', fields: { rows: { counts: 'payload' } } },
     rowsPerGroup: 1,
     theoreticalBitsPerValue: 32,
     ...(merged === 'yes' ? { mergedHeads: true } : {}),

@@ -13,7 +13,6 @@
 import {
   defineQuantizer,
   evenWindows,
-  KvloomError,
   ModelMismatch,
   type OptionsOf,
   type Quantizer,
@@ -128,10 +127,10 @@ export const blockFormats = defineQuantizer({
   window: () => evenWindows({ block: 1 }),
   rope: 'post',
   channels: () => ({ multipleOf: BLOCK, of: 'head' }),
-  quantizer: ({ format }, site) => quantizerOf(RECIPES[format], format, site),
+  quantizer: ({ format }, site) => quantizerOf(RECIPES[format], site),
 })
 
-function quantizerOf(recipe: Recipe, format: Format, site: Site): Quantizer {
+function quantizerOf(recipe: Recipe, site: Site): Quantizer<{ codes: tf.Tensor; metadata: tf.Tensor }> {
   const { bits, numbers: table, halves, largest } = recipe
   if (site.dim % BLOCK !== 0)
     throw new ModelMismatch(
@@ -153,7 +152,7 @@ function quantizerOf(recipe: Recipe, format: Format, site: Site): Quantizer {
   // Codes are packed by the codebook kernel: its table is the whole numbers themselves.
   const held = site.hold({ shape: [entries, 1], values: table })
   return {
-    layout: { kind: 'custom' },
+    layout: { kind: 'custom', fields: { codes: { counts: 'payload' }, metadata: { counts: 'metadata' } } },
     rowsPerGroup: 1,
     largest,
     theoreticalBitsPerValue: bits + (16 * halves) / BLOCK,
@@ -172,8 +171,6 @@ function quantizerOf(recipe: Recipe, format: Format, site: Site): Quantizer {
       return { codes, metadata }
     },
     decode({ codes, metadata }, rows) {
-      if (!codes || !metadata)
-        throw new KvloomError('BLOCK_FORMATS_BLOCK', `block-formats: a block of ${format} holds codes and metadata.`)
       const heads = codes.shape[0] ?? 0
       return tf.tidy(() => {
         const numbers = codebookDecode({ codes }, layout, held, { heads, rows, dim: site.dim })

@@ -15,7 +15,6 @@ import {
   defineQuantizer,
   evenWindows,
   type HostTensor,
-  KvloomError,
   learned,
   ModelMismatch,
   type OptionsOf,
@@ -55,11 +54,8 @@ export const coupledQuantization = defineQuantizer({
       table,
       rowsPerGroup: 1,
       theoreticalBitsPerValue: options.bits / options.channels,
-      encode: (rows) => ({ codes: codebookEncode(rows, layout, table).codes }),
-      decode: ({ codes }, rows) => {
-        if (!codes) throw new KvloomError('COUPLED_BLOCK', `${NAME}: a block holds codes.`)
-        return codebookDecode({ codes }, layout, table, { heads, rows, dim })
-      },
+      encode: (rows) => codebookEncode(rows, layout, table),
+      decode: (block, rows) => codebookDecode(block, layout, table, { heads, rows, dim }),
     }
   },
 })

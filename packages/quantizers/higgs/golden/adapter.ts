@@ -20,6 +20,7 @@ import {
   withArena,
   wrong,
 } from '@kvloom/golden'
+import type { CodebookRows } from '@kvloom/kernels'
 import { randomNormal } from '@tensorflow/tfjs-core'
 import { higgs, higgsQuantizer } from '../src/higgs'
 
@@ -45,7 +46,7 @@ async function encodeOnce(golden: GoldenCase): Promise<Outcome> {
     throw new GoldenError(`Case ${golden.name} names another grid than it gives, which is [${grid.shape.join(', ')}].`)
   return withArena(async (arena) => {
     const site = siteIn(arena, oneHead(x.shape[1] ?? 0))
-    const withMetadata = (metadata: 'f16' | 'f32'): Quantizer =>
+    const withMetadata = (metadata: 'f16' | 'f32'): Quantizer<CodebookRows> =>
       higgsQuantizer({ table: hostOf(grid), group, metadata }, site)
     const blocks = { group, entries, vector, metadata: 'f32' } as const
     const result = await throughCodebook(withMetadata('f32'), x, blocks, arena)

@@ -163,9 +163,9 @@ describe('higgs', () => {
     expect(stored({ group: 32 }, 3, 64)).toEqual({ codes: [3, 5, 4], metadata: [3, 3, 2] })
     expect(stored({ group: 128, bits: 3 }, 4, 64)).toEqual({ codes: [1, 5, 24], metadata: [1, 3, 2] })
     expect(stored({ group: 256 }, 3, 64)).toEqual({ codes: [1, 5, 16], metadata: [1, 3, 1] })
-    expect(quantizer({ group: 64 }, 3, 64).rowsPerUnit).toBe(2)
-    expect(quantizer({ group: 256 }, 3, 64).rowsPerUnit).toBe(2)
-    expect(quantizer({ group: 64, metadata: 'f32' }, 3, 64).rowsPerUnit).toBe(undefined)
+    const padded = (metadata: 'f16' | 'f32') => quantizer({ group: 256, metadata }, 3, 64).layout
+    expect(padded('f16')).toMatchObject({ fields: { metadata: { counts: 'metadata', rowsPerUnit: 2 } } })
+    expect(padded('f32')).toMatchObject({ fields: { metadata: { counts: 'metadata', rowsPerUnit: 1 } } })
     expect(stored({ group: 64, metadata: 'f32' }, 3, 64)).toEqual({ codes: [3, 5, 4], metadata: [3, 5, 1] })
   })
 

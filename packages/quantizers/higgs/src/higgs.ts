@@ -15,13 +15,19 @@ import {
   defineQuantizer,
   evenWindows,
   type HostTensor,
-  KvloomError,
   ModelMismatch,
   OptionError,
   type Quantizer,
   type Site,
 } from '@kvloom/core'
-import { type CodebookLayout, codebookDecode, codebookEncode, codebookShapes, LARGEST_HALF } from '@kvloom/kernels'
+import {
+  type CodebookLayout,
+  type CodebookRows,
+  codebookDecode,
+  codebookEncode,
+  codebookShapes,
+  LARGEST_HALF,
+} from '@kvloom/kernels'
 import { pad, slice, type Tensor } from '@tensorflow/tfjs-core'
 import { grid, gridName, gridNames } from './grids'
 import { higgsOptions } from './options'
@@ -77,7 +83,7 @@ const SMALLEST_BLOCK = 16
  * them (stored, too) where they are no multiple of the block.
  * @throws ModelMismatch when no block fits
  */
-export function higgsQuantizer({ table, group: wanted, metadata }: HiggsSettings, site: Site): Quantizer {
+export function higgsQuantizer({ table, group: wanted, metadata }: HiggsSettings, site: Site): Quantizer<CodebookRows> {
   const [entries = 0, vector = 0] = table.shape
   const channels = site.heads * site.dim
   const group = wanted ?? blockOf(channels)
@@ -97,23 +103,22 @@ export function higgsQuantizer({ table, group: wanted, metadata }: HiggsSettings
   const { bits, units } = codebookShapes('higgs', layout, 1, 1, padded)
   const normBits = (metadata === 'f16' ? 16 : 32) * (padded / group)
   const points = site.hold(table)
+  // Norms of two rows share a word, as halves.
+  const norms = { counts: 'metadata', rowsPerUnit: metadata === 'f16' ? 2 : 1 } as const
   return {
-    layout: padded === row ? layout : { kind: 'custom' },
+    layout: padded === row ? layout : { kind: 'custom', fields: { codes: { counts: 'payload' }, metadata: norms } },
     table: points,
     ...(perHead || site.heads === 1 ? {} : { mergedHeads: true }),
     rowsPerGroup: 1,
-    // Norms of two rows share a word.
-    ...(metadata === 'f16' ? { rowsPerUnit: 2 } : {}),
     // |x| of a block of equal numbers is sqrt(group) times as large.
     ...(metadata === 'f16'
       ? { largest: LARGEST_HALF / Math.sqrt(group), largestCure: "metadata: 'f32' holds larger numbers." }
       : {}),
     theoreticalBitsPerValue: (units * bits + normBits) / row,
-    encode: (rows) => ({ ...codebookEncode(widen(rows, padded), layout, points) }),
-    decode({ codes, metadata: norms }, rows) {
-      if (!codes || !norms) throw new KvloomError('HIGGS_BLOCK', 'higgs: a block holds codes and metadata.')
-      const heads = codes.shape[0] ?? 0
-      const decoded = codebookDecode({ codes, metadata: norms }, layout, points, { heads, rows, dim: padded })
+    encode: (rows) => codebookEncode(widen(rows, padded), layout, points),
+    decode(block, rows) {
+      const heads = block.codes.shape[0] ?? 0
+      const decoded = codebookDecode(block, layout, points, { heads, rows, dim: padded })
       return padded === row ? decoded : slice(decoded, [0, 0, 0], [heads, rows, row])
     },
   }

@@ -308,9 +308,9 @@ async function unpack(
 async function sealedOf(cache: KVCache, model: ModelShape, part: Part): Promise<Omit<Unpacked, 'scalePerElement'>> {
   const [lane] = cache.segments(0)
   const pieces: Unpacked[] = []
-  for (const { zone, tensors, from, rows, capacity, layout } of lane?.[part] ?? []) {
+  for (const { zone, block, from, rows, capacity, layout } of lane?.[part] ?? []) {
     if (zone !== 'sealed') continue
-    const { words, metadata } = tensors
+    const { words, metadata } = block
     if (layout.kind !== 'affine' || !words || !metadata)
       throw new GoldenError('A sealed segment of kivi holds no affine words and metadata.')
     const dim = part === 'keys' ? model.keyDim : model.valueDim

@@ -10,7 +10,7 @@
  * several tokens may be appended at once (the reference asserts one) and seal the same blocks; a constant group has codes
  * and scale 0, where the reference divides 0 by 0; 1 to 8 bits, not only 2 and 4.
  */
-import { defineQuantizer, KvloomError, ModelMismatch, OptionError, type OptionsOf, type Site } from '@kvloom/core'
+import { defineQuantizer, ModelMismatch, OptionError, type OptionsOf, type Site } from '@kvloom/core'
 import { type AffineLayout, affineDecode, affineEncode, LARGEST_HALF } from '@kvloom/kernels'
 import { kiviOptions } from './options'
 
@@ -58,11 +58,8 @@ export const kivi = defineQuantizer({
           }
         : {}),
       theoreticalBitsPerValue: layout.bits + (2 * metadataBits) / layout.group,
-      encode: (rows) => ({ ...affineEncode(rows, layout) }),
-      decode: ({ words, metadata }, rows) => {
-        if (!words || !metadata) throw new KvloomError('KIVI_BLOCK', 'kivi: a block holds words and metadata.')
-        return affineDecode({ words, metadata }, layout, { heads: words.shape[0] ?? 0, rows, dim: site.dim })
-      },
+      encode: (rows) => affineEncode(rows, layout),
+      decode: (block, rows) => affineDecode(block, layout, { heads: block.words.shape[0] ?? 0, rows, dim: site.dim }),
     }
   },
 })

@@ -34,6 +34,7 @@ import {
   wrong,
 } from '@kvloom/golden'
 import { higgsQuantizer } from '@kvloom/higgs'
+import type { CodebookRows } from '@kvloom/kernels'
 import { linearPredictor } from '@kvloom/linear-predictor'
 import { add, sub, type Tensor } from '@tensorflow/tfjs-core'
 import { zones } from './zones'
@@ -77,7 +78,7 @@ interface Bench {
 }
 
 interface HiggsOfLayer {
-  readonly quantizer: Quantizer
+  readonly quantizer: Quantizer<CodebookRows>
   readonly entries: number
   readonly vector: number
   readonly bitsPerValue: number

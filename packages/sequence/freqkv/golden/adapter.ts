@@ -117,8 +117,8 @@ async function run(
 /** Rows of a part as they are stored: keys before RoPE. */
 async function stored(cache: KVCache, part: Part, arena: Arena): Promise<NdArray> {
   const pieces = cache.segments(0).flatMap((lane) =>
-    lane[part].map(({ tensors, layout, from, rows }) => {
-      const [page] = Object.values(tensors)
+    lane[part].map(({ block, layout, from, rows }) => {
+      const { rows: page } = block
       if (layout.kind !== 'dense' || !page) throw new GoldenError(`The ${part} of freqkv are not stored as exact rows.`)
       const dim = part === 'keys' ? cache.model.keyDim : cache.model.valueDim
       return arena.own(readRows(page, layout.store, dim, from, rows))

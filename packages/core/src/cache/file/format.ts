@@ -7,10 +7,11 @@ import { sha256 } from '@noble/hashes/sha2.js'
 import { bytesToHex } from '@noble/hashes/utils.js'
 import type * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor, Json, ModelShape, Ready } from '../../contract'
+import { listStored } from '../rows/stored'
 import type { Zone } from '../rows/zones'
 
 export const MAGIC = new TextEncoder().encode('KVLOOM\0\0')
-export const VERSION = 3
+export const VERSION = 4
 export const DIGEST_BYTES = 32
 
 export interface TensorRecord {
@@ -19,16 +20,26 @@ export interface TensorRecord {
 }
 export type TensorRecords = Readonly<Record<string, TensorRecord>>
 
+/** What is stored of rows. */
+export interface StoredRecord {
+  readonly block: TensorRecords
+  readonly scale: TensorRecord | null
+}
 export interface PageRecord {
-  readonly tensors: TensorRecords
-  /** Whether its rows lie in host memory. */
-  readonly host: TensorRecords | null
+  /** What lies on the device; null for a page in host memory. */
+  readonly stored: StoredRecord | null
+  readonly host: StoredRecord | null
+  readonly exempt: { readonly index: TensorRecord; readonly rows: readonly TensorRecord[] } | null
   readonly capacity: number
   readonly used: number
   readonly sealed: boolean
   readonly rowWise: boolean
-  /** The number of the page, an earlier one, that holds what the transform had fitted for its rows. */
+  /** The number of what the transform had fitted for its rows. */
   readonly fitted: number | null
+}
+/** What a transform fitted on a prompt. */
+export interface FittedRecord {
+  readonly state: TensorRecords
 }
 export interface PartRecord {
   readonly views: readonly {
@@ -39,7 +50,7 @@ export interface PartRecord {
     readonly rows: number
     readonly shift: number
   }[]
-  /** The number of the page that holds what the last prompt fitted. */
+  /** The number of what the last prompt fitted. */
   readonly fitted: number | null
   readonly kept: TensorRecord | null
 }
@@ -76,6 +87,7 @@ export interface Header {
   readonly settledTokens: number
   readonly layers: readonly LayerRecord[]
   readonly pages: readonly PageRecord[]
+  readonly fits: readonly FittedRecord[]
 }
 
 /** Records are written to this. Tensors follow each other in the order in which they are handed in. */
@@ -83,17 +95,16 @@ export interface Recorder {
   tensor(t: tf.Tensor | HostTensor): TensorRecord
   tensors(all: Readonly<Record<string, tf.Tensor | HostTensor>>): TensorRecords
   /** The number of a page in the file's list. */
-  page(page: Recordable): number
+  page(page: Recordable<PageRecord>): number
+  /** The number of what was fitted, in a list of its own. */
+  fitted(fitted: Recordable<FittedRecord>): number
 }
-/** What a file uses of a page. */
-export interface Recordable {
-  /** What the transform had fitted for its rows. It comes before the page. */
-  readonly fitted: Recordable | null
-  record(to: Recorder): PageRecord
+export interface Recordable<R> {
+  record(to: Recorder): R
 }
 
-/** The tensors of a file in the order in which they follow the header: lanes, rings and indexes layer by layer, then pages. */
-export function* tensorsIn({ layers, pages }: Header): Generator<TensorRecord> {
+/** The tensors of a file in the order in which they follow the header: lanes, rings and indexes layer by layer, pages, then what was fitted. */
+export function* tensorsIn({ layers, pages, fits }: Header): Generator<TensorRecord> {
   for (const { lanes, ring, hidden, recall } of layers) {
     for (const { keys, values, gathered, columns } of lanes) {
       yield* [keys.kept, values.kept, gathered].filter((t) => t !== null)
@@ -103,10 +114,11 @@ export function* tensorsIn({ layers, pages }: Header): Generator<TensorRecord> {
     if (hidden) yield hidden
     for (const { tensors } of recall.flat()) yield* Object.values(tensors)
   }
-  for (const { tensors, host } of pages) {
-    yield* Object.values(tensors)
-    yield* Object.values(host ?? {})
+  for (const { stored, host, exempt } of pages) {
+    for (const rows of [stored, host]) if (rows) yield* listStored(rows)
+    if (exempt) yield* [exempt.index, ...exempt.rows]
   }
+  for (const { state } of fits) yield* Object.values(state)
 }
 
 /** Identifies stages, options, windows and store. A file must agree with them to be restored. */

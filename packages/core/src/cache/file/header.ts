@@ -9,9 +9,11 @@ const count = z.int().check(z.nonnegative())
 const rank = 6
 const tensor = z.object({ shape: z.array(count).check(z.maxLength(rank)), dtype: z.enum(['float32', 'int32']) })
 const tensors = z.record(z.string(), tensor)
+const stored = z.object({ block: tensors, scale: z.nullable(tensor) })
 const page = z.object({
-  tensors,
-  host: z.nullable(tensors),
+  stored: z.nullable(stored),
+  host: z.nullable(stored),
+  exempt: z.nullable(z.object({ index: tensor, rows: z.array(tensor) })),
   capacity: z.int().check(z.positive()),
   used: count,
   sealed: z.boolean(),
@@ -48,6 +50,7 @@ const schema = z.object({
   tokens: z.array(z.int()),
   settledTokens: count,
   pages: z.array(page),
+  fits: z.array(z.object({ state: tensors })),
   layers: z.array(layer),
 })
 

@@ -3,23 +3,29 @@ import type * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor, Tensors } from '../../contract'
 import { SerializedCacheError } from '../../errors'
 import { mapRecord, upload } from '../../tensors'
-import { fittedPage, Page, type PageLayout, unitOf } from '../rows/page'
-import { type Header, type TensorRecord, type TensorRecords, tensorsIn } from './format'
+import { Fitted } from '../rows/fitted'
+import { Page } from '../rows/page'
+import { mapStored, perUnit, type StoredForm } from '../rows/stored'
+import {
+  type Header,
+  type PageRecord,
+  type StoredRecord,
+  type TensorRecord,
+  type TensorRecords,
+  tensorsIn,
+} from './format'
 
-/** What a file does not say of a page, because the compressor says it. */
-export interface PageForm {
-  /** The layouts of sealed and of exact rows. */
-  readonly sealed: PageLayout
-  readonly exact: PageLayout
-  /** How many sealed rows share a row of metadata. */
-  readonly unit: number
+/** What a file does not say of a page, because the compressor says it: how sealed and exact rows are stored. */
+export interface PageForms {
+  readonly sealed: StoredForm
+  readonly exact: StoredForm
 }
 
 export class Reader {
   private readonly offsets = new Map<TensorRecord, number>()
   private readonly made: tf.Tensor[] = []
   private readonly pages = new Map<number, Page>()
-  private readonly fits = new Map<number, Page>()
+  private readonly fits = new Map<number, Fitted>()
 
   /** @throws SerializedCacheError unless the header's tensors are as long as the bytes */
   constructor(
@@ -55,37 +61,42 @@ export class Reader {
   }
 
   /** Page `number`. It is made when it is first asked for. */
-  page(number: number, form: PageForm): Page {
+  page(number: number, forms: PageForms): Page {
     const known = this.pages.get(number)
     if (known) return known
-    const { tensors, host, capacity, used, sealed, rowWise, fitted } = this.recordOf(number)
-    const unit = sealed ? form.unit : 1
-    for (const [name, { shape }] of Object.entries(host ?? tensors))
-      if (rowWise && shape[1] !== Math.ceil(capacity / unitOf(name, unit)))
-        throw new SerializedCacheError(`${name} of page ${number} is not ${capacity} rows long.`)
-    const index = tensors['exempt.index']
+    const record = this.header.pages[number]
+    if (!record) throw new SerializedCacheError(`it names page ${number}, which it does not hold.`)
+    const { stored, host, exempt, capacity, used, sealed, rowWise, fitted } = record
+    const form = sealed ? forms.sealed : forms.exact
+    checkStored(record, number, form)
     const page = new Page({
-      tensors: this.tensors(tensors),
-      host: host && mapRecord(host, (record) => this.host(record)),
+      stored: stored && mapStored(stored, form, (t) => this.tensor(t)),
+      host: host && mapStored(host, form, (t) => this.host(t)),
+      exempt: exempt && {
+        index: this.tensor(exempt.index),
+        places: Int32Array.from(this.host(exempt.index).values),
+        rows: exempt.rows.map((t) => this.tensor(t)),
+      },
+      form,
       capacity,
       used,
       sealed,
       rowWise,
-      layout: sealed ? form.sealed : form.exact,
-      exempt: index ? Int32Array.from(this.host(index).values) : null,
       fitted: this.fitted(fitted),
     })
     this.pages.set(number, page)
     return page
   }
   /** What a prompt fitted, shared by the pages and parts that refer to it. */
-  fitted(number: number | null): Page | null {
+  fitted(number: number | null): Fitted | null {
     if (number === null) return null
     const known = this.fits.get(number)
     if (known) return known
-    const page = fittedPage(this.tensors(this.recordOf(number).tensors))
-    this.fits.set(number, page)
-    return page
+    const record = this.header.fits[number]
+    if (!record) throw new SerializedCacheError(`it names fit ${number}, which it does not hold.`)
+    const fitted = new Fitted(this.tensors(record.state))
+    this.fits.set(number, fitted)
+    return fitted
   }
 
   /** Ends the reading. What prompts fitted is held by the parts that refer to it, so the reader lets it go. */
@@ -96,12 +107,22 @@ export class Reader {
   dispose(): void {
     for (const t of this.made) t.dispose()
   }
+}
 
-  private recordOf(number: number) {
-    const record = this.header.pages[number]
-    if (!record) throw new SerializedCacheError(`it names page ${number}, which it does not hold.`)
-    return record
-  }
+/** @throws SerializedCacheError unless a page stores what its form says, row for row */
+function checkStored({ stored, host, capacity, rowWise }: PageRecord, number: number, form: StoredForm): void {
+  const rows: StoredRecord | null = stored ?? host
+  if (!rows || (stored && host)) throw new SerializedCacheError(`page ${number} lies in no one place.`)
+  const names = Object.keys(form.fields)
+  const missing = names.find((name) => !rows.block[name])
+  const strange = Object.keys(rows.block).find((name) => !names.includes(name))
+  if (missing !== undefined) throw new SerializedCacheError(`page ${number} has no ${missing}.`)
+  if (strange !== undefined) throw new SerializedCacheError(`page ${number} has ${strange}, which nothing reads.`)
+  if (!rowWise) return
+  mapStored(rows, form, ({ shape }, field) => {
+    if (shape[1] !== Math.ceil(capacity / perUnit(field)))
+      throw new SerializedCacheError(`a tensor of page ${number} is not ${capacity} rows long.`)
+  })
 }
 
 /** How many bytes an element takes, of either type. */

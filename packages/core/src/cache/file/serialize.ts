@@ -5,10 +5,12 @@ import type { HostTensor, ModelShape, Ready } from '../../contract'
 import { mapRecord } from '../../tensors'
 import type { LayerCache } from '../layer'
 import {
+  type FittedRecord,
   fingerprintOf,
   type Header,
   MAGIC,
   modelKey,
+  type PageRecord,
   type Recordable,
   type Recorder,
   type TensorRecord,
@@ -18,7 +20,8 @@ import {
 /** Collects tensors and pages in the order in which they are recorded. */
 class Collector implements Recorder {
   readonly collected: (tf.Tensor | HostTensor)[] = []
-  private readonly numbers = new Map<Recordable, number>()
+  readonly pages = new Numbered<PageRecord>()
+  readonly fits = new Numbered<FittedRecord>()
 
   tensor(t: tf.Tensor | HostTensor): TensorRecord {
     this.collected.push(t)
@@ -29,16 +32,25 @@ class Collector implements Recorder {
   tensors(all: Readonly<Record<string, tf.Tensor | HostTensor>>) {
     return mapRecord(all, (t) => this.tensor(t))
   }
-  page(page: Recordable): number {
-    const known = this.numbers.get(page)
+  page(page: Recordable<PageRecord>): number {
+    return this.pages.numberOf(page)
+  }
+  fitted(fitted: Recordable<FittedRecord>): number {
+    return this.fits.numberOf(fitted)
+  }
+}
+
+/** Things in the order in which they were first asked for. */
+class Numbered<R> {
+  private readonly numbers = new Map<Recordable<R>, number>()
+  numberOf(one: Recordable<R>): number {
+    const known = this.numbers.get(one)
     if (known !== undefined) return known
-    // What a prompt fitted for a page comes before the page.
-    if (page.fitted) this.page(page.fitted)
-    this.numbers.set(page, this.numbers.size)
+    this.numbers.set(one, this.numbers.size)
     return this.numbers.size - 1
   }
-  get pages(): readonly Recordable[] {
-    return [...this.numbers.keys()]
+  records(to: Recorder): R[] {
+    return [...this.numbers.keys()].map((one) => one.record(to))
   }
 }
 
@@ -51,13 +63,16 @@ export async function* serializeCache(
 ): AsyncGenerator<Uint8Array> {
   const to = new Collector()
   const layerRecords = layers.map((layer) => layer.record(to))
+  // Pages name what was fitted for them, so they come first.
+  const pages = to.pages.records(to)
   const header: Header = {
     model: modelKey(model),
     compressor: fingerprintOf(ready),
     tokens,
     settledTokens,
     layers: layerRecords,
-    pages: to.pages.map((page) => page.record(to)),
+    pages,
+    fits: to.fits.records(to),
   }
   const json = new TextEncoder().encode(JSON.stringify(header))
   const start = new Uint8Array(MAGIC.length + 8 + json.length)

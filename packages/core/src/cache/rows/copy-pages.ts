@@ -5,52 +5,47 @@
 import { allocateRows, gatherRows, readRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { as3d } from '../../tensors'
-import { Page, tensorOf, unitOf, type View } from './page'
+import { Page, type View } from './page'
+import { mapStored, perUnit, type Stored } from './stored'
 
 /**
  * Makes pages that hold rows `index` of some views.
  * @param views rows of one form, in device memory, that can be gathered one by one
  * @param index int32 `[heads, n]`: row numbers over all views; a tensor with fewer heads, since heads share a latent, takes the first head's
- * @param capacityAt how many rows the page has whose first row is `index[:, at]`, a multiple of `unit`
- * @param unit how many rows share a word of metadata
+ * @param capacityAt how many rows the page has whose first row is `index[:, at]`, a multiple of the pages' unit
  */
-export function copyToPages(
-  views: readonly View[],
-  index: tf.Tensor2D,
-  capacityAt: (at: number) => number,
-  unit: number,
-): Page[] {
+export function copyToPages(views: readonly View[], index: tf.Tensor2D, capacityAt: (at: number) => number): Page[] {
   const [first] = views
   const n = index.shape[1]
   const pages: Page[] = []
   if (!first) return pages
-  const { layout, sealed, fitted, tensors } = first.page
+  const { form, sealed, fitted, device, unit } = first.page
   for (let at = 0; at < n; ) {
     const capacity = capacityAt(at)
     const count = Math.min(capacity, n - at)
-    const gathered: Record<string, tf.Tensor> = {}
-    for (const name of Object.keys(tensors))
-      gathered[name] = tf.tidy(() => gatherTensor(views, name, tf.slice(index, [0, at], [-1, count]), capacity, unit))
+    const stored = mapStored(device, form, (_, field, same) =>
+      tf.tidy(() => gatherTensor(views, same, perUnit(field), tf.slice(index, [0, at], [-1, count]), capacity)),
+    )
     const used = Math.ceil(count / unit) * unit
-    pages.push(new Page({ tensors: gathered, capacity, layout, sealed, rowWise: true, used, fitted }))
+    pages.push(new Page({ stored, capacity, form, sealed, rowWise: true, used, fitted }))
     at += count
   }
   return pages
 }
 
-/** Makes one named tensor of a page that holds rows `index` `[heads, count]`, with room for `capacity` rows. */
+/** Makes one tensor of a page that holds rows `index` `[heads, count]`, with room for `capacity` rows. `pick` finds it in the pages. */
 function gatherTensor(
   views: readonly View[],
-  name: string,
+  pick: (of: Stored<tf.Tensor>) => tf.Tensor,
+  unit: number,
   index: tf.Tensor2D,
   capacity: number,
-  unit: number,
 ): tf.Tensor {
-  const sources = views.map((v) => tensorOf(v.page, name))
+  const sources = views.map((v) => pick(v.page.device))
   const [heads = 0, , ...rest] = sources[0]?.shape ?? []
   const each = index.shape[0] === heads ? index : tf.tile(tf.slice(index, [0, 0], [1, -1]), [heads, 1])
   const counts = views.map((v) => v.rows)
-  if (unitOf(name, unit) === 1) {
+  if (unit === 1) {
     const froms = views.map((v) => v.from)
     return tf.reshape(gatherRows(sources.map(as3d), counts, each, capacity, froms), [heads, capacity, ...rest])
   }

@@ -2,7 +2,7 @@
 import { gatherRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { copyToPages } from './copy-pages'
-import { isFree, type Page, sameForm, tensorOf, type View } from './page'
+import { exactTensor, isFree, type Page, sameForm, type View } from './page'
 import type { Rows } from './rows'
 import { densePage } from './write'
 import { ZONES, type Zone } from './zones'
@@ -55,7 +55,7 @@ function gathered(
     const count = Math.min(capacity, end - at)
     const part = tf.slice(index as tf.Tensor2D, [0, at], [-1, count])
     const rows = gatherRows(
-      from.map((v) => tensorOf(v.page, 'rows')),
+      from.map((v) => exactTensor(v.page)),
       from.map((v) => v.rows),
       part,
       capacity,
@@ -136,12 +136,12 @@ function compactZone(of: Rows, zone: Zone): void {
 function copied(of: Rows, views: readonly View[], index: tf.Tensor2D, zone: Zone, followed: boolean): View[] {
   const [first] = views
   if (!first) return []
-  const unit = of.unitOf(first.page)
+  const { unit } = first.page
   const whole = of.pageRows[zone]
   const n = index.shape[1]
   const capacityAt = (at: number) => (followed ? Math.min(whole, Math.ceil((n - at) / unit) * unit) : whole)
   let at = 0
-  return copyToPages(views, index, capacityAt, unit).map((page) => {
+  return copyToPages(views, index, capacityAt).map((page) => {
     const rows = Math.min(page.capacity, n - at)
     at += page.capacity
     return { page, from: 0, rows, shift: first.shift }

@@ -1,36 +1,40 @@
 /** Pages in host memory, which hold arrays in place of tensors. */
 import type * as tf from '@tensorflow/tfjs-core'
-import type { HostTensor, Tensors } from '../../contract'
-import { mapRecord, upload } from '../../tensors'
-import { Page, tensorOf, unitOf, type View } from './page'
+import type { HostTensor } from '../../contract'
+import { upload } from '../../tensors'
+import { Page, type View } from './page'
+import { mapStored, perUnit, type Stored } from './stored'
 
 /** The tensors of a page. Those of a host page are uploaded, and freed by the tidy around the call. */
-export const uploads = (page: Page): Tensors => (page.host ? mapRecord(page.host, upload) : page.tensors)
+export const uploads = (page: Page): Stored<tf.Tensor> =>
+  page.host ? mapStored(page.host, page.form, upload) : page.device
 
-/** Copies the rows of some views into one page of host memory. `unit` rows share a row of metadata. */
-export async function hostPage(views: readonly View[], unit: number): Promise<Page> {
+/** Copies the rows of some views into one page of host memory. */
+export async function hostPage(views: readonly View[]): Promise<Page> {
   const [first] = views
   if (!first) throw new Error('no rows to move')
+  const { form, sealed, fitted, device } = first.page
   const rows = views.reduce((n, v) => n + v.rows, 0)
-  const host: Record<string, HostTensor> = {}
-  for (const name of Object.keys(first.page.tensors)) {
-    const { shape, dtype } = tensorOf(first.page, name)
+  const reads: Promise<void>[] = []
+  const host = mapStored(device, form, ({ shape, dtype }, field, same) => {
     const [heads = 0, , ...rest] = shape
-    const to = emptyRows(heads, rows, rest, dtype === 'int32', unitOf(name, unit))
+    const to = emptyRows(heads, rows, rest, dtype === 'int32', perUnit(field))
     let at = 0
     for (const v of views) {
-      const source = {
-        shape: tensorOf(v.page, name).shape,
-        values: (await tensorOf(v.page, name).data()) as Int32Array,
-      }
-      for (let h = 0; h < heads; h++)
-        for (let i = 0; i < v.rows; i++) copyRow(source, h, v.from + i, to, h, at + i, unitOf(name, unit))
+      reads.push(copyView(v, same(v.page.device), to, at, perUnit(field)))
       at += v.rows
     }
-    host[name] = to
-  }
-  const { layout, sealed, fitted } = first.page
-  return new Page({ tensors: {}, host, capacity: rows, layout, sealed, rowWise: true, used: rows, fitted })
+    return to
+  })
+  await Promise.all(reads)
+  return new Page({ stored: null, host, capacity: rows, form, sealed, rowWise: true, used: rows, fitted })
+}
+
+/** Copies the rows of a view, which it reads back from the device, to rows `at ...` of a host array. */
+async function copyView(v: View, tensor: tf.Tensor, to: HostTensor, at: number, unit: number): Promise<void> {
+  const source = { shape: tensor.shape, values: (await tensor.data()) as Int32Array }
+  for (let h = 0; h < (to.shape[0] ?? 0); h++)
+    for (let i = 0; i < v.rows; i++) copyRow(source, h, v.from + i, to, h, at + i, unit)
 }
 
 /** Uploads rows `local` `[heads, count]` of a host array. */

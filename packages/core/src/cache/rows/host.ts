@@ -2,9 +2,10 @@
 import { gatherRows, readRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { gatherHost, hostPage, uploads } from './host-page'
-import { Page, sameForm, unitOf, type View } from './page'
+import { Page, sameForm, type View } from './page'
 import { decodeRows, exactRows } from './read'
 import type { Rows } from './rows'
+import { mapStored, perUnit } from './stored'
 import { ZONES } from './zones'
 
 /**
@@ -31,7 +32,7 @@ export async function toHost(of: Rows, start: number, end: number): Promise<void
       const [first] = run.views
       if (!run.moves || !first) next.push(...run.views)
       else {
-        const page = await hostPage(run.views, of.unitOf(first.page))
+        const page = await hostPage(run.views)
         next.push({ page, from: 0, rows: page.used, shift: first.shift })
       }
     }
@@ -46,8 +47,8 @@ export function toDevice({ views }: Rows): void {
     views.replace({
       [zone]: views.in(zone).map((v) => {
         if (!v.page.host) return v
-        const { capacity, layout, sealed, rowWise, used, fitted } = v.page
-        return { ...v, page: new Page({ tensors: uploads(v.page), capacity, layout, sealed, rowWise, used, fitted }) }
+        const { capacity, form, sealed, rowWise, used, fitted } = v.page
+        return { ...v, page: new Page({ stored: uploads(v.page), capacity, form, sealed, rowWise, used, fitted }) }
       }),
     })
 }
@@ -108,12 +109,9 @@ function fetchFrom(of: Rows, v: View, local: Int32Array, count: number): tf.Tens
       const rows = v.page.sealed ? decodeRows(of, v, 0, v.rows, null) : exactRows(of, v, 0, v.rows)
       return gatherRows([rows], [v.rows], index, count) as tf.Tensor3D
     }
-    const unit = of.unitOf(v.page)
-    const tensors = Object.fromEntries(
-      Object.entries(host).map(([name, t]) => [name, gatherHost(t, local, count, unitOf(name, unit))]),
-    )
-    if (!v.page.sealed) return readRows(tensors['rows'] as tf.Tensor, store, dim, 0, count) as tf.Tensor3D
+    const stored = mapStored(host, v.page.form, (t, field) => gatherHost(t, local, count, perUnit(field)))
+    if (!v.page.sealed) return readRows(stored.block['rows'] as tf.Tensor, store, dim, 0, count) as tf.Tensor3D
     if (!codec) throw new Error('a sealed page without a codec')
-    return codec.rows(codec.main(tensors, count, 0, count, null), tensors, 0, v.page.fitted?.tensors ?? {})
+    return codec.rows(codec.main(stored, count, 0, count, null), stored, 0, v.page.fitted?.state ?? {})
   })
 }

@@ -1,61 +1,64 @@
 /** Pages: fixed-size tensors of rows that are held, shared by forks and freed together. Views name rows of a page. */
 import { copyRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import type { AffineLayout, CodebookLayout, HostTensor, RowStore, Tensors } from '../../contract'
-import { as3d, bytesOf, mapTensors } from '../../tensors'
+import type { HostTensor } from '../../contract'
+import { as3d, bytesOf, disposeAll } from '../../tensors'
 import type { PageRecord, Recorder } from '../file/format'
+import type { Fitted } from './fitted'
+import { listStored, mapStored, type Stored, type StoredForm, unitOf } from './stored'
 
-export type PageLayout =
-  | AffineLayout
-  | CodebookLayout
-  | { readonly kind: 'custom' }
-  | { readonly kind: 'dense'; readonly store: RowStore }
+/** The rows of a block that are exempt from its transform. They are stored as they came. */
+export interface Exempt {
+  /** Which rows, per head `[heads, m]`, -1 for none: int32 on the device. */
+  readonly index: tf.Tensor
+  /** The same in host memory. */
+  readonly places: Int32Array
+  /** The rows `[heads, m, ...]`, for each layer of the block's group, as exact rows are stored. */
+  readonly rows: readonly tf.Tensor[]
+}
 
 /** Tensors that are written, held and freed together. */
 export class Page {
   /** How many caches hold this page: the one that made it, and forks. */
   private owners = 1
-  readonly tensors: Tensors
-  /** The arrays `[heads, capacity, ...]` of a page in host memory, which has no tensors; null for others. */
-  readonly host: Readonly<Record<string, HostTensor>> | null
+  /** What is stored of the rows; null for a page in host memory. */
+  readonly stored: Stored<tf.Tensor> | null
+  /** The same in host memory, for a page that lies there. */
+  readonly host: Stored<HostTensor> | null
+  readonly form: StoredForm
   readonly capacity: number
-  readonly layout: PageLayout
-  /** Whether its rows are sealed. The layout does not say so: sealed rows may be dense, as exact ones are. */
+  /** Whether its rows are sealed. The form does not say so: sealed rows may be dense, as exact ones are. */
   readonly sealed: boolean
   /** Whether rows can be gathered one by one. If not, they are a block that is freed whole. */
   readonly rowWise: boolean
-  /**
-   * Which rows of a block are exempt from its transform, per head `[heads, m]`, -1 for none. It is a copy of the tensor `exempt.index` in
-   * host memory.
-   */
-  readonly exempt: Int32Array | null
+  readonly exempt: Exempt | null
   /** What the transform had fitted on a prompt when these rows were sealed. They are decoded with it, whatever later prompts fit. */
-  readonly fitted: Page | null
+  readonly fitted: Fitted | null
   /** How many rows are written. A page is full when it equals `capacity`. */
   used: number
   readonly bytes: number
 
   constructor(p: {
-    readonly tensors: Tensors
-    readonly host?: Readonly<Record<string, HostTensor>> | null
+    readonly stored: Stored<tf.Tensor> | null
+    readonly host?: Stored<HostTensor> | null
+    readonly form: StoredForm
     readonly capacity: number
-    readonly layout: PageLayout
     readonly sealed: boolean
     readonly rowWise: boolean
     readonly used: number
-    readonly exempt?: Int32Array | null
-    readonly fitted?: Page | null
+    readonly exempt?: Exempt | null
+    readonly fitted?: Fitted | null
   }) {
-    this.tensors = p.tensors
+    this.stored = p.stored
     this.host = p.host ?? null
+    this.form = p.form
     this.capacity = p.capacity
-    this.layout = p.layout
     this.sealed = p.sealed
     this.rowWise = p.rowWise
     this.used = p.used
     this.exempt = p.exempt ?? null
     this.fitted = p.fitted ?? null
-    this.bytes = Object.values(p.tensors).reduce((sum, t) => sum + bytesOf(t), 0)
+    this.bytes = this.tensors.reduce((sum, t) => sum + bytesOf(t), 0)
   }
   get shared(): boolean {
     return this.owners > 1
@@ -64,26 +67,43 @@ export class Page {
     return this.rowWise && this.host === null && this.used < this.capacity
   }
   get hostBytes(): number {
-    return Object.values(this.host ?? {}).reduce((sum, t) => sum + t.values.byteLength, 0)
+    return this.host ? listStored(this.host).reduce((sum, t) => sum + t.values.byteLength, 0) : 0
+  }
+  /** How many rows share a row of the tensor in which most of them do. */
+  get unit(): number {
+    return unitOf(this.form)
   }
   retain(): this {
     this.owners++
     return this
   }
   release(): void {
-    if (--this.owners === 0) tf.dispose(Object.values(this.tensors))
+    if (--this.owners === 0) disposeAll(this.tensors)
+  }
+
+  /** What it stores on the device. @throws Error for a page in host memory */
+  get device(): Stored<tf.Tensor> {
+    if (!this.stored) throw new Error('the page lies in host memory')
+    return this.stored
+  }
+  /** Every tensor that it takes on the device. */
+  get tensors(): readonly tf.Tensor[] {
+    const rows = this.stored ? listStored(this.stored) : []
+    return this.exempt ? [...rows, this.exempt.index, ...this.exempt.rows] : rows
   }
 
   record(to: Recorder): PageRecord {
-    const { capacity, used, sealed, rowWise } = this
+    const { stored, host, capacity, used, sealed, rowWise, exempt } = this
+    const record = (rows: Stored<tf.Tensor | HostTensor>) => mapStored(rows, this.form, (t) => to.tensor(t))
     return {
-      tensors: to.tensors(this.tensors),
-      host: this.host ? to.tensors(this.host) : null,
+      stored: stored && record(stored),
+      host: host && record(host),
+      exempt: exempt && { index: to.tensor(exempt.index), rows: exempt.rows.map((t) => to.tensor(t)) },
       capacity,
       used,
       sealed,
       rowWise,
-      fitted: this.fitted ? to.page(this.fitted) : null,
+      fitted: this.fitted ? to.fitted(this.fitted) : null,
     }
   }
 }
@@ -102,29 +122,19 @@ export const isFree = (v: View): boolean => v.page.rowWise && v.page.host === nu
 /** Whether rows of two views may lie behind each other in one page. */
 export const sameForm = (a: View, b: View): boolean => a.shift === b.shift && a.page.fitted === b.page.fitted
 
-/** How many rows share a row of a page's tensor: two for metadata with the halves of two rows in a word. */
-export const unitOf = (name: string, unit: number): number => (name.startsWith('metadata') ? unit : 1)
-
 /** Copies the rows that are written so far into a page of their own. */
 export function copyPage(page: Page): Page {
-  const tensors = mapTensors(page.tensors, (t) => {
+  const { capacity, form, sealed, rowWise, used, fitted } = page
+  const stored = mapStored(page.device, form, (t) => {
     const fresh = tf.zeros(t.shape, t.dtype)
     const [source, target] = [as3d(t), as3d(fresh)]
-    // One row of metadata may be that of two rows.
-    copyRows(target, 0, source, 0, Math.ceil((page.used * source.shape[1]) / page.capacity))
+    // One row of a tensor may be that of two rows.
+    copyRows(target, 0, source, 0, Math.ceil((used * source.shape[1]) / capacity))
     tf.dispose([source, target])
     return fresh
   })
-  const { capacity, layout, sealed, rowWise, used, fitted } = page
-  return new Page({ tensors, capacity, layout, sealed, rowWise, used, fitted })
+  return new Page({ stored, capacity, form, sealed, rowWise, used, fitted })
 }
 
-/** Wraps tensors that a prompt fitted as a page, so that they are counted and shared as pages are. */
-export const fittedPage = (tensors: Tensors): Page =>
-  new Page({ tensors, capacity: 1, layout: { kind: 'custom' }, sealed: false, rowWise: false, used: 1 })
-
-export function tensorOf(page: Page, name: string): tf.Tensor {
-  const tensor = page.tensors[name]
-  if (!tensor) throw new Error(`page has no tensor ${name}`)
-  return tensor
-}
+/** The tensor of a page of exact rows. */
+export const exactTensor = (page: Page): tf.Tensor => page.device.block['rows'] as tf.Tensor

@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs-core'
 import type { Tensors } from '../../contract'
 import { concatRows, mergeHeads } from '../../tensors'
 import { uploads } from './host-page'
-import type { Page, View } from './page'
+import type { Exempt, View } from './page'
 import type { Rows } from './rows'
 import { segmentOf } from './segments'
 
@@ -106,35 +106,35 @@ function mainOfRun(of: Rows, run: DecodingRun, prediction: tf.Tensor2D | null): 
 export const shiftAt = (of: Rows, row: number): number => of.views.at(row)?.shift ?? 0
 
 /** What the transform had fitted when `row` and its neighbours in the view were sealed. */
-export const stateAt = (of: Rows, row: number): Tensors => of.views.at(row)?.page.fitted?.tensors ?? {}
+export const stateAt = (of: Rows, row: number): Tensors => of.views.at(row)?.page.fitted?.state ?? {}
 
 /** Reads rows `skip ... skip + rows` of a view of exact rows. */
 export const exactRows = ({ form }: Rows, v: View, skip: number, rows: number): tf.Tensor3D =>
-  readRows(uploads(v.page)['rows'] as tf.Tensor, form.store, form.dim, v.from + skip, rows) as tf.Tensor3D
+  readRows(uploads(v.page).block['rows'] as tf.Tensor, form.store, form.dim, v.from + skip, rows) as tf.Tensor3D
 
 /** Decodes rows `skip ... skip + rows` of a view of sealed rows. `prediction` is for just these. */
 export function decodeRows(of: Rows, v: View, skip: number, rows: number, prediction: tf.Tensor2D | null): tf.Tensor3D {
   const { codec } = of.form
   if (!codec) throw new Error('a sealed page without a codec')
-  const tensors = uploads(v.page)
+  const stored = uploads(v.page)
   const from = v.from + skip
-  const main = codec.main(tensors, v.page.capacity, from, rows, prediction)
-  const decoded = codec.rows(main, tensors, from, v.page.fitted?.tensors ?? {})
-  return v.page.exempt ? patch(of, decoded, v.page, from, rows) : decoded
+  const main = codec.main(stored, v.page.capacity, from, rows, prediction)
+  const decoded = codec.rows(main, stored, from, v.page.fitted?.state ?? {})
+  return v.page.exempt ? patch(of, decoded, v.page.exempt, from, rows) : decoded
 }
 
 /** Puts the rows that were exempt from the transform in their places. */
-function patch({ form }: Rows, decoded: tf.Tensor3D, page: Page, from: number, rows: number): tf.Tensor3D {
-  const { exempt } = page
+function patch({ form }: Rows, decoded: tf.Tensor3D, exempt: Exempt, from: number, rows: number): tf.Tensor3D {
+  const { places } = exempt
   const { heads, store, dim, codec } = form
-  const exact = page.tensors[`exempt.rows.${codec?.parts.member ?? 0}`]
-  if (!exempt || !exact) return decoded
-  const each = exempt.length / heads
+  const exact = exempt.rows[codec?.parts.member ?? 0]
+  if (!exact) return decoded
+  const each = places.length / heads
   const map = new Int32Array(heads * rows)
   for (let h = 0; h < heads; h++) {
     for (let i = 0; i < rows; i++) map[h * rows + i] = i
     for (let j = 0; j < each; j++) {
-      const row = (exempt[h * each + j] ?? -1) - from
+      const row = (places[h * each + j] ?? -1) - from
       if (row >= 0 && row < rows) map[h * rows + row] = rows + j
     }
   }

@@ -10,8 +10,10 @@ import { copyOf } from '../../tensors'
 import { type Account, Held } from '../account'
 import type { Codec } from '../codec'
 import type { PartRecord, Recorder } from '../file/format'
-import type { PageForm, Reader } from '../file/reader'
-import { copyPage, fittedPage, type Page, type View } from './page'
+import type { PageForms, Reader } from '../file/reader'
+import { Fitted } from './fitted'
+import { copyPage, type Page, type View } from './page'
+import { denseForm } from './stored'
 import { Views } from './views'
 import { ZONES, type Zone } from './zones'
 
@@ -45,7 +47,7 @@ export interface RowForm {
 export class Rows {
   readonly views: Views
   /** What the transform fitted on the last prompt, counted as `perPrompt`; null until then. */
-  fitted: Page | null = null
+  fitted: Fitted | null = null
   /** The reconstructions `[sealed rows, width]`, where a predictor wants them held from step to step. */
   readonly kept: Held<tf.Tensor2D>
   /** Whether rows of this part are ever sealed. */
@@ -87,16 +89,12 @@ export class Rows {
   }
   /** What the transform has fitted for the rows that are sealed now. */
   get state(): Tensors {
-    return this.fitted?.tensors ?? {}
-  }
-  /** How many rows share a row of a page's metadata. */
-  unitOf(page: Page): number {
-    return page.sealed ? (this.form.codec?.rowsPerUnit ?? 1) : 1
+    return this.fitted?.state ?? {}
   }
   /** Whether a view reaches the end of what its page holds, but for the rest of a unit. */
   ends(v: View): boolean {
-    const unit = this.unitOf(v.page)
-    return Math.ceil((v.from + v.rows) / unit) * unit === v.page.used
+    const { unit, used } = v.page
+    return Math.ceil((v.from + v.rows) / unit) * unit === used
   }
   /** The bounds of blocks, whose rows can only be freed together. */
   *blocks(): Generator<RowRange> {
@@ -110,7 +108,7 @@ export class Rows {
   /** Takes over what this prompt fitted, for the rows that are sealed from now on. */
   fit(state: Tensors): void {
     const before = this.fitted
-    this.fitted = this.account.hold(fittedPage(state))
+    this.fitted = this.account.hold(new Fitted(state))
     if (before) this.account.letGo(before)
   }
 
@@ -133,7 +131,7 @@ export class Rows {
   record(to: Recorder): PartRecord {
     return {
       views: this.views.record(to),
-      fitted: this.fitted ? to.page(this.fitted) : null,
+      fitted: this.fitted ? to.fitted(this.fitted) : null,
       kept: this.kept.tensor ? to.tensor(this.kept.tensor) : null,
     }
   }
@@ -141,10 +139,10 @@ export class Rows {
   restore(record: PartRecord, file: Reader): void {
     if (record.kept) this.kept.replace(file.tensor(record.kept) as tf.Tensor2D)
     const { codec, store } = this.form
-    const exact = { kind: 'dense', store } as const
-    const form: PageForm = { sealed: codec?.layout ?? exact, exact, unit: codec?.rowsPerUnit ?? 1 }
+    const exact = denseForm(store)
+    const forms: PageForms = { sealed: codec?.form ?? exact, exact }
     for (const { zone, page: number, from, rows, shift } of record.views) {
-      const page = file.page(number, form)
+      const page = file.page(number, forms)
       if (from + rows > page.capacity)
         throw new SerializedCacheError(
           `it names rows ${from} to ${from + rows} of page ${number}, which has ${page.capacity}.`,

@@ -61,10 +61,10 @@ function makeSegment(
   unrotated: boolean,
   share: number,
 ): RowSegment {
-  const { layout } = page
-  const tensors = uploads(page)
+  const { layout } = page.form
+  const { block } = uploads(page)
   const base = { from, rows, query, share, ...(unrotated ? { unrotated } : {}) }
-  const named = (...names: string[]) => names.map((n) => tensors[n]).filter((t): t is tf.Tensor => t !== undefined)
+  const named = (...names: string[]) => names.map((n) => block[n]).filter((t): t is tf.Tensor => t !== undefined)
   if (layout.kind === 'dense') return { layout, tensors: named('rows'), ...base }
   if (layout.kind === 'affine') return { layout, tensors: named('words', 'metadata'), ...base }
   if (layout.kind === 'custom') throw new Error('a custom layout has no segment')

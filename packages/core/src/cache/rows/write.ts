@@ -1,11 +1,11 @@
 /** Brings rows into a part: exact rows are appended, and the oldest of the window are sealed. Their order stays the same. */
 import { allocateRows, copyRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import type { Tensors } from '../../contract'
-import { as3d, emptyLike } from '../../tensors'
+import { as3d, disposeAll, emptyLike } from '../../tensors'
 import type { Codec } from '../codec'
-import { Page, tensorOf, unitOf, type View } from './page'
+import { type Exempt, exactTensor, Page, type View } from './page'
 import type { Rows } from './rows'
+import { denseForm, listStored, mapStored, perUnit, type Stored } from './stored'
 import type { Zone } from './zones'
 
 /** Appends exact rows f32 `[heads, n, dim]`. The first `sinks` rows of the sequence go to the sink zone, the others to the window. */
@@ -27,7 +27,7 @@ function write(to: Rows, zone: Zone, rows: tf.Tensor, from: number, count: numbe
   while (count > 0) {
     const page = openExact(to, zone, shift)
     const n = Math.min(count, page.capacity - page.used)
-    writeRows(tensorOf(page, 'rows'), to.form.store, page.used, rows as tf.Tensor3D, from, n)
+    writeRows(exactTensor(page), to.form.store, page.used, rows as tf.Tensor3D, from, n)
     page.used += n
     to.views.grow(zone, n)
     from += n
@@ -59,9 +59,9 @@ function openExact(to: Rows, zone: Zone, shift: number): Page {
 export function densePage({ form }: Rows, capacity: number, rows?: tf.Tensor, used = 0): Page {
   const { store, heads, dim } = form
   return new Page({
-    tensors: { rows: rows ?? allocateRows(store, heads, capacity, dim) },
+    stored: { block: { rows: rows ?? allocateRows(store, heads, capacity, dim) }, scale: null },
     capacity,
-    layout: { kind: 'dense', store },
+    form: denseForm(store),
     sealed: false,
     rowWise: true,
     used,
@@ -87,7 +87,7 @@ export function dueRows({ form, seals, views }: Rows): { readonly count: number;
  * Replaces the oldest rows of the window by the block that they were encoded to, and takes over its tensors. Of a layer group the first part
  * makes the page, and the others are handed it.
  */
-export function sealRows(to: Rows, count: number, block: Tensors | Page, exempt: Int32Array | null): Page | null {
+export function sealRows(to: Rows, count: number, block: Stored<tf.Tensor> | Page, exempt: Exempt | null): Page | null {
   const { codec } = to.form
   if (!codec) throw new Error('nothing seals here')
   const shift = to.views.in('window')[0]?.shift ?? 0
@@ -95,9 +95,9 @@ export function sealRows(to: Rows, count: number, block: Tensors | Page, exempt:
   if (block instanceof Page) page = block
   else if (codec.byBlocks)
     page = new Page({
-      tensors: block,
+      stored: block,
       capacity: count,
-      layout: codec.layout,
+      form: codec.form,
       sealed: true,
       rowWise: false,
       used: count,
@@ -111,30 +111,29 @@ export function sealRows(to: Rows, count: number, block: Tensors | Page, exempt:
 }
 
 /** Copies sealed rows that can be gathered one by one into pages of a fixed size. Each sealing begins at a whole word of metadata. */
-function appendSealed(to: Rows, block: Tensors, count: number, codec: Codec, shift: number): void {
-  const unit = codec.rowsPerUnit
+function appendSealed(to: Rows, block: Stored<tf.Tensor>, count: number, codec: Codec, shift: number): void {
   for (let from = 0; from < count; ) {
     const page = openSealed(to, block, codec, shift)
     const n = Math.min(count - from, page.capacity - page.used)
-    for (const [name, tensor] of Object.entries(block)) {
-      const per = unitOf(name, unit)
+    mapStored(block, codec.form, (tensor, field, same) => {
+      const per = perUnit(field)
       const rows = as3d(tensor)
-      const target = as3d(tensorOf(page, name))
+      const target = as3d(same(page.device))
       copyRows(target, page.used / per, rows, from / per, Math.ceil(n / per))
       tf.dispose([rows, target])
-    }
-    page.used += Math.ceil(n / unit) * unit
+    })
+    page.used += Math.ceil(n / page.unit) * page.unit
     to.views.grow('sealed', n)
     from += n
   }
-  tf.dispose(Object.values(block))
+  disposeAll(listStored(block))
 }
 
 /**
  * Sees to it that sealed rows can follow the last sealed view: in that view, in a new view of its page where there is room, or in a new
  * page like `block`.
  */
-function openSealed(to: Rows, block: Tensors, codec: Codec, shift: number): Page {
+function openSealed(to: Rows, block: Stored<tf.Tensor>, codec: Codec, shift: number): Page {
   const last: View | undefined = to.views.in('sealed').at(-1)
   const room = last?.page.appendable && !last.page.shared && last.page.fitted === to.fitted && to.ends(last)
   if (last && room && last.shift === shift && last.from + last.rows === last.page.used) return last.page
@@ -142,11 +141,9 @@ function openSealed(to: Rows, block: Tensors, codec: Codec, shift: number): Page
   const page = room
     ? last.page
     : new Page({
-        tensors: Object.fromEntries(
-          Object.entries(block).map(([name, t]) => [name, emptyLike(t, capacity / unitOf(name, codec.rowsPerUnit))]),
-        ),
+        stored: mapStored(block, codec.form, (t, field) => emptyLike(t, capacity / perUnit(field))),
         capacity,
-        layout: codec.layout,
+        form: codec.form,
         sealed: true,
         rowWise: true,
         used: 0,

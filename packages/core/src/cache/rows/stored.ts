@@ -1,0 +1,77 @@
+/** What is stored of rows: the tensors of a quantizer's block, or the rows themselves, and the scales that a transform left beside them. */
+import type { AffineLayout, BlockField, CodebookLayout, CustomLayout, RowStore } from '../../contract'
+
+export type PageLayout =
+  | AffineLayout
+  | CodebookLayout
+  | CustomLayout
+  | { readonly kind: 'dense'; readonly store: RowStore }
+
+export interface Stored<T> {
+  /** By the names of the quantizer's fields; `rows` where nothing packs them. */
+  readonly block: Readonly<Record<string, T>>
+  /** f16 `[heads, rows, layers of the group]`: what decoded rows are multiplied by. */
+  readonly scale: T | null
+}
+
+/** How it is stored. */
+export interface StoredForm {
+  readonly layout: PageLayout
+  readonly fields: Readonly<Record<string, BlockField>>
+}
+
+const PLAIN: BlockField = { counts: 'payload' }
+const SCALE: BlockField = { counts: 'metadata' }
+
+/** The form of a layout. What the kernels read (`affine`, `codebook`) has the tensors that the kernels' own encoders make. */
+export function formOf(layout: PageLayout): StoredForm {
+  switch (layout.kind) {
+    case 'dense':
+      return { layout, fields: { rows: PLAIN } }
+    case 'affine':
+      return { layout, fields: { words: PLAIN, metadata: SCALE } }
+    case 'codebook': {
+      if (layout.scale === 'none') return { layout, fields: { codes: PLAIN } }
+      // Norms of two rows share a word, as halves.
+      const rowsPerUnit = layout.metadata === 'f32' ? 1 : 2
+      return { layout, fields: { codes: PLAIN, metadata: { ...SCALE, rowsPerUnit } } }
+    }
+    case 'custom':
+      return { layout, fields: layout.fields }
+  }
+}
+
+const DENSE = { f16: formOf({ kind: 'dense', store: 'f16' }), f32: formOf({ kind: 'dense', store: 'f32' }) } as const
+
+/** The form of rows that nothing packs. */
+export const denseForm = (store: RowStore): StoredForm => DENSE[store]
+
+export const perUnit = ({ rowsPerUnit = 1 }: BlockField): number => rowsPerUnit
+
+/** How many rows share a row of the tensor in which most of them do. */
+export const unitOf = ({ fields }: StoredForm): number => Math.max(1, ...Object.values(fields).map(perUnit))
+
+/** Changes every tensor. `same` finds the same tensor in what another page stores in this form. */
+export function mapStored<A, B>(
+  { block, scale }: Stored<A>,
+  { fields }: StoredForm,
+  change: (a: A, field: BlockField, same: <T>(of: Stored<T>) => T) => B,
+): Stored<B> {
+  const changed = Object.entries(block).map(([name, a]) => [
+    name,
+    change(a, fields[name] ?? PLAIN, (of) => present(of.block[name], name)),
+  ])
+  return {
+    block: Object.fromEntries(changed) as Readonly<Record<string, B>>,
+    scale: scale === null ? null : change(scale, SCALE, (of) => present(of.scale, 'scale')),
+  }
+}
+
+function present<T>(found: T | null | undefined, name: string): T {
+  if (found === null || found === undefined)
+    throw new Error(`a page of this form stores ${name}, and this one does not`)
+  return found
+}
+
+export const listStored = <T>({ block, scale }: Stored<T>): readonly T[] =>
+  scale === null ? Object.values(block) : [...Object.values(block), scale]
