@@ -3,7 +3,17 @@
 //   errors <- kernels, math <- core <- methods;  engine and eval know core, not the methods;  packages/methods lists them;
 //   cli, apps, kvloom know all.
 
-const CATEGORIES = ['quantizers', 'predictors', 'eviction', 'recall', 'low-rank', 'sequence', 'cross-layer', 'recipes']
+const CATEGORIES = [
+  'quantizers',
+  'predictors',
+  'eviction',
+  'recall',
+  'low-rank',
+  'sequence',
+  'cross-layer',
+  'lossless',
+  'recipes',
+]
 const METHODS = `packages/(?:${CATEGORIES.join('|')})`
 
 /** What each package may import besides itself, npm packages and Node. */

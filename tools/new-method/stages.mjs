@@ -282,4 +282,18 @@ export const stageTemplates = {
     doc: 'Every layer reads its own cache, until the choice of the paper stands here.',
     stage: { when: 'load', bound: '{ sourceLayer: (layer) => layer }' },
   }),
+  lossless: byStage('lossless', {
+    parts: true,
+    doc: 'Leaves the bytes of a tensor as they are, until the code stands here.',
+    stage: {
+      when: 'leave',
+      bound: `{
+        encode: ({ values }) => new Uint8Array(values.slice().buffer),
+        decode: (bytes, { shape, dtype }) => {
+          const { buffer } = bytes.slice()
+          return { shape, values: dtype === 'int32' ? new Int32Array(buffer) : new Float32Array(buffer) }
+        },
+      }`,
+    },
+  }),
 }

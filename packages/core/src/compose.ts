@@ -16,7 +16,17 @@ export { actsOn, foldSpace, foldSpaces, keySide, modelSpace, stagesOn } from './
 export { NO_SEALING } from './merge-zones'
 
 /** Kinds of which one part of one layer can hold only one. */
-const SINGLE: readonly Kind[] = ['score', 'budget', 'pick', 'resample', 'transform', 'predict', 'quantize', 'recall']
+const SINGLE: readonly Kind[] = [
+  'score',
+  'budget',
+  'pick',
+  'resample',
+  'transform',
+  'predict',
+  'quantize',
+  'recall',
+  'lossless',
+]
 /** Kinds whose decision covers keys and values together. */
 const WHOLE: readonly Kind[] = ['model', 'score', 'budget', 'pick', 'resample', 'recall']
 
@@ -239,6 +249,7 @@ const VERB: Record<Kind, string> = {
   predict: 'predict',
   quantize: 'quantize',
   recall: 'recall',
+  lossless: 'code',
 }
 
 function mixCard(parts: readonly KVCompressor[]): MethodCard {

@@ -49,9 +49,9 @@ export function defineMethod<S extends OptionSchema>(
   return Object.freeze(Object.assign(factory, { card, options }))
 }
 
-type Described = Required<Record<'name', string>> & Partial<MethodCard>
+export type Described = Required<Record<'name', string>> & Partial<MethodCard>
 
-const cardOf = (d: Described, chunkInvariant: boolean): MethodCard => ({
+export const cardOf = (d: Described, chunkInvariant: boolean): MethodCard => ({
   name: d.name,
   title: d.title ?? d.name,
   summary: d.summary ?? '',

@@ -29,6 +29,8 @@ export type {
   AnyStage,
   Artifact,
   Asked,
+  Block,
+  BlockField,
   Bound,
   BoundModel,
   BudgetStage,
@@ -36,6 +38,7 @@ export type {
   CalibrationRun,
   ChannelGroups,
   CodebookLayout,
+  CustomLayout,
   Encoded,
   Fit,
   FittedFor,
@@ -43,6 +46,7 @@ export type {
   Foreseen,
   HeadShare,
   HostTensor,
+  IsBlock,
   Json,
   Kind,
   KVCache,
@@ -51,6 +55,7 @@ export type {
   LayerCensus,
   LayerSamples,
   Learned,
+  Lossless,
   MergedWindow,
   MethodCard,
   ModelShape,
@@ -84,6 +89,7 @@ export type {
   Space,
   Stage,
   StageFacts,
+  TensorForm,
   Tensors,
   Transform,
   When,
@@ -99,6 +105,7 @@ export {
   defineScorer,
   defineTransform,
 } from './define'
+export { defineLossless } from './define-lossless'
 export {
   ArtifactMismatch,
   CacheStateError,

@@ -1,10 +1,20 @@
-/** A recall's host tier answers as its device tier does, whatever stages act beside it, over prompts that follow each other. */
+/** A recall's host tier answers as its device tier does, coded or not, whatever stages act beside it, over prompts that follow each other. */
 import { shapesOf } from '@kvloom/conformance'
 import { compose, type KVCompressor, openCache, type Phase } from '@kvloom/core'
 import { registerKernels } from '@kvloom/kernels'
 import { dispose, memory, randomNormal, setBackend, type Tensor } from '@tensorflow/tfjs-core'
 import { beforeAll, expect, it } from 'vitest'
-import { blockFormats, clusterkv, expectedAttention, higgs, l2Norm, snapkv, streamingLlm, think } from './index'
+import {
+  blockFormats,
+  clusterkv,
+  deflate,
+  expectedAttention,
+  higgs,
+  l2Norm,
+  snapkv,
+  streamingLlm,
+  think,
+} from './index'
 
 /** The tiers sum the same numbers in another order. */
 const TOLERANCE = 2e-4
@@ -73,7 +83,12 @@ it.each<[string, readonly KVCompressor[]]>([
     await run(compose(recall('device'), ...others)),
     await run(compose(recall('host'), ...others)),
   ]
+  const coded = await run(compose(recall('host'), ...others, deflate()))
   expect(host.host).toBeGreaterThan(0)
+  // Codes lose nothing, and take another number of bytes.
+  expect(coded.outputs).toEqual(host.outputs)
+  expect(coded.host).toBeGreaterThan(0)
+  expect(coded.host).not.toBe(host.host)
   let furthest = 0
   for (const [i, values] of device.outputs.entries())
     for (const [j, v] of values.entries()) {

@@ -4,10 +4,10 @@
  */
 import { allocateRows, readRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import type { Predictor, Quantizer, RowStore, Tensors, Transform } from '../contract'
+import type { Lossless, Predictor, Quantizer, RowStore, Tensors, Transform } from '../contract'
 import { UnsupportedStage } from '../errors'
 import { mergeHeads, splitHeads } from '../tensors'
-import { denseForm, formOf, listStored, mapStored, type PageLayout, type Stored, type StoredForm } from './rows/stored'
+import { formOf, listStored, mapStored, type PageLayout, type Stored, type StoredForm } from './rows/stored'
 
 /** How many bits a scale and a number of an exact row take, by formula. */
 const HALF_BITS = 16
@@ -23,6 +23,8 @@ export interface CodecParts {
   readonly quantizer: Quantizer | null
   /** Names the quantizer in errors. */
   readonly quantizerId: string
+  /** What codes the rows when they leave the device. */
+  readonly lossless: Lossless | null
   /** The layers whose rows are sealed into one block, ascending, and the place of this codec's layer among them. */
   readonly layers: readonly number[]
   readonly member: number
@@ -44,8 +46,8 @@ export class Codec {
   constructor(readonly parts: CodecParts) {
     this.mainHeads = parts.transform?.main.heads ?? parts.heads
     this.mainDim = parts.transform?.main.dim ?? parts.dim
-    const { quantizer, store } = parts
-    this.form = quantizer ? formOf(quantizer.layout) : denseForm(store)
+    const { quantizer, store, lossless } = parts
+    this.form = formOf(quantizer?.layout ?? { kind: 'dense', store }, lossless)
   }
 
   /** How many channels `main` has for one token, over all heads. Predictors see rows of this width. */
@@ -159,8 +161,8 @@ export class Codec {
     })
   }
 
-  /** Makes rows f32 `[heads, n, dim]` from `main` and the scales that the page has for rows `from ...`. */
-  rows(main: tf.Tensor3D, { scale }: Stored<tf.Tensor>, from: number, state: Tensors): tf.Tensor3D {
+  /** Makes rows f32 `[heads, n, dim]` from `main` and the scales that the page has for its rows `from ...`. */
+  rows(main: tf.Tensor3D, scale: tf.Tensor | null, from: number, state: Tensors): tf.Tensor3D {
     const { transform, heads, layers, member } = this.parts
     if (!transform) return main
     return tf.tidy(() => {

@@ -1,7 +1,7 @@
 /** A lane: KV heads that are stored together and hold equally many rows. A layer has one, or one per head when it is ragged. */
 import { attentionMass, rope } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import type { Part, Resample, RowStore, Windows } from '../contract'
+import type { Lossless, Part, Resample, RowStore, Windows } from '../contract'
 import { SerializedCacheError } from '../errors'
 import type { StepRotation } from '../rope'
 import { disposeAll } from '../tensors'
@@ -32,6 +32,8 @@ export interface LaneShape {
   readonly windows: Windows
   readonly keyCodec: Codec | null
   readonly valueCodec: Codec | null
+  /** What codes the rows of each part when they leave the device. */
+  readonly lossless: Readonly<Record<Part, Lossless | null>>
   /** On which side of RoPE keys are stored. With `pre` they are rotated by their positions when they are read. */
   readonly side: 'pre' | 'post'
   /** Whether some stage drops tokens at any time, and not only at the end of a prompt. */
@@ -72,11 +74,17 @@ export class Lane {
     /** For a fork: the lane with whose positions, marks and columns this one begins. */
     like?: Lane,
   ) {
-    const { windows, store, dropsAlways, keyDim, valueDim, keyCodec, valueCodec } = shape
+    const { windows, store, dropsAlways, keyDim, valueDim, keyCodec, valueCodec, lossless } = shape
     const heads = shape.heads.length
     const both = { heads, store, sinks: windows.sinks, dropsAlways }
-    this.keys = new Rows({ ...both, dim: keyDim, window: windows.keys, codec: keyCodec }, account)
-    this.values = new Rows({ ...both, dim: valueDim, window: windows.values, codec: valueCodec }, account)
+    this.keys = new Rows(
+      { ...both, dim: keyDim, window: windows.keys, codec: keyCodec, lossless: lossless.keys },
+      account,
+    )
+    this.values = new Rows(
+      { ...both, dim: valueDim, window: windows.values, codec: valueCodec, lossless: lossless.values },
+      account,
+    )
     this.positions = like ? like.positions.copy(account) : new Positions(heads, account)
     this.live = like ? like.live.copy() : new LiveRows()
     this.columns = like ? like.columns.copy(account) : new Columns(heads, account)

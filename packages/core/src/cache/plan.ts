@@ -127,6 +127,7 @@ export function planLayer(
   const resample = one('resample', 'keys')
   const recall = one('recall', 'keys')
   const windows = compressor.window ?? NO_SEALING
+  const lossless = { keys: one('lossless', 'keys')?.bound ?? null, values: one('lossless', 'values')?.bound ?? null }
   const side = keySide(compressor.stages, layer)
   const store = compressor.store ?? 'f16'
   const dropsAlways = foldSpaces(
@@ -145,6 +146,7 @@ export function planLayer(
       windows,
       keyCodec: codec('keys'),
       valueCodec: codec('values'),
+      lossless,
       side,
       dropsAlways,
     }
@@ -234,6 +236,7 @@ export function codecOf(
   const predictor = bind('predict', { ...at, ...main })
   const flat = { heads: 1, dim: main.heads * main.dim }
   const quantizer = bind('quantize', { ...at, ...(predictor ? flat : main) })
+  const lossless = bind('lossless', at)
   if (!transform && !predictor && !quantizer) return null
   const layers = transform?.layers ?? [layer]
   return new Codec({
@@ -243,6 +246,7 @@ export function codecOf(
     transform,
     predictor,
     quantizer,
+    lossless,
     quantizerId: stagesOn(compressor, 'quantize', layer, part)[0]?.id ?? '',
     layers,
     member: Math.max(0, layers.indexOf(layer)),

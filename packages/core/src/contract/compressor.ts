@@ -7,6 +7,7 @@ import type { RowStore } from '@kvloom/kernels'
 import type { Artifact, Learned } from './artifact'
 import type { BudgetStage, Picker, Scorer } from './evict'
 import type { ActsOn, Kind, When } from './kinds'
+import type { Lossless } from './lossless'
 import type { ModelShape, ModelWeights } from './model'
 import type { Recall } from './recall'
 import type { Predictor, PredictorSource, Quantizer, Resample, Transform } from './rows'
@@ -119,6 +120,7 @@ export interface Bound {
   readonly predict: Predictor
   readonly quantize: Quantizer
   readonly recall: Recall
+  readonly lossless: Lossless
 }
 
 /** How calibration fits a stage. */

@@ -12,6 +12,7 @@ export const KINDS = [
   'predict',
   'quantize',
   'recall',
+  'lossless',
 ] as const
 
 export type Kind = (typeof KINDS)[number]
@@ -32,9 +33,10 @@ export const SEALING = ['transform', 'predict', 'quantize'] as const
  * | `promptEnd` | after the last chunk of a prompt |
  * | `seal` | when rows leave the window |
  * | `read` | when a query reads what is stored |
+ * | `leave` | when rows leave the device: to host memory, or to a file |
  * | `{ everyTokens: n }` | after an append that reaches or passes a multiple of n tokens, and after the last chunk of a prompt |
  */
-export type When = 'load' | 'room' | 'step' | 'promptEnd' | 'seal' | 'read' | { readonly everyTokens: number }
+export type When = 'load' | 'room' | 'step' | 'promptEnd' | 'seal' | 'read' | 'leave' | { readonly everyTokens: number }
 
 /** Where a stage acts: one part or both, these layers or all but those. */
 export interface ActsOn {

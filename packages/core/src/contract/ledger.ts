@@ -18,7 +18,7 @@ export interface ByteLedger {
   readonly workspace: number
   /** What transforms fitted on a prompt. */
   readonly perPrompt: number
-  /** Rows of a recall's host tier. They lie in host memory and are not part of `total`, which is the device's. */
+  /** Rows of a recall's host tier, as they lie there, coded where a stage codes them. They are not part of `total`, which is the device's. */
   readonly host: number
   /** Tables that belong to the model and that this cache holds: codebooks, maps, rotary tables for keys stored before RoPE. */
   readonly perModel: number

@@ -4,6 +4,7 @@ import { aquaKv } from '@kvloom/aqua-kv'
 import { blockFormats } from '@kvloom/block-formats'
 import { clusterkv } from '@kvloom/clusterkv'
 import { coupledQuantization } from '@kvloom/coupled-quantization'
+import { deflate } from '@kvloom/deflate'
 import { expectedAttention } from '@kvloom/expected-attention'
 import { fastgen } from '@kvloom/fastgen'
 import { freqkv } from '@kvloom/freqkv'
@@ -29,6 +30,7 @@ export {
   blockFormats,
   clusterkv,
   coupledQuantization,
+  deflate,
   expectedAttention,
   fastgen,
   freqkv,
@@ -71,5 +73,6 @@ export const methods: readonly Method[] = [
   freqkv,
   kvsharer,
   minicache,
+  deflate,
   aquaKv,
 ]

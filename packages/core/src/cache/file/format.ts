@@ -6,7 +6,8 @@
 import { sha256 } from '@noble/hashes/sha2.js'
 import { bytesToHex } from '@noble/hashes/utils.js'
 import type * as tf from '@tensorflow/tfjs-core'
-import type { HostTensor, Json, ModelShape, Ready } from '../../contract'
+import type { HostTensor, Json, Lossless, ModelShape, Ready } from '../../contract'
+import type { HostArray } from '../rows/host-array'
 import { listStored } from '../rows/stored'
 import type { Zone } from '../rows/zones'
 
@@ -14,9 +15,12 @@ export const MAGIC = new TextEncoder().encode('KVLOOM\0\0')
 export const VERSION = 4
 export const DIGEST_BYTES = 32
 
+/** A tensor of the file; its numbers follow the header. */
 export interface TensorRecord {
   readonly shape: readonly number[]
   readonly dtype: 'float32' | 'int32'
+  /** How many bytes it takes in the file, where a lossless stage coded it. */
+  bytes?: number
 }
 export type TensorRecords = Readonly<Record<string, TensorRecord>>
 
@@ -92,7 +96,8 @@ export interface Header {
 
 /** Records are written to this. Tensors follow each other in the order in which they are handed in. */
 export interface Recorder {
-  tensor(t: tf.Tensor | HostTensor): TensorRecord
+  /** `lossless` codes it, unless it is coded already. */
+  tensor(t: tf.Tensor | HostArray, lossless?: Lossless | null): TensorRecord
   tensors(all: Readonly<Record<string, tf.Tensor | HostTensor>>): TensorRecords
   /** The number of a page in the file's list. */
   page(page: Recordable<PageRecord>): number

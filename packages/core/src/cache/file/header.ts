@@ -7,7 +7,11 @@ import type { Header } from './format'
 
 const count = z.int().check(z.nonnegative())
 const rank = 6
-const tensor = z.object({ shape: z.array(count).check(z.maxLength(rank)), dtype: z.enum(['float32', 'int32']) })
+const tensor = z.object({
+  shape: z.array(count).check(z.maxLength(rank)),
+  dtype: z.enum(['float32', 'int32']),
+  bytes: z.optional(count),
+})
 const tensors = z.record(z.string(), tensor)
 const stored = z.object({ block: tensors, scale: z.nullable(tensor) })
 const page = z.object({

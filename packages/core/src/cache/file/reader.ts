@@ -1,9 +1,10 @@
 /** Hands the tensors and pages of a cache file to the classes that restore themselves from their records. */
 import type * as tf from '@tensorflow/tfjs-core'
-import type { HostTensor, Tensors } from '../../contract'
+import type { HostTensor, Lossless, Tensors } from '../../contract'
 import { SerializedCacheError } from '../../errors'
 import { mapRecord, upload } from '../../tensors'
 import { Fitted } from '../rows/fitted'
+import { decoded, type HostArray } from '../rows/host-array'
 import { Page } from '../rows/page'
 import { mapStored, perUnit, type StoredForm } from '../rows/stored'
 import {
@@ -42,17 +43,22 @@ export class Reader {
     if (at !== bytes.length) throw new SerializedCacheError(`${bytes.length - at} bytes follow its last tensor.`)
   }
 
-  host(record: TensorRecord): HostTensor {
+  host(record: TensorRecord, lossless: Lossless | null = null): HostTensor {
+    return decoded(this.array(record, lossless), lossless)
+  }
+  /** Reads an array as it lies in the file. @throws SerializedCacheError unless it is coded where, and only where, a stage codes it */
+  array(record: TensorRecord, lossless: Lossless | null): HostArray {
     const at = this.offsets.get(record) ?? 0
-    const { buffer } = Uint8Array.from(this.bytes.subarray(at, at + sizeOf(record)))
-    return {
-      shape: record.shape,
-      values: record.dtype === 'int32' ? new Int32Array(buffer) : new Float32Array(buffer),
-    }
+    const bytes = Uint8Array.from(this.bytes.subarray(at, at + sizeOf(record)))
+    const { shape, dtype } = record
+    if ((record.bytes !== undefined) !== (lossless !== null))
+      throw new SerializedCacheError(`a tensor of shape [${shape.join(', ')}] is ${lossless ? 'not ' : ''}coded.`)
+    if (lossless) return { shape, dtype, coded: bytes }
+    return { shape, values: dtype === 'int32' ? new Int32Array(bytes.buffer) : new Float32Array(bytes.buffer) }
   }
   /** Reads a tensor, which is the caller's to free. When the file turns out to be wrong, all of them are freed. */
-  tensor(record: TensorRecord): tf.Tensor {
-    const tensor = upload(this.host(record))
+  tensor(record: TensorRecord, lossless: Lossless | null = null): tf.Tensor {
+    const tensor = upload(this.host(record, lossless))
     this.made.push(tensor)
     return tensor
   }
@@ -70,12 +76,12 @@ export class Reader {
     const form = sealed ? forms.sealed : forms.exact
     checkStored(record, number, form)
     const page = new Page({
-      stored: stored && mapStored(stored, form, (t) => this.tensor(t)),
-      host: host && mapStored(host, form, (t) => this.host(t)),
+      stored: stored && mapStored(stored, form, (t) => this.tensor(t, form.lossless)),
+      host: host && mapStored(host, form, (t) => this.array(t, form.lossless)),
       exempt: exempt && {
         index: this.tensor(exempt.index),
         places: Int32Array.from(this.host(exempt.index).values),
-        rows: exempt.rows.map((t) => this.tensor(t)),
+        rows: exempt.rows.map((t) => this.tensor(t, form.lossless)),
       },
       form,
       capacity,
@@ -125,5 +131,5 @@ function checkStored({ stored, host, capacity, rowWise }: PageRecord, number: nu
   })
 }
 
-/** How many bytes an element takes, of either type. */
-const sizeOf = ({ shape }: TensorRecord): number => shape.reduce((a, b) => a * b, 1) * 4
+/** How many bytes a tensor takes in the file. An element has 4, of either type. */
+const sizeOf = ({ shape, bytes }: TensorRecord): number => bytes ?? shape.reduce((a, b) => a * b, 1) * 4

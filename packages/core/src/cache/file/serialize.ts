@@ -1,9 +1,10 @@
 /** Writes a cache to a file; see format.ts. */
 import { sha256 } from '@noble/hashes/sha2.js'
 import type * as tf from '@tensorflow/tfjs-core'
-import type { HostTensor, ModelShape, Ready } from '../../contract'
+import type { HostTensor, Lossless, ModelShape, Ready } from '../../contract'
 import { mapRecord } from '../../tensors'
 import type { LayerCache } from '../layer'
+import type { HostArray } from '../rows/host-array'
 import {
   type FittedRecord,
   fingerprintOf,
@@ -19,15 +20,14 @@ import {
 
 /** Collects tensors and pages in the order in which they are recorded. */
 class Collector implements Recorder {
-  readonly collected: (tf.Tensor | HostTensor)[] = []
   readonly pages = new Numbered<PageRecord>()
   readonly fits = new Numbered<FittedRecord>()
+  private readonly collected: Entry[] = []
 
-  tensor(t: tf.Tensor | HostTensor): TensorRecord {
-    this.collected.push(t)
-    const dtype =
-      'values' in t ? (t.values instanceof Int32Array ? 'int32' : 'float32') : (t.dtype as TensorRecord['dtype'])
-    return { shape: t.shape, dtype }
+  tensor(tensor: tf.Tensor | HostArray, lossless: Lossless | null = null): TensorRecord {
+    const record = recordOf(tensor)
+    this.collected.push({ tensor, record, lossless })
+    return record
   }
   tensors(all: Readonly<Record<string, tf.Tensor | HostTensor>>) {
     return mapRecord(all, (t) => this.tensor(t))
@@ -38,7 +38,43 @@ class Collector implements Recorder {
   fitted(fitted: Recordable<FittedRecord>): number {
     return this.fits.numberOf(fitted)
   }
+
+  /** Codes what stages code. How long it became is said in the records, and so in the header before it. */
+  async code(): Promise<void> {
+    for (const entry of this.collected) {
+      const { tensor, record, lossless } = entry
+      if (!lossless) continue
+      const coded = 'coded' in tensor ? tensor.coded : lossless.encode(await hostOf(tensor))
+      entry.tensor = { shape: record.shape, dtype: record.dtype, coded }
+      record.bytes = coded.byteLength
+    }
+  }
+  /** The bytes of every tensor, in order. */
+  async *bytes(): AsyncGenerator<Uint8Array> {
+    for (const { tensor } of this.collected) {
+      if ('coded' in tensor) yield tensor.coded
+      else {
+        const { values } = await hostOf(tensor)
+        yield new Uint8Array(values.buffer, values.byteOffset, values.byteLength).slice()
+      }
+    }
+  }
 }
+
+interface Entry {
+  tensor: tf.Tensor | HostArray
+  readonly record: TensorRecord
+  readonly lossless: Lossless | null
+}
+
+function recordOf(t: tf.Tensor | HostArray): TensorRecord {
+  if ('coded' in t) return { shape: t.shape, dtype: t.dtype }
+  const dtype = 'values' in t ? (t.values instanceof Int32Array ? 'int32' : 'float32') : t.dtype
+  return { shape: t.shape, dtype: dtype as TensorRecord['dtype'] }
+}
+
+const hostOf = async (t: tf.Tensor | HostTensor): Promise<HostTensor> =>
+  'values' in t ? t : { shape: t.shape, values: (await t.data()) as HostTensor['values'] }
 
 /** Things in the order in which they were first asked for. */
 class Numbered<R> {
@@ -65,6 +101,8 @@ export async function* serializeCache(
   const layerRecords = layers.map((layer) => layer.record(to))
   // Pages name what was fitted for them, so they come first.
   const pages = to.pages.records(to)
+  const fits = to.fits.records(to)
+  await to.code()
   const header: Header = {
     model: modelKey(model),
     compressor: fingerprintOf(ready),
@@ -72,7 +110,7 @@ export async function* serializeCache(
     settledTokens,
     layers: layerRecords,
     pages,
-    fits: to.fits.records(to),
+    fits,
   }
   const json = new TextEncoder().encode(JSON.stringify(header))
   const start = new Uint8Array(MAGIC.length + 8 + json.length)
@@ -84,9 +122,7 @@ export async function* serializeCache(
   const digest = sha256.create()
   digest.update(start)
   yield start
-  for (const t of to.collected) {
-    const data = 'values' in t ? t.values : await t.data()
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice()
+  for await (const bytes of to.bytes()) {
     digest.update(bytes)
     yield bytes
   }

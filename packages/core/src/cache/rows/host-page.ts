@@ -2,17 +2,21 @@
 import type * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor } from '../../contract'
 import { upload } from '../../tensors'
+import { coded, decoded, type HostArray } from './host-array'
 import { Page, type View } from './page'
 import { mapStored, perUnit, type Stored } from './stored'
 
 /** The tensors of a page. Those of a host page are uploaded, and freed by the tidy around the call. */
 export const uploads = (page: Page): Stored<tf.Tensor> =>
-  page.host ? mapStored(page.host, page.form, upload) : page.device
+  page.host ? mapStored(page.host, page.form, (t) => upload(decoded(t, page.form.lossless))) : page.device
 
-/** Copies the rows of some views into one page of host memory. */
-export async function hostPage(views: readonly View[]): Promise<Page> {
+/** A page of coded rows has so many rows: a row of it is read by decoding all of them. */
+const CODED_PAGE_ROWS = 64
+
+/** Copies the rows of some views into pages of host memory: one, or several of a bounded size where rows are coded. */
+export async function hostPages(views: readonly View[]): Promise<readonly Page[]> {
   const [first] = views
-  if (!first) throw new Error('no rows to move')
+  if (!first) return []
   const { form, sealed, fitted, device } = first.page
   const rows = views.reduce((n, v) => n + v.rows, 0)
   const reads: Promise<void>[] = []
@@ -27,7 +31,29 @@ export async function hostPage(views: readonly View[]): Promise<Page> {
     return to
   })
   await Promise.all(reads)
-  return new Page({ stored: null, host, capacity: rows, form, sealed, rowWise: true, used: rows, fitted })
+  const page = (host: Stored<HostArray>, capacity: number) =>
+    new Page({ stored: null, host, capacity, form, sealed, rowWise: true, used: capacity, fitted })
+  const { lossless } = form
+  if (!lossless) return [page(host, rows)]
+  const starts = Array.from({ length: Math.ceil(rows / CODED_PAGE_ROWS) }, (_, i) => i * CODED_PAGE_ROWS)
+  return starts.map((start) => {
+    const count = Math.min(CODED_PAGE_ROWS, rows - start)
+    return page(
+      mapStored(host, form, (t, field) => coded(rowsOf(t, start, count, perUnit(field)), lossless)),
+      count,
+    )
+  })
+}
+
+/** Rows `start ... start + count` of a host array; `start` is a multiple of `unit`. */
+function rowsOf({ shape, values }: HostTensor, start: number, count: number, unit: number): HostTensor {
+  const [heads = 0, all = 0, ...rest] = shape
+  const width = rest.reduce((a, b) => a * b, 1)
+  const [from, n] = [start / unit, Math.ceil(count / unit)]
+  const part = values instanceof Int32Array ? new Int32Array(heads * n * width) : new Float32Array(heads * n * width)
+  for (let h = 0; h < heads; h++)
+    part.set(values.subarray((h * all + from) * width, (h * all + from + n) * width), h * n * width)
+  return { shape: [heads, n, ...rest], values: part }
 }
 
 /** Copies the rows of a view, which it reads back from the device, to rows `at ...` of a host array. */

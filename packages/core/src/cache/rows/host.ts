@@ -1,7 +1,8 @@
 /** The host tier of a recall: rows leave the device, come back, and are fetched one by one. */
 import { gatherRows, readRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import { gatherHost, hostPage, uploads } from './host-page'
+import { decoded } from './host-array'
+import { gatherHost, hostPages, uploads } from './host-page'
 import { Page, sameForm, type View } from './page'
 import { decodeRows, exactRows } from './read'
 import type { Rows } from './rows'
@@ -9,7 +10,7 @@ import { mapStored, perUnit } from './stored'
 import { ZONES } from './zones'
 
 /**
- * Moves rows `[start, end)` to host memory, into one page per run of views that may lie in one: of one zone, one position shift and one
+ * Moves rows `[start, end)` to host memory, into pages per run of views that may lie in one: of one zone, one position shift and one
  * fit. It reads them back from the device.
  */
 export async function toHost(of: Rows, start: number, end: number): Promise<void> {
@@ -32,8 +33,7 @@ export async function toHost(of: Rows, start: number, end: number): Promise<void
       const [first] = run.views
       if (!run.moves || !first) next.push(...run.views)
       else {
-        const page = await hostPage(run.views)
-        next.push({ page, from: 0, rows: page.used, shift: first.shift })
+        for (const page of await hostPages(run.views)) next.push({ page, from: 0, rows: page.used, shift: first.shift })
       }
     }
     views.replace({ [zone]: next })
@@ -109,9 +109,12 @@ function fetchFrom(of: Rows, v: View, local: Int32Array, count: number): tf.Tens
       const rows = v.page.sealed ? decodeRows(of, v, 0, v.rows, null) : exactRows(of, v, 0, v.rows)
       return gatherRows([rows], [v.rows], index, count) as tf.Tensor3D
     }
-    const stored = mapStored(host, v.page.form, (t, field) => gatherHost(t, local, count, perUnit(field)))
+    const { form } = v.page
+    const stored = mapStored(host, form, (t, field) =>
+      gatherHost(decoded(t, form.lossless), local, count, perUnit(field)),
+    )
     if (!v.page.sealed) return readRows(stored.block['rows'] as tf.Tensor, store, dim, 0, count) as tf.Tensor3D
     if (!codec) throw new Error('a sealed page without a codec')
-    return codec.rows(codec.main(stored, count, 0, count, null), stored, 0, v.page.fitted?.state ?? {})
+    return codec.rows(codec.main(stored, count, 0, count, null), stored.scale, 0, v.page.fitted?.state ?? {})
   })
 }

@@ -1,10 +1,10 @@
 /** Pages: fixed-size tensors of rows that are held, shared by forks and freed together. Views name rows of a page. */
 import { copyRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
-import type { HostTensor } from '../../contract'
 import { as3d, bytesOf, disposeAll } from '../../tensors'
 import type { PageRecord, Recorder } from '../file/format'
 import type { Fitted } from './fitted'
+import { bytesIn, type HostArray } from './host-array'
 import { listStored, mapStored, type Stored, type StoredForm, unitOf } from './stored'
 
 /** The rows of a block that are exempt from its transform. They are stored as they came. */
@@ -24,7 +24,7 @@ export class Page {
   /** What is stored of the rows; null for a page in host memory. */
   readonly stored: Stored<tf.Tensor> | null
   /** The same in host memory, for a page that lies there. */
-  readonly host: Stored<HostTensor> | null
+  readonly host: Stored<HostArray> | null
   readonly form: StoredForm
   readonly capacity: number
   /** Whether its rows are sealed. The form does not say so: sealed rows may be dense, as exact ones are. */
@@ -40,7 +40,7 @@ export class Page {
 
   constructor(p: {
     readonly stored: Stored<tf.Tensor> | null
-    readonly host?: Stored<HostTensor> | null
+    readonly host?: Stored<HostArray> | null
     readonly form: StoredForm
     readonly capacity: number
     readonly sealed: boolean
@@ -67,7 +67,7 @@ export class Page {
     return this.rowWise && this.host === null && this.used < this.capacity
   }
   get hostBytes(): number {
-    return this.host ? listStored(this.host).reduce((sum, t) => sum + t.values.byteLength, 0) : 0
+    return this.host ? listStored(this.host).reduce((sum, t) => sum + bytesIn(t), 0) : 0
   }
   /** How many rows share a row of the tensor in which most of them do. */
   get unit(): number {
@@ -94,11 +94,12 @@ export class Page {
 
   record(to: Recorder): PageRecord {
     const { stored, host, capacity, used, sealed, rowWise, exempt } = this
-    const record = (rows: Stored<tf.Tensor | HostTensor>) => mapStored(rows, this.form, (t) => to.tensor(t))
+    const { lossless } = this.form
+    const record = (rows: Stored<tf.Tensor | HostArray>) => mapStored(rows, this.form, (t) => to.tensor(t, lossless))
     return {
       stored: stored && record(stored),
       host: host && record(host),
-      exempt: exempt && { index: to.tensor(exempt.index), rows: exempt.rows.map((t) => to.tensor(t)) },
+      exempt: exempt && { index: to.tensor(exempt.index), rows: exempt.rows.map((t) => to.tensor(t, lossless)) },
       capacity,
       used,
       sealed,

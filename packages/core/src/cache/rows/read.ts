@@ -22,7 +22,7 @@ export function readRange(of: Rows, from: number, count: number, prediction: tf.
       const predicted = slicePrediction(prediction, at - sinks, rows)
       const { codec } = of.form
       if (!codec || !run.together) return decodeRows(of, view, skip, rows, predicted)
-      return codec.rows(mainOfRun(of, run, predicted), {}, 0, view.page.fitted?.tensors ?? {})
+      return codec.rows(mainOfRun(of, run, predicted), null, 0, view.page.fitted?.state ?? {})
     })
     return pieces.length ? concatRows(pieces) : tf.zeros([of.form.heads, 0, of.form.dim])
   })
@@ -71,9 +71,9 @@ function runsOf(of: Rows, from: number, count: number): readonly DecodingRun[] {
   const runs: DecodingRun[] = []
   const byLayout = of.form.codec?.decodedByLayout ?? false
   for (const { view, at, skip, rows } of of.views.cut(from, count)) {
-    const { sealed, host, exempt, fitted } = view.page
+    const { sealed, host, stored, exempt, fitted } = view.page
     // What lies in host memory is uploaded for one read, and has no segment that could be kept.
-    const together = !host && (!sealed || (byLayout && !exempt))
+    const together = !host && (!sealed || (byLayout && !exempt && !stored?.scale))
     const segment = () => segmentOf(of, view, skip, rows)
     const last = runs.at(-1)
     if (last?.together && together && last.sealed === sealed && last.view.page.fitted === fitted) {
@@ -119,7 +119,7 @@ export function decodeRows(of: Rows, v: View, skip: number, rows: number, predic
   const stored = uploads(v.page)
   const from = v.from + skip
   const main = codec.main(stored, v.page.capacity, from, rows, prediction)
-  const decoded = codec.rows(main, stored, from, v.page.fitted?.state ?? {})
+  const decoded = codec.rows(main, stored.scale, from, v.page.fitted?.state ?? {})
   return v.page.exempt ? patch(of, decoded, v.page.exempt, from, rows) : decoded
 }
 

@@ -4,7 +4,7 @@
  * kernels, gather.ts drops and copies, host.ts moves them to host memory.
  */
 import type * as tf from '@tensorflow/tfjs-core'
-import type { RowRange, RowStore, Tensors, Window } from '../../contract'
+import type { Lossless, RowRange, RowStore, Tensors, Window } from '../../contract'
 import { SerializedCacheError } from '../../errors'
 import { copyOf } from '../../tensors'
 import { type Account, Held } from '../account'
@@ -13,7 +13,7 @@ import type { PartRecord, Recorder } from '../file/format'
 import type { PageForms, Reader } from '../file/reader'
 import { Fitted } from './fitted'
 import { copyPage, type Page, type View } from './page'
-import { denseForm } from './stored'
+import { denseForm, type StoredForm } from './stored'
 import { Views } from './views'
 import { ZONES, type Zone } from './zones'
 
@@ -40,6 +40,8 @@ export interface RowForm {
   readonly sinks: number
   readonly window: Window
   readonly codec: Codec | null
+  /** What codes exact rows when they leave the device; a codec has its own for sealed ones. */
+  readonly lossless: Lossless | null
   /** Whether tokens are dropped at any time. Blocks are then sealed as small as the codec allows. */
   readonly dropsAlways: boolean
 }
@@ -50,6 +52,8 @@ export class Rows {
   fitted: Fitted | null = null
   /** The reconstructions `[sealed rows, width]`, where a predictor wants them held from step to step. */
   readonly kept: Held<tf.Tensor2D>
+  /** How exact rows are stored. */
+  readonly exactForm: StoredForm
   /** Whether rows of this part are ever sealed. */
   readonly seals: boolean
   /** How many rows a page of each zone has. A block has a page of its own size. */
@@ -61,6 +65,7 @@ export class Rows {
   ) {
     const { codec, window, sinks, dropsAlways } = form
     this.views = new Views(account)
+    this.exactForm = denseForm(form.store, form.lossless)
     this.kept = new Held(account)
     this.seals = codec !== null && window.recent !== Number.POSITIVE_INFINITY
     const { least, most } = WINDOW_PAGE_ROWS
@@ -138,9 +143,7 @@ export class Rows {
   /** @throws SerializedCacheError */
   restore(record: PartRecord, file: Reader): void {
     if (record.kept) this.kept.replace(file.tensor(record.kept) as tf.Tensor2D)
-    const { codec, store } = this.form
-    const exact = denseForm(store)
-    const forms: PageForms = { sealed: codec?.form ?? exact, exact }
+    const forms: PageForms = { sealed: this.form.codec?.form ?? this.exactForm, exact: this.exactForm }
     for (const { zone, page: number, from, rows, shift } of record.views) {
       const page = file.page(number, forms)
       if (from + rows > page.capacity)

@@ -1,5 +1,5 @@
 /** What is stored of rows: the tensors of a quantizer's block, or the rows themselves, and the scales that a transform left beside them. */
-import type { AffineLayout, BlockField, CodebookLayout, CustomLayout, RowStore } from '../../contract'
+import type { AffineLayout, BlockField, CodebookLayout, CustomLayout, Lossless, RowStore } from '../../contract'
 
 export type PageLayout =
   | AffineLayout
@@ -18,33 +18,40 @@ export interface Stored<T> {
 export interface StoredForm {
   readonly layout: PageLayout
   readonly fields: Readonly<Record<string, BlockField>>
+  /** What codes the tensors when they leave the device. */
+  readonly lossless: Lossless | null
 }
 
 const PLAIN: BlockField = { counts: 'payload' }
 const SCALE: BlockField = { counts: 'metadata' }
 
 /** The form of a layout. What the kernels read (`affine`, `codebook`) has the tensors that the kernels' own encoders make. */
-export function formOf(layout: PageLayout): StoredForm {
+export const formOf = (layout: PageLayout, lossless: Lossless | null): StoredForm => ({
+  layout,
+  fields: fieldsOf(layout),
+  lossless,
+})
+
+function fieldsOf(layout: PageLayout): StoredForm['fields'] {
   switch (layout.kind) {
     case 'dense':
-      return { layout, fields: { rows: PLAIN } }
+      return { rows: PLAIN }
     case 'affine':
-      return { layout, fields: { words: PLAIN, metadata: SCALE } }
+      return { words: PLAIN, metadata: SCALE }
     case 'codebook': {
-      if (layout.scale === 'none') return { layout, fields: { codes: PLAIN } }
+      if (layout.scale === 'none') return { codes: PLAIN }
       // Norms of two rows share a word, as halves.
       const rowsPerUnit = layout.metadata === 'f32' ? 1 : 2
-      return { layout, fields: { codes: PLAIN, metadata: { ...SCALE, rowsPerUnit } } }
+      return { codes: PLAIN, metadata: { ...SCALE, rowsPerUnit } }
     }
     case 'custom':
-      return { layout, fields: layout.fields }
+      return layout.fields
   }
 }
 
-const DENSE = { f16: formOf({ kind: 'dense', store: 'f16' }), f32: formOf({ kind: 'dense', store: 'f32' }) } as const
-
 /** The form of rows that nothing packs. */
-export const denseForm = (store: RowStore): StoredForm => DENSE[store]
+export const denseForm = (store: RowStore, lossless: Lossless | null): StoredForm =>
+  formOf({ kind: 'dense', store }, lossless)
 
 export const perUnit = ({ rowsPerUnit = 1 }: BlockField): number => rowsPerUnit
 

@@ -5,7 +5,7 @@ import { as3d, disposeAll, emptyLike } from '../../tensors'
 import type { Codec } from '../codec'
 import { type Exempt, exactTensor, Page, type View } from './page'
 import type { Rows } from './rows'
-import { denseForm, listStored, mapStored, perUnit, type Stored } from './stored'
+import { listStored, mapStored, perUnit, type Stored } from './stored'
 import type { Zone } from './zones'
 
 /** Appends exact rows f32 `[heads, n, dim]`. The first `sinks` rows of the sequence go to the sink zone, the others to the window. */
@@ -56,12 +56,12 @@ function openExact(to: Rows, zone: Zone, shift: number): Page {
 }
 
 /** Makes a page of exact rows. `rows` is its tensor, of which `used` rows are written. */
-export function densePage({ form }: Rows, capacity: number, rows?: tf.Tensor, used = 0): Page {
+export function densePage({ form, exactForm }: Rows, capacity: number, rows?: tf.Tensor, used = 0): Page {
   const { store, heads, dim } = form
   return new Page({
     stored: { block: { rows: rows ?? allocateRows(store, heads, capacity, dim) }, scale: null },
     capacity,
-    form: denseForm(store),
+    form: exactForm,
     sealed: false,
     rowWise: true,
     used,

@@ -1,0 +1,2 @@
+export { deflate } from './deflate'
+export { deflateOptions } from './options'
