@@ -22,6 +22,7 @@ export {
   calibrate,
   checkModel,
   compose,
+  defineLossless,
   defineMethod,
   definePick,
   defineQuantizer,

@@ -198,10 +198,10 @@ async function fitted(options: Options, given: Parameters<typeof world>[0] = {})
 
 /** A quantizer that keeps rows as they are. */
 const AS_IT_IS = {
-  layout: { kind: 'custom' },
+  layout: { kind: 'custom', fields: { rows: { counts: 'payload' } } },
   theoreticalBitsPerValue: 32,
   encode: (rows: Tensor) => ({ rows: rows.clone() }),
-  decode: ({ rows }: Readonly<Record<string, Tensor>>) => rows as Tensor,
+  decode: ({ rows }: { readonly rows: Tensor }) => rows,
 } as const
 
 const distance = (a: Float32Array, b: Float32Array): number => Math.hypot(...a.map((x, i) => x - (b[i] ?? Number.NaN)))
