@@ -10,14 +10,7 @@
  * ggml (https://github.com/ggml-org/llama.cpp, MIT), `quantize_row_*_ref`; half = 8 or 16, top = 15 or 31. Every step is one
  * f32 operation, so codes and scales agree bit for bit. What differs: codes lie as a stream of bits, not in ggml's nibble order.
  */
-import {
-  defineQuantizer,
-  evenWindows,
-  ModelMismatch,
-  type OptionsOf,
-  type Quantizer,
-  type Site,
-} from '@kvloom/core'
+import { defineQuantizer, evenWindows, ModelMismatch, type OptionsOf, type Quantizer, type Site } from '@kvloom/core'
 import {
   allocateRows,
   type CodebookLayout,
