@@ -26,35 +26,52 @@ export function liftProtected(
   if (!live && first + last === 0) return tf.clone(scores)
   const rows = scores.shape[1]
   const sets = live?.length ?? 1
-  const marks = new Int32Array(sets * rows)
-  for (let set = 0; set < sets; set++)
-    mark(marks.subarray(set * rows, (set + 1) * rows), live?.[set] ?? null, first, last)
+  const dead = live && new Uint8Array(sets * rows)
+  const stays = first + last > 0 ? new Uint8Array(sets * rows) : null
+  for (let set = 0; set < sets; set++) {
+    const own = (marks: Uint8Array | null) => marks?.subarray(set * rows, (set + 1) * rows) ?? null
+    mark(live?.[set] ?? null, rows, protect, own(dead), own(stays))
+  }
   return tf.tidy(() => {
-    const uploaded = tf.tensor2d(marks, [sets, rows], 'int32')
     const heads = Math.max(sets, scores.shape[0])
-    const onAll = (t: tf.Tensor2D): tf.Tensor2D => (t.shape[0] === heads ? t : tf.tile(t, [heads, 1]))
-    const [each, marked] = [onAll(scores), onAll(uploaded)]
-    const dropped = tf.where(tf.equal(marked, DROPPED), tf.fill(each.shape, Number.NEGATIVE_INFINITY), each)
-    return tf.where(tf.equal(marked, STAYS), tf.fill(each.shape, Number.POSITIVE_INFINITY), dropped) as tf.Tensor2D
+    const onMarked = (marks: Uint8Array | null, to: number, scored: tf.Tensor): tf.Tensor =>
+      marks
+        ? tf.where(tf.tensor2d(repeated(marks, heads * rows), [heads, rows], 'bool'), tf.fill(scored.shape, to), scored)
+        : scored
+    const each = scores.shape[0] === heads ? scores : tf.tile(scores, [heads, 1])
+    const dropped = onMarked(dead, Number.NEGATIVE_INFINITY, each)
+    return onMarked(stays, Number.POSITIVE_INFINITY, dropped) as tf.Tensor2D
   })
 }
 
-const [FREE, DROPPED, STAYS] = [0, 1, 2]
+/** Marks again and again, until there are so many. */
+function repeated(marks: Uint8Array, length: number): Uint8Array {
+  if (marks.length === length) return marks
+  const all = new Uint8Array(length)
+  for (let at = 0; at < length; at += marks.length) all.set(marks, at)
+  return all
+}
 
 /** Marks the rows of a head (all live where `live` is null): those that are dropped, and the first and the last of the others. */
-function mark(marks: Int32Array, live: Int32Array | null, first: number, last: number): void {
-  let count = marks.length
-  if (live) {
-    count = 0
-    for (let row = 0; row < marks.length; row++) if (live[row] === 1) count++
-  }
+function mark(
+  live: Int32Array | null,
+  rows: number,
+  { first = 0, last = 0 }: Protected,
+  dead: Uint8Array | null,
+  stays: Uint8Array | null,
+): void {
+  let count = rows
+  if (live && dead)
+    for (let row = 0; row < rows; row++)
+      if (live[row] !== 1) {
+        dead[row] = 1
+        count--
+      }
+  if (!stays) return
   let number = 0
-  for (let row = 0; row < marks.length; row++) {
-    if (live && live[row] !== 1) {
-      marks[row] = DROPPED
-      continue
-    }
-    marks[row] = number < first || number >= count - last ? STAYS : FREE
+  for (let row = 0; row < rows; row++) {
+    if (live && live[row] !== 1) continue
+    if (number < first || number >= count - last) stays[row] = 1
     number++
   }
 }

@@ -2,7 +2,7 @@
  * Seals the rows of one part of one layer and reads them back: transform, predictor and quantizer in this order, as one thing. A codec holds
  * no state of a sequence; what a prompt fitted (`state`) and what is predicted are handed in.
  */
-import { allocateRows, readRows, writeRows } from '@kvloom/kernels'
+import { allocateRows, readRows, splitHeads as splitRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Lossless, Predictor, Quantizer, RowStore, Tensors, Transform } from '../contract'
 import { UnsupportedStage } from '../errors'
@@ -205,7 +205,11 @@ export function expand(main: tf.Tensor, up: tf.Tensor, heads: number): tf.Tensor
   const [mainHeads = 0] = main.shape
   const perMain = heads / mainHeads
   const of = (t: tf.Tensor, i: number) =>
-    tf.squeeze(tf.slice(t as tf.Tensor3D, [i, 0, 0], [1, -1, -1]), [0]) as tf.Tensor2D
-  const pieces = Array.from({ length: mainHeads }, (_, i) => splitHeads(tf.matMul(of(main, i), of(up, i)), perMain))
+    tf.squeeze(mainHeads === 1 ? t : tf.slice(t as tf.Tensor3D, [i, 0, 0], [1, -1, -1]), [0]) as tf.Tensor2D
+  const pieces = Array.from({ length: mainHeads }, (_, i) =>
+    perMain === 1
+      ? tf.expandDims(tf.matMul(of(main, i), of(up, i)), 0)
+      : splitRows(tf.matMul(of(main, i), of(up, i)), perMain),
+  )
   return pieces.length === 1 ? (pieces[0] as tf.Tensor3D) : (tf.concat(pieces, 0) as tf.Tensor3D)
 }

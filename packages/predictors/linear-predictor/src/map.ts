@@ -44,6 +44,6 @@ export function predictRows({ factors, bias }: LinearMap, sources: readonly Tens
             [0, 0],
           ])
     const y = factors.reduce((at, factor) => matmulPacked(at, factor), enough)
-    return add(slice(y, [0, 0], [rows, -1]), bias)
+    return add(enough === x ? y : slice(y, [0, 0], [rows, -1]), bias)
   })
 }

@@ -1,8 +1,8 @@
 /** Reads rows of a part: decoded, as predictors see them, or as latents. */
-import { gatherRows, type RowSegment, readRows, readSegments } from '@kvloom/kernels'
+import { gatherRows, mergeHeads, type RowSegment, readRows, readSegments } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Tensors } from '../../contract'
-import { concatRows, mergeHeads } from '../../tensors'
+import { concatRows } from '../../tensors'
 import { uploads } from './host-page'
 import type { Exempt, View } from './page'
 import type { Rows } from './rows'
@@ -38,13 +38,13 @@ export function readMain(
   const kept = of.kept.tensor
   const sinks = of.views.rowsIn('sink')
   if (kept && from >= sinks && from + count <= sinks + kept.shape[0])
-    return tf.slice(kept, [from - sinks, 0], [count, -1])
+    return tf.tidy(() => rowsOf(kept, from - sinks, count))
   return tf.tidy(() => {
     const pieces = runsOf(of, from, count).map((run) =>
       mergeHeads(run.sealed ? mainOfRun(of, run, predictionOf(run.at, run.rows)) : exactOfRun(of, run)),
     )
     const [only] = pieces
-    return pieces.length === 1 && only ? only : (tf.concat(pieces, 0) as tf.Tensor2D)
+    return (pieces.length === 1 && only ? only : tf.concat(pieces, 0)) as tf.Tensor2D
   })
 }
 
@@ -143,5 +143,11 @@ function patch({ form }: Rows, decoded: tf.Tensor3D, exempt: Exempt, from: numbe
   return gatherRows([decoded, originals], [rows, each], index, rows) as tf.Tensor3D
 }
 
+/** Rows `[from, from + count)` of a matrix. `tf.slice` copies all of a matrix on wasm first. */
+const rowsOf = (matrix: tf.Tensor2D, from: number, count: number): tf.Tensor2D => {
+  const [, width] = matrix.shape
+  return tf.reshape(readRows(tf.expandDims(matrix, 0), 'f32', width, from, count), [count, width])
+}
+
 const slicePrediction = (prediction: tf.Tensor2D | null, from: number, rows: number): tf.Tensor2D | null =>
-  prediction && (from === 0 && rows === prediction.shape[0] ? prediction : tf.slice(prediction, [from, 0], [rows, -1]))
+  prediction && (from === 0 && rows === prediction.shape[0] ? prediction : rowsOf(prediction, from, rows))
