@@ -56,8 +56,8 @@ export class WindowError extends KvloomError {
 /** The largest magnitude that numbers may have, and why. */
 export interface Limit {
   readonly most: number
-  /** What holds no more, as in "the most that ... holds"; null where any finite number is taken. */
-  readonly of: string | null
+  /** What holds no more, as in "the most that ... holds". */
+  readonly of: string
   /** What holds larger numbers, as a sentence; empty where nothing does. */
   readonly cure: string
 }
@@ -71,11 +71,10 @@ export class NonFiniteError extends KvloomError {
     /** Whether nothing of the step was stored in any layer, so that the cache can take another step. */
     readonly goesOn: boolean,
   ) {
-    const what = of === null ? 'NaN or infinity' : `NaN, infinity or numbers beyond ${most}, the most that ${of} holds`
     super(
       'NON_FINITE',
       [
-        `Layer ${layer} was handed ${part} with ${what}; nothing of this step was stored ${goesOn ? 'in any layer' : 'for it'}.`,
+        `Layer ${layer} was handed ${part} with NaN, infinity or numbers beyond ${shortly(most)}, the most that ${of} holds; nothing of this step was stored ${goesOn ? 'in any layer' : 'for it'}.`,
         `Check the model weights and the input.`,
         cure,
         goesOn ? 'The cache goes on as if the step had not begun.' : 'Go on from a fork() taken before this step.',
@@ -85,6 +84,9 @@ export class NonFiniteError extends KvloomError {
     )
   }
 }
+
+/** A large number by its exponent and few digits. */
+const shortly = (x: number): string => (x < 1e6 ? String(x) : Number(x.toPrecision(4)).toExponential())
 
 /** A step would need more positions than the model's context has. */
 export class ContextOverflow extends KvloomError {

@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs-core'
 import type { ModelShape, Phase, ReplayPass } from '../contract'
 import { CacheStateError, type Limit, ModelMismatch } from '../errors'
 import type { NewRows } from './lane'
-import { ANY_FINITE } from './limits'
+import { IN_F32 } from './limits'
 import type { LayerPlan } from './plan'
 
 export interface Given {
@@ -67,7 +67,7 @@ export interface Limited {
 
 /** What a layer was handed, with the largest magnitude that each may have: keys on the side of RoPE on which they are stored, since rotation makes numbers larger. */
 export function limitedBy({ lanes, largest }: LayerPlan, queries: tf.Tensor, own: NewRows | null): readonly Limited[] {
-  const seen: Limited = { what: 'queries', tensor: queries, limit: ANY_FINITE }
+  const seen: Limited = { what: 'queries', tensor: queries, limit: IN_F32 }
   if (!own) return [seen]
   const keys = lanes[0]?.side === 'pre' ? own.keys : own.rotated
   return [

@@ -1,16 +1,17 @@
 /**
- * The largest numbers that a layer takes: what its store holds, and what the latents and metadata of its stages hold. Rows may grow on
- * the way there (`gain`).
+ * The largest numbers that a layer takes: what attention can compute with, what its store holds, and what the latents and metadata of its
+ * stages hold. Rows may grow on the way there (`gain`).
  */
 import { LARGEST_HALF } from '@kvloom/kernels'
 import type { Kind, RowStore } from '../contract'
 import type { Limit } from '../errors'
 import type { Codec } from './codec'
 
-/** The largest finite f32. */
-const LARGEST_F32 = 3.4028234663852886e38
-
-export const ANY_FINITE: Limit = { most: LARGEST_F32, of: null, cure: '' }
+/**
+ * What any layer takes. A score is a sum of products of two such numbers, and scores must stay far below the 1e30 that stands for a row
+ * that is not seen: beyond, attention would be NaN, or see what it must not.
+ */
+export const IN_F32: Limit = { most: 1e12, of: 'attention in f32', cure: '' }
 
 /**
  * The smallest of all limits; all of those by name that are the same, for then one cure alone does not help.
@@ -23,7 +24,7 @@ export function limitOf(store: RowStore, codec: Codec | null, rewritten: number,
   const gain = transform?.gain ?? 1
   const stored: Limit =
     store === 'f32'
-      ? { most: LARGEST_F32, of: 'its store, f32,', cure: '' }
+      ? IN_F32
       : { most: LARGEST_HALF, of: 'its store, f16,', cure: "window({ store: 'f32' }, ...) holds larger numbers." }
   const metadata = (kind: Kind, most: number, cure?: string): Limit => {
     const id = idOf(kind)
@@ -35,12 +36,12 @@ export function limitOf(store: RowStore, codec: Codec | null, rewritten: number,
   if (transform?.largest !== undefined) limits.push(metadata('transform', transform.largest))
   if (quantizer?.largest !== undefined)
     limits.push(metadata('quantize', quantizer.largest / gain, quantizer.largestCure))
-  const most = Math.min(LARGEST_F32, ...limits.map((limit) => limit.most))
-  if (most === LARGEST_F32) return ANY_FINITE
-  const binding = limits.filter((limit, i) => limit.most === most && limits.findIndex((l) => l.of === limit.of) === i)
+  const most = Math.min(IN_F32.most, ...limits.map((limit) => limit.most))
+  if (most === IN_F32.most) return IN_F32
+  const binding = new Map(limits.filter((limit) => limit.most === most).map(({ of, cure }) => [of, cure]))
   return {
     most,
-    of: binding.map(({ of }) => of).join(' and '),
-    cure: binding.flatMap(({ cure }) => (cure === '' ? [] : [cure])).join(' '),
+    of: [...binding.keys()].join(' and '),
+    cure: [...binding.values()].filter((cure) => cure !== '').join(' '),
   }
 }

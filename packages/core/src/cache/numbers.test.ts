@@ -66,9 +66,18 @@ describe('numbers that cannot be stored', () => {
   const wide = "window({ store: 'f32' }, ...) holds larger numbers."
   const check = 'in any layer. Check the model weights and the input. '
   const goesOn = 'The cache goes on as if the step had not begun.'
+  const attention = 'infinity or numbers beyond 1e+12, the most that attention in f32 holds'
   it.each<[string, KVCompressor, number, 'queries' | 'values', string]>([
-    ['NaN', dense, Number.NaN, 'values', `with NaN or infinity; nothing of this step was stored ${check}${goesOn}`],
-    ['queries', dense, Infinity, 'queries', `with NaN or infinity; nothing of this step was stored ${check}${goesOn}`],
+    ['NaN', dense, Number.NaN, 'values', `with NaN, ${attention}; nothing of this step was stored ${check}${goesOn}`],
+    [
+      'queries',
+      dense,
+      Infinity,
+      'queries',
+      `with NaN, ${attention}; nothing of this step was stored ${check}${goesOn}`,
+    ],
+    ['numbers near the end of f32', dense, 3e38, 'values', `with NaN, ${attention}; nothing`],
+    ['queries near the end of f32', dense, -3e38, 'queries', `with NaN, ${attention}; nothing`],
     [
       'the store',
       { ...dense, store: 'f16' },
@@ -112,6 +121,29 @@ describe('numbers that cannot be stored', () => {
     )
     tf.dispose([...Object.values(now), ...Object.values(good)])
     cache.dispose()
+  })
+
+  it('numbers as large as attention takes give finite answers, from all rows, few and many', async () => {
+    const before = tf.memory().numBytes
+    for (const n of [1, 5, 70]) {
+      const cache = openCache(model, dense)
+      for (const step of [0, 1]) {
+        cache.begin(new Int32Array(n), 'decode')
+        for (let layer = 0; layer < model.layers; layer++) {
+          const now = inputs(n, 7 + step, layer)
+          // Rotation makes numbers larger by up to the square root of 2.
+          const large = Object.fromEntries(
+            Object.entries(now).map(([name, x]) => [name, tf.tidy(() => tf.mul(tf.sign(x), 7e11))]),
+          ) as unknown as typeof now
+          const out = await cache.attend(layer, large)
+          expect((await out.data()).every((x) => Math.abs(x) <= 7.001e11)).toBe(true)
+          tf.dispose([out, ...Object.values(now), ...Object.values(large)])
+        }
+        await cache.commit()
+      }
+      cache.dispose()
+    }
+    expect(tf.memory().numBytes).toBe(before)
   })
 
   it('keys are held against their limit as they are stored: turned, where RoPE turns them', async () => {

@@ -28,7 +28,7 @@ import { siteOf } from '../site'
 import { checkCodecs, checkDeclared, checkNeeds } from './check-plan'
 import { Codec } from './codec'
 import type { LaneShape } from './lane'
-import { ANY_FINITE, limitOf } from './limits'
+import { IN_F32, limitOf } from './limits'
 import { hiddenNeeded, queriesNeeded } from './observe'
 
 interface Acting<T> {
@@ -204,7 +204,7 @@ const NOTHING = {
   resample: null,
   recall: null,
   lanes: [],
-  largest: { keys: ANY_FINITE, values: ANY_FINITE },
+  largest: { keys: IN_F32, values: IN_F32 },
   ring: 0,
   hidden: 0,
   waitsForPrompt: false,

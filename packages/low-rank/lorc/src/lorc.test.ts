@@ -10,6 +10,7 @@ import {
   IncompatibleStages,
   type KVCompressor,
   ModelMismatch,
+  NonFiniteError,
   OptionError,
   openCache,
   type Part,
@@ -204,12 +205,66 @@ const AS_IT_IS = {
   decode: ({ rows }: { readonly rows: Tensor }) => rows,
 } as const
 
+/** Keys and values at their full rank, 24 and 16. */
+const FULL_RANK: Options = { keyRank: 24, valueRank: 16, allocation: 'uniform' }
+
 const distance = (a: Float32Array, b: Float32Array): number => Math.hypot(...a.map((x, i) => x - (b[i] ?? Number.NaN)))
 
 describe('lorc', () => {
   beforeAll(async () => {
     await registerKernels('wasm')
     await setBackend('wasm')
+  })
+
+  it.each<[string, number, 'f16' | 'f32', RegExp]>([
+    [
+      'its latents in f16',
+      0,
+      'f16',
+      /the most that its store, f16, holds.* window\(\{ store: 'f32' \}, \.\.\.\) holds larger/,
+    ],
+    ['latents of a model with biases, which are taken off', 3, 'f16', /the most that its store, f16, holds/],
+    ['attention in f32', 0, 'f32', /the most that attention in f32 holds/],
+  ])('takes numbers up to a limit: %s', async (_, bias, store, words) => {
+    const { artifactOf, run } = await fitted(FULL_RANK, { bias })
+    const { artifact } = await artifactOf('values')
+    const { shape, values } = artifact.tensors['0.values.basis'] as HostTensor
+    const basis = Float32Array.from(values)
+    const width = shape[2] ?? 0
+    const sums = Array.from({ length: shape[1] ?? 0 }, (_, r) =>
+      basis.subarray(r * width, (r + 1) * width).reduce((sum, x) => sum + Math.abs(x), 0),
+    )
+    const gain = Math.max(...sums)
+    const direction = basis.subarray(sums.indexOf(gain) * width, (sums.indexOf(gain) + 1) * width).map(Math.sign)
+    expect(gain).toBeGreaterThan(1.5)
+    const limit = (store === 'f16' ? 65504 : 1e12) / gain / (bias ? 2 : 1)
+    const compressor = window({ store }, lorc(FULL_RANK))
+    const { artifacts } = await calibrate(compressor, run)
+    /** One token whose values lie along the basis vector that makes the largest latent of them. */
+    const outcome = async (size: number): Promise<number[]> => {
+      const cache = openCache(model, ready(compressor, artifacts))
+      const queries = zeros([model.queryHeads, 1, model.keyDim])
+      const keys = zeros([model.kvHeads, 1, model.keyDim])
+      const values = tensor(
+        direction.map((sign) => sign * size),
+        [model.kvHeads, 1, model.valueDim],
+      )
+      try {
+        cache.begin(Int32Array.of(1), 'promptEnd')
+        const output = await cache.attend(0, { queries, keys, values })
+        const held = await cache.materialize(0)
+        const numbers = [...(await output.data()), ...(await held.values.data())]
+        dispose([output, held.keys, held.values])
+        return numbers
+      } finally {
+        dispose([queries, keys, values])
+        cache.dispose()
+      }
+    }
+    expect((await outcome(limit * 0.999)).every(Number.isFinite)).toBe(true)
+    const refused = outcome(limit * 1.001)
+    await expect(refused).rejects.toThrow(NonFiniteError)
+    await expect(refused).rejects.toThrow(words)
   })
 
   it('is exact at full rank', async () => {
