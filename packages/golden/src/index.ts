@@ -21,7 +21,7 @@ export { compareKept, compareMask, TIE } from './kept'
 export { type GoldenOptions, type GoldenResult, runGolden } from './run'
 export { readGoldenTensors } from './safetensors'
 export type { CaseJson, GoldenCase, Tolerance } from './schema'
-export { type GoldenTestOptions, type TestRunner, testGolden } from './test'
+export { type GoldenTestOptions, type TestRunner, testGolden, withTimeout } from './test'
 export {
   bestOf,
   feed,

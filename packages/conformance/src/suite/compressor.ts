@@ -14,7 +14,7 @@ import {
   ready,
   restoreCache,
 } from '@kvloom/core'
-import { fromTensor, type TestRunner } from '@kvloom/golden'
+import { fromTensor, type TestRunner, withTimeout } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { dispose, fill, memory, setBackend } from '@tensorflow/tfjs-core'
 import { declareEdgeTests } from './edge-tests'
@@ -54,6 +54,8 @@ export interface SuiteOptions {
   readonly seed?: number
   /** Whether a prompt leaves the same cache in pieces as at once. Default what the card says, and false where a stage acts at every append. */
   readonly chunkInvariant?: boolean
+  /** Milliseconds that each test may take. Default two minutes. */
+  readonly timeout?: number
 }
 
 /** A compressor that loses nothing takes a few f32 products more than a dense cache. Relative to 1 + |reference|. */
@@ -66,7 +68,8 @@ const LOOK_EVERY = 7
 const TAIL = 36
 
 /** Declares the suite's tests for one compressor. */
-export function testCompressor(runner: TestRunner, options: SuiteOptions): void {
+export function testCompressor(given: TestRunner, options: SuiteOptions): void {
+  const runner = withTimeout(given, options.timeout)
   const { describe, it, expect } = runner
   const { name, make, backends = ['cpu', 'wasm'], layers = 2, prompt = 50, decode = 90, identity } = options
   const shapes = options.shapes ?? shapesOf(layers)

@@ -13,7 +13,7 @@ import {
   ready,
   restoreCache,
 } from '@kvloom/core'
-import type { TestRunner } from '@kvloom/golden'
+import { type TestRunner, withTimeout } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { memory, setBackend } from '@tensorflow/tfjs-core'
 import { RecallWatch } from './recall-watch'
@@ -38,6 +38,8 @@ export interface SettingsOptions {
   readonly shapes?: readonly ModelShape[]
   /** Where to compute. Default wasm. */
   readonly backend?: 'cpu' | 'wasm'
+  /** Milliseconds that the test may take. Default two minutes. */
+  readonly timeout?: number
 }
 
 const SHAPES: readonly ModelShape[] = [
@@ -51,7 +53,8 @@ const SHAPES: readonly ModelShape[] = [
 const DRAWS = 40
 
 /** Declares one test: of the settings drawn from a seed, each is refused with a typed error before a cache opens, or passes turns of prompts. */
-export function testSettings({ describe, it, expect }: TestRunner, options: SettingsOptions): void {
+export function testSettings(runner: TestRunner, options: SettingsOptions): void {
+  const { describe, it, expect } = withTimeout(runner, options.timeout)
   const {
     name,
     methods,

@@ -15,7 +15,7 @@ import {
   sharedTokens,
   window,
 } from '@kvloom/core'
-import type { TestRunner } from '@kvloom/golden'
+import { type TestRunner, testGolden } from '@kvloom/golden'
 import {
   add,
   clone,
@@ -34,6 +34,7 @@ import {
 } from '@tensorflow/tfjs-core'
 import { describe, expect, it } from 'vitest'
 import { type SuiteOptions, testCompressor } from './compressor'
+import { testSettings } from './settings'
 import { shapesOf } from './shapes'
 import { syntheticRun } from './synthetic-run'
 
@@ -265,6 +266,34 @@ describe('the suite finds', () => {
   it('a compressor that no shape fits', async () => {
     const failed = await failuresOf(() => share([0, 5]), { shapes: shapesOf(2).slice(0, 1) })
     expect(failed.map((line) => line.split(':')[0])).toEqual(['opens for at least one of the shapes'])
+  })
+})
+
+describe('every test of the suites', () => {
+  /** The limits that tests are declared with. */
+  const limitsOf = (declare: (runner: TestRunner) => void): number[] => {
+    const limits: (number | undefined)[] = []
+    declare({
+      describe: (_, body) => body(),
+      it: (_name, _body, timeout) => limits.push(timeout),
+      expect,
+    })
+    return [...new Set(limits.map((limit) => limit ?? 0))]
+  }
+
+  it('has a limit of its own, which does not depend on what the runner allows', () => {
+    const method = scaled()
+    for (const [timeout, limit] of [
+      [undefined, 120_000],
+      [7, 7],
+    ] as const) {
+      const given = timeout === undefined ? {} : { timeout }
+      expect(limitsOf((to) => testCompressor(to, { name: 'scaled', make: () => method(), ...given }))).toEqual([limit])
+      expect(limitsOf((to) => testSettings(to, { name: 'scaled', methods: [method], ...given }))).toEqual([limit])
+      expect(
+        limitsOf((to) => testGolden(to, { folder: new URL('.', import.meta.url), adapters: [], ...given })),
+      ).toEqual([limit])
+    }
   })
 })
 
