@@ -185,6 +185,12 @@ for (const backend of ['cpu', 'wasm'] as const)
       plain.cache.dispose()
     })
 
+    it('refuses a selection that is not ascending', async () => {
+      await expect(run(compose(recall({ tier: 'device', budget: 12, falling: true }), dense))).rejects.toThrow(
+        /in ascending order, each once/,
+      )
+    })
+
     it('numbers slots anew with keys before RoPE as with keys after it', async () => {
       const steps = { prompt: [10, 8], decode: 30 }
       const [a, b, c] = [

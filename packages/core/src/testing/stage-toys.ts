@@ -193,7 +193,12 @@ export const share = (map: readonly number[]): KVCompressor => ({
     },
   ],
 })
-export const recall = (o: { tier: 'device' | 'host'; budget: number; top?: boolean }): KVCompressor => ({
+export const recall = (o: {
+  tier: 'device' | 'host'
+  budget: number
+  top?: boolean
+  falling?: boolean
+}): KVCompressor => ({
   card: { name: 'recall', title: '', summary: '', chunkInvariant: true },
   stages: [
     {
@@ -224,7 +229,7 @@ export const recall = (o: { tier: 'device' | 'host'; budget: number; top?: boole
           const chosen = (await best.array()) as number[][]
           best.dispose()
           return tf.tensor2d(
-            chosen.map((r) => [...r].sort((a, b) => a - b)),
+            chosen.map((r) => [...r].sort((a, b) => (o.falling ? b - a : a - b))),
             [chosen.length, count],
             'int32',
           )
