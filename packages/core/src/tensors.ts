@@ -52,6 +52,21 @@ export const splitHeads = (x: tf.Tensor, heads: number): tf.Tensor3D => {
 export const headsOf = (t: tf.Tensor, { from, count }: { from: number; count: number }): tf.Tensor =>
   tf.slice(t as tf.Tensor3D, [from, 0, 0], [count, -1, -1])
 
+/**
+ * Joins the query heads that share a KV head.
+ * @param x numbers of every query head `[queryHeads, n]`; queryHeads is a multiple of kvHeads
+ * @param join what it makes of the heads along an axis: their mean by default
+ * @returns `[kvHeads, n]`, the caller's
+ */
+export const perKvHead = (
+  x: tf.Tensor,
+  kvHeads: number,
+  join: (heads: tf.Tensor, axis: number) => tf.Tensor = tf.mean,
+): tf.Tensor => {
+  const [queryHeads = 0, n = 0] = x.shape
+  return tf.tidy(() => join(tf.reshape(x, [kvHeads, queryHeads / kvHeads, n]), 1))
+}
+
 /** Frees tensors, and passes over those that are absent. */
 export const disposeAll = (tensors: readonly (tf.Tensor | null | undefined)[]): void =>
   tf.dispose(tensors.filter((t) => t != null))

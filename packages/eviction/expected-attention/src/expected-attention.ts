@@ -9,12 +9,11 @@
  * Distribution" (arXiv 2510.00636), section 3. What differs: as in the authors' NVIDIA/kvpress, and the queries' statistics are taken
  * from the queries after RoPE, turned back (`future-queries.ts`), not from hidden states.
  */
-import { defineScorer } from '@kvloom/core'
+import { defineScorer, perKvHead } from '@kvloom/core'
 import {
   add,
   concat,
   matMul,
-  mean,
   mul,
   norm,
   reshape,
@@ -58,9 +57,9 @@ export const expectedAttention = defineScorer({
     })
     const rest = slice(keys, [0, sinks, 0], [kvHeads, tokens - sinks, keyDim])
     const attention = softmax(exponents(rest, gaussian, site.model.attentionScale)) // [queryHeads, rest]
-    const perGroup = mean(reshape(attention, [kvHeads, -1, tokens - sinks]), 1) // [kvHeads, rest]
+    const expected = perKvHead(attention, kvHeads) // [kvHeads, rest]
     const lengths = norm(slice(values, [0, sinks, 0], [kvHeads, tokens - sinks, -1]), 2, 2) // [kvHeads, rest]
-    const scores = valueNorm ? mul(add(perGroup, epsilon), lengths) : perGroup
+    const scores = valueNorm ? mul(add(expected, epsilon), lengths) : expected
     return concat([zeros([kvHeads, sinks]), scores], 1) // [kvHeads, tokens]; the sinks stay, see protect
   },
 })

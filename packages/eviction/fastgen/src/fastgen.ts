@@ -21,11 +21,12 @@ import {
   type OptionsOf,
   type PickContext,
   type Picker,
+  perKvHead,
   type Scorer,
   type Site,
   type Stage,
 } from '@kvloom/core'
-import { add, cast, cumsum, div, equal, mean, reshape, type Tensor, tensor2d } from '@tensorflow/tfjs-core'
+import { add, cast, cumsum, div, equal, type Tensor, tensor2d } from '@tensorflow/tfjs-core'
 import { attentionSums } from './attention-sums'
 import { fastgenOptions } from './options'
 import { marksOf, type Policy, policiesOf } from './policies'
@@ -120,10 +121,10 @@ const meanAttentionScorer = ({ model }: Site): Scorer => ({
   score({ attention }, columns) {
     if (!attention || !columns['sum'] || !columns['count'])
       throw new KvloomError('FASTGEN_OBSERVED', 'fastgen: its scorer sees attention and the columns sum and count.')
-    const perHead = mean(reshape(attention, [-1, model.queryHeads / model.kvHeads, attention.shape[1] ?? 0]), 1)
+    const kvHeads = ((attention.shape[0] ?? 0) * model.kvHeads) / model.queryHeads
     // A count of 0 marks a new row. A row is seen by its own query and by those of the new rows behind it.
     const queries = cumsum(cast(equal(columns['count'], 0), 'float32'), 1, false, true)
-    const [sum, count] = [add(columns['sum'], perHead), add(columns['count'], queries)]
+    const [sum, count] = [add(columns['sum'], perKvHead(attention, kvHeads)), add(columns['count'], queries)]
     return { scores: div(sum, count), columns: { sum, count } }
   },
 })

@@ -11,8 +11,8 @@
  * fewer or more that tie); sinks and prefix count into `keep`; the prefix need not be the sinks, as in NVIDIA/kvpress, but it stays, which
  * it does not there.
  */
-import { defineMethod, defineScorer, dropping, type HeadShare, type Stage, shareOut } from '@kvloom/core'
-import { max, reshape, type Tensor } from '@tensorflow/tfjs-core'
+import { defineMethod, defineScorer, dropping, type HeadShare, perKvHead, type Stage, shareOut } from '@kvloom/core'
+import { max, type Tensor } from '@tensorflow/tfjs-core'
 import { kvzipOptions } from './options'
 import { passesOver } from './passes'
 
@@ -29,9 +29,8 @@ const scorer = defineScorer({
   protect: ({ sinks, prefix }) => ({ first: Math.max(sinks, prefix) }),
   replay: (context, options) => (options.keep === 1 ? [] : passesOver(context, options)),
   score({ shares }, _, { site }) {
-    const [queryHeads = 0, tokens = 0] = shares.shape
-    const group = site.model.queryHeads / site.model.kvHeads
-    return max(reshape(shares, [queryHeads / group, group, tokens]), 1) // [kvHeads, tokens]
+    const kvHeads = ((shares.shape[0] ?? 0) * site.model.kvHeads) / site.model.queryHeads
+    return perKvHead(shares, kvHeads, max) // [kvHeads, tokens]
   },
 })
 

@@ -8,8 +8,8 @@
  * query head first), the amount is a fraction of the prompt, and pooling averages; all three as NVIDIA/kvpress does it. Unlike there the window
  * stays whole where that fraction is less than it.
  */
-import { defineScorer, OptionError } from '@kvloom/core'
-import { addN, concat, div, mean, pad, reshape, slice, type Tensor, zeros } from '@tensorflow/tfjs-core'
+import { defineScorer, OptionError, perKvHead } from '@kvloom/core'
+import { addN, concat, div, pad, slice, type Tensor, zeros } from '@tensorflow/tfjs-core'
 import { snapkvOptions } from './options'
 
 /** Keeps the tokens that the last `window` prompt queries attend to most, and those queries' own tokens. */
@@ -31,14 +31,11 @@ export const snapkv = defineScorer({
   score({ attention }, { window, kernel }, { site }) {
     const [queryHeads = 0, tokens = 0] = attention.shape
     // Where heads keep different counts, a call sees the query heads of one KV head.
-    const group = site.model.queryHeads / site.model.kvHeads
-    const kvHeads = queryHeads / group
+    const kvHeads = (queryHeads * site.model.kvHeads) / site.model.queryHeads
     if (tokens <= window) return zeros([kvHeads, tokens]) // all stay, see protect
     const past = tokens - window
     const votes = div(slice(attention, [0, 0], [queryHeads, past]), window) // [queryHeads, past]
-    const pooled = averagePool(votes, kernel)
-    const perGroup = reshape(pooled, [kvHeads, group, past])
-    const scores = mean(perGroup, 1) // [kvHeads, past]
+    const scores = perKvHead(averagePool(votes, kernel), kvHeads) // [kvHeads, past]
     return concat([scores, zeros([kvHeads, window])], 1) // [kvHeads, tokens]; the window stays, see protect
   },
 })

@@ -10,7 +10,7 @@
  * over a KV head's query heads as NVIDIA/kvpress does it, so a GQA cache stays as small as it was (the authors repeat keys to
  * every query head first); a prompt no longer than the recent window is left alone, where the authors' code fails.
  */
-import { defineTransform, KvloomError, NO_SEALING, type Tensors } from '@kvloom/core'
+import { defineTransform, KvloomError, NO_SEALING, perKvHead, type Tensors } from '@kvloom/core'
 import { selectTop } from '@kvloom/kernels'
 import {
   cast,
@@ -18,7 +18,6 @@ import {
   mean,
   mul,
   oneHot,
-  reshape,
   slice,
   square,
   squeeze,
@@ -78,11 +77,8 @@ const keptOf = (dim: number, prune: number): number => dim - Math.trunc(dim * pr
  * @param keys `[kvHeads, tokens, dim]` after RoPE
  */
 export function channelScores(queries: Tensor, keys: Tensor): Tensor {
-  const [queryHeads = 0, , dim = 0] = queries.shape
-  const [heads = 1] = keys.shape
-  const perQueryHead = mean(square(queries), 1) // [queryHeads, dim]
-  const queryEnergy = mean(reshape(perQueryHead, [heads, queryHeads / heads, dim]), 1) // [kvHeads, dim]
-  return mul(queryEnergy, mean(square(keys), 1))
+  const [kvHeads = 1] = keys.shape
+  return mul(perKvHead(mean(square(queries), 1), kvHeads), mean(square(keys), 1))
 }
 
 /** One row per kept channel with a 1 at its place, `[heads, kept, dim]`: kept channels back to all, the others 0. */
