@@ -7,6 +7,7 @@ import {
   blockFormats,
   clusterkv,
   coupledQuantization,
+  decoquant,
   expectedAttention,
   fastgen,
   freqkv,
@@ -31,6 +32,7 @@ const METHODS: Readonly<Record<string, () => KVCompressor>> = {
   clusterkv: () => clusterkv({ budget: 24, tokensPerCluster: 8, sinks: 2, every: 8, skipLayers: [] }),
   'coupled-quantization': () =>
     coupledQuantization({ channels: 2, bits: 3, sensitivity: 'none', sinks: 2, recent: 4, restarts: 1, iterations: 4 }),
+  decoquant: () => decoquant({ block: 16 }),
   'expected-attention': () => expectedAttention({ keep: 0.4, sinks: 3, future: 16 }),
   fastgen: () => fastgen({ minRecovery: 0.7, globalTokens: 2 }),
   freqkv: () => freqkv({ window: 40, sinks: 2 }),

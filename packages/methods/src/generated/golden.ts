@@ -4,6 +4,7 @@ import { adapter as aquaKv } from '@kvloom/aqua-kv/golden'
 import { adapter as blockFormats } from '@kvloom/block-formats/golden'
 import { adapter as clusterkv } from '@kvloom/clusterkv/golden'
 import { adapter as coupledQuantization } from '@kvloom/coupled-quantization/golden'
+import { adapter as decoquant } from '@kvloom/decoquant/golden'
 import { adapter as expectedAttention } from '@kvloom/expected-attention/golden'
 import { adapter as fastgen } from '@kvloom/fastgen/golden'
 import { adapter as freqkv } from '@kvloom/freqkv/golden'
@@ -28,6 +29,7 @@ export const adapters: readonly GoldenAdapter[] = [
   blockFormats,
   clusterkv,
   coupledQuantization,
+  decoquant,
   expectedAttention,
   fastgen,
   freqkv,

@@ -4,6 +4,7 @@ import { aquaKv } from '@kvloom/aqua-kv'
 import { blockFormats } from '@kvloom/block-formats'
 import { clusterkv } from '@kvloom/clusterkv'
 import { coupledQuantization } from '@kvloom/coupled-quantization'
+import { decoquant } from '@kvloom/decoquant'
 import { deflate } from '@kvloom/deflate'
 import { expectedAttention } from '@kvloom/expected-attention'
 import { fastgen } from '@kvloom/fastgen'
@@ -30,6 +31,7 @@ export {
   blockFormats,
   clusterkv,
   coupledQuantization,
+  decoquant,
   deflate,
   expectedAttention,
   fastgen,
@@ -54,6 +56,7 @@ export {
 export const methods: readonly Method[] = [
   blockFormats,
   coupledQuantization,
+  decoquant,
   higgs,
   kivi,
   none,

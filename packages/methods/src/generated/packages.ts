@@ -7,6 +7,7 @@ export const methodPackages: Readonly<Record<string, () => Promise<Readonly<Reco
   '@kvloom/block-formats': () => import('@kvloom/block-formats'),
   '@kvloom/clusterkv': () => import('@kvloom/clusterkv'),
   '@kvloom/coupled-quantization': () => import('@kvloom/coupled-quantization'),
+  '@kvloom/decoquant': () => import('@kvloom/decoquant'),
   '@kvloom/deflate': () => import('@kvloom/deflate'),
   '@kvloom/expected-attention': () => import('@kvloom/expected-attention'),
   '@kvloom/fastgen': () => import('@kvloom/fastgen'),

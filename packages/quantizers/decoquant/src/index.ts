@@ -1,0 +1,2 @@
+export { decoquant } from './decoquant'
+export { decoquantOptions } from './options'
