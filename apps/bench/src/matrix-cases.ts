@@ -14,6 +14,7 @@ export const SMALL: Readonly<Record<string, readonly string[]>> = {
   ],
   decoquant: ['decoquant(bits=6, block=32)', 'decoquant(bits=6, channels=8, block=32)'],
   'aqua-kv': ['aqua-kv(bits=3, sinks=4, block=32)', 'aqua-kv(bits=3, group=16, sinks=4, block=32)'],
+  kvcrush: ['kvcrush(page=4, share=0.5)'],
   snapkv: ['snapkv(keep=0.5, window=16)'],
   'expected-attention': ['expected-attention(keep=0.5, future=64)'],
   think: ['think(prune=0.25, window=16, recent=16)'],

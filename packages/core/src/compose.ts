@@ -191,11 +191,11 @@ function checked(c: KVCompressor): KVCompressor {
 function checkStages(stages: readonly AnyStage[]): void {
   refuseTwins(stages)
   for (const s of stages)
-    if (s.kind === 'budget' && !stages.some((other) => other.kind === 'score'))
+    if (goesByScores(s) && !stages.some((other) => other.kind === 'score'))
       throw new IncompatibleStages(
         null,
         s.id,
-        `it shares out a budget by scores, and nothing scores.`,
+        `${s.id} ${s.kind === 'budget' ? 'shares out a budget by scores' : 'picks by score'}, and nothing scores.`,
         'Add a scorer: compose(snapkv(), ...).',
       )
   checkAcrossLayers(stages)
@@ -226,18 +226,22 @@ function refuseTwins(stages: readonly AnyStage[]): void {
     list.forEach((a, i) => {
       for (const b of list.slice(i + 1))
         if (overlap(a, b))
-          throw new IncompatibleStages(a.id, b.id, `both ${VERB[kind]} the same rows.`, cureOfTwins(kind))
+          throw new IncompatibleStages(a.id, b.id, `both ${VERB[kind]} the same rows.`, cureOfTwins(a, b, stages))
     })
   }
 }
 
-function cureOfTwins(kind: Kind): string {
-  if (kind === 'quantize')
+function cureOfTwins(a: AnyStage, b: AnyStage, stages: readonly AnyStage[]): string {
+  if (a.kind === 'quantize')
     return 'Give them different parts with split({ keys, values }) or different layers with onLayers().'
-  // Without the scorer of the other one, a budget stage has nothing to share out by.
-  if (kind === 'budget') return 'Keep one of them, or use a scorer without a budget of its own (snapkv, tova).'
+  // In layers of its own, a stage that goes by the scores of others would have none.
+  const borrows = [a, b].find((s) => goesByScores(s) && !stages.some(({ kind, id }) => kind === 'score' && id === s.id))
+  if (borrows) return `Keep one of them, or give ${borrows.id} a scorer that leaves this to it (snapkv, tova).`
   return 'Keep one of them, or give them different layers with onLayers().'
 }
+
+const goesByScores = ({ kind, facts }: AnyStage): boolean =>
+  kind === 'budget' || (kind === 'pick' && (facts?.by ?? 'scores') === 'scores')
 
 const VERB: Record<Kind, string> = {
   model: 'change',

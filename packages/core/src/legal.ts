@@ -114,7 +114,7 @@ function checkPick(stages: readonly AnyStage[]): void {
       null,
       pick.id,
       `${pick.id} picks by score, and nothing scores.`,
-      'Add a scorer, for example snapkv().',
+      'Add a scorer: compose(snapkv(), ...).',
     )
 }
 

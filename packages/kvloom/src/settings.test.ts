@@ -3,18 +3,21 @@ import { testSettings } from '@kvloom/conformance'
 import type { MethodFactory, OptionSchema } from '@kvloom/core'
 import { methods } from '@kvloom/methods'
 import { describe, expect, it } from 'vitest'
-import { adaKv, expectedAttention, higgs, kivi, l2Norm, snapkv, streamingLlm, tova } from './index'
+import { adaKv, expectedAttention, higgs, kivi, kvcrush, l2Norm, snapkv, streamingLlm, tova } from './index'
 
 /** Options of every schema are drawn alike. */
 const any = <S extends OptionSchema>(method: MethodFactory<S>) => method as unknown as MethodFactory
 
-/** KV-Latent needs weights that it changed itself, Ada-KV a scorer. */
-const NOT_ALONE = ['kv-latent', 'ada-kv']
+/** KV-Latent needs weights that it changed itself, Ada-KV and KVCrush a scorer. */
+const NOT_ALONE = ['kv-latent', 'ada-kv', 'kvcrush']
 const METHODS: readonly (readonly MethodFactory[])[] = [
   ...methods.filter(({ card }) => !NOT_ALONE.includes(card.name)).map((method) => [method as unknown as MethodFactory]),
   [any(snapkv), any(adaKv)],
   [any(expectedAttention), any(adaKv)],
   [any(l2Norm), any(adaKv), any(kivi)],
+  [any(snapkv), any(kvcrush)],
+  [any(expectedAttention), any(adaKv), any(kvcrush)],
+  [any(tova), any(kvcrush), any(higgs)],
   [any(streamingLlm), any(kivi)],
   [any(tova), any(higgs)],
 ]

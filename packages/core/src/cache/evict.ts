@@ -227,7 +227,7 @@ async function pickRows(
   }
   const observed = observe(pick.does.needs, { ...seen, lane, queryHeads: queryHeadsOf(lane), replayed: null })
   const tokens = scores ? lane.rows : lane.liveRows
-  const kept = pick.does.keep(tokens, count, scores, observed.seen, layer.pickContext(number, step))
+  const kept = await pick.does.keep(tokens, count, scores, observed.seen, layer.pickContext(number, step))
   observed.dispose()
   if (isRanges(kept)) {
     keepRanges(lane, scores ? kept : liveToStored(lane, kept), pick.does.positions === 'slot')

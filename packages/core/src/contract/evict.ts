@@ -103,14 +103,18 @@ export interface Picker<N extends Needs = Needs> {
   readonly chunkLimit?: number
   /** Whether positions never change (`original`), or rows are numbered anew without gaps after a drop (`slot`, StreamingLLM). */
   readonly positions: 'original' | 'slot'
-  /** Returns the ranges of rows that stay, the same for all heads, or a mask `[kvHeads, tokens]` with exactly `count` ones per head. */
+  /**
+   * Returns the ranges of rows that stay, the same for all heads, or a mask `[kvHeads, tokens]` (`[1, tokens]` where heads share their
+   * tokens) with exactly `count` ones per head. A pick that reads numbers back returns a promise; with `when: 'room'` it cannot.
+   * @param scores as `BudgetStage.counts` gets them, `[kvHeads, tokens]` or `[1, tokens]`; null without a scorer
+   */
   keep(
     tokens: number,
     count: number,
     scores: Tensor | null,
     seen: Observed<N>,
     now: PickContext,
-  ): readonly RowRange[] | Tensor
+  ): readonly RowRange[] | Tensor | Promise<Tensor>
   /**
    * Whether each KV head keeps a number of rows of its own. How many a head keeps is then said by the ones in the mask that `keep` returns;
    * `count` decides nothing, and `keep` is called whenever the stage acts.

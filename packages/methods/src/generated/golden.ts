@@ -11,6 +11,7 @@ import { adapter as freqkv } from '@kvloom/freqkv/golden'
 import { adapter as higgs } from '@kvloom/higgs/golden'
 import { adapter as kivi } from '@kvloom/kivi/golden'
 import { adapter as kvLatent } from '@kvloom/kv-latent/golden'
+import { adapter as kvcrush } from '@kvloom/kvcrush/golden'
 import { adapter as kvsharer } from '@kvloom/kvsharer/golden'
 import { adapter as kvzip } from '@kvloom/kvzip/golden'
 import { adapter as l2Norm } from '@kvloom/l2-norm/golden'
@@ -36,6 +37,7 @@ export const adapters: readonly GoldenAdapter[] = [
   higgs,
   kivi,
   kvLatent,
+  kvcrush,
   kvsharer,
   kvzip,
   l2Norm,

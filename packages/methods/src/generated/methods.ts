@@ -12,6 +12,7 @@ import { freqkv } from '@kvloom/freqkv'
 import { higgs } from '@kvloom/higgs'
 import { kivi } from '@kvloom/kivi'
 import { kvLatent } from '@kvloom/kv-latent'
+import { kvcrush } from '@kvloom/kvcrush'
 import { kvsharer } from '@kvloom/kvsharer'
 import { kvzip } from '@kvloom/kvzip'
 import { l2Norm } from '@kvloom/l2-norm'
@@ -39,6 +40,7 @@ export {
   higgs,
   kivi,
   kvLatent,
+  kvcrush,
   kvsharer,
   kvzip,
   l2Norm,
@@ -64,6 +66,7 @@ export const methods: readonly Method[] = [
   adaKv,
   expectedAttention,
   fastgen,
+  kvcrush,
   kvzip,
   l2Norm,
   snapkv,

@@ -15,6 +15,7 @@ export const methodPackages: Readonly<Record<string, () => Promise<Readonly<Reco
   '@kvloom/higgs': () => import('@kvloom/higgs'),
   '@kvloom/kivi': () => import('@kvloom/kivi'),
   '@kvloom/kv-latent': () => import('@kvloom/kv-latent'),
+  '@kvloom/kvcrush': () => import('@kvloom/kvcrush'),
   '@kvloom/kvsharer': () => import('@kvloom/kvsharer'),
   '@kvloom/kvzip': () => import('@kvloom/kvzip'),
   '@kvloom/l2-norm': () => import('@kvloom/l2-norm'),

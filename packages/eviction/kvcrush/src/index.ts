@@ -1,0 +1,2 @@
+export { kvcrush } from './kvcrush'
+export { kvcrushOptions } from './options'
