@@ -1,4 +1,4 @@
-// Every pair of methods and the named mixes, at sizes where windows fill, blocks are sealed and evictions happen within 200 tokens
+// Every pair of methods, a sample of mixes of three and the named mixes, at sizes where windows fill, blocks are sealed and evictions happen within 200 tokens
 // of the tiny model.
 import { type KVCompressor, KvloomError } from '@kvloom/core'
 import { composition, methods } from '@kvloom/methods'
@@ -39,14 +39,53 @@ export const NAMED: readonly (readonly string[])[] = [
   ['clusterkv', 'aqua-kv'],
 ]
 
+/** Which methods may stand where in a mix of three. */
+const ROLES = {
+  scorer: ['expected-attention', 'l2-norm', 'snapkv', 'tova'],
+  eviction: ['expected-attention', 'fastgen', 'kvzip', 'l2-norm', 'snapkv', 'streaming-llm', 'tova'],
+  budget: ['ada-kv'],
+  model: ['kv-latent', 'kvsharer'],
+  transform: ['lorc', 'minicache', 'think'],
+  predictor: ['linear-predictor'],
+  quantizer: ['block-formats', 'coupled-quantization', 'higgs', 'kivi'],
+  recall: ['clusterkv'],
+  recipe: ['aqua-kv'],
+} as const
+type Role = keyof typeof ROLES
+
+/** Kinds of mix that people ask for, and how many of each are tried. */
+const SHAPES: readonly (readonly [Role, Role, Role, number])[] = [
+  ['eviction', 'transform', 'quantizer', 8],
+  ['eviction', 'predictor', 'quantizer', 4],
+  ['scorer', 'budget', 'quantizer', 5],
+  ['scorer', 'budget', 'recall', 2],
+  ['scorer', 'budget', 'transform', 3],
+  ['model', 'eviction', 'quantizer', 6],
+  ['model', 'eviction', 'recipe', 4],
+  ['model', 'transform', 'quantizer', 6],
+  ['transform', 'predictor', 'quantizer', 4],
+  ['eviction', 'transform', 'recipe', 4],
+  ['eviction', 'recall', 'quantizer', 4],
+]
+
+/** The same sample every time: of each shape, mixes a prime number of places apart in the list of all of them. */
+const STRIDE = 29
+export const THREES: readonly (readonly string[])[] = SHAPES.flatMap(([a, b, c, count]) => {
+  const all = ROLES[a].flatMap((x) => ROLES[b].flatMap((y) => ROLES[c].map((z) => [x, y, z])))
+  return Array.from({ length: Math.min(count, all.length) }, (_, i) => all[(i * STRIDE) % all.length] ?? [])
+})
+
 export const methodNames: readonly string[] = methods.map((m) => m.card.name)
 
-/** Every method alone, every pair, and the named mixes of three. */
+/** Every method alone, every pair, a sample of mixes of three, and the named mixes. */
 export function allCases(): readonly (readonly string[])[] {
   const pairs = methodNames.flatMap((a, i) => methodNames.slice(i + 1).map((b) => [a, b]))
-  const known = new Set(pairs.map((pair) => [...pair].sort().join()))
-  return [...methodNames.map((name) => [name]), ...pairs, ...NAMED.filter((n) => !known.has([...n].sort().join()))]
+  const known = new Set([...pairs, ...THREES].map(keyOf))
+  return [...methodNames.map((name) => [name]), ...pairs, ...THREES, ...NAMED.filter((n) => !known.has(keyOf(n)))]
 }
+
+/** A mix, whatever the order of its methods. */
+export const keyOf = (names: readonly string[]): string => [...names].sort().join()
 
 /** What to try for a mix, in order: as it is, with one window for all, and both again with what refusals advise. */
 export function candidates(names: readonly string[]): readonly string[] {

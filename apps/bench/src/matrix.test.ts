@@ -2,7 +2,7 @@
 // made again and compared, so that the page cannot grow old.
 import { readFile } from 'node:fs/promises'
 import { describe, expect, it } from 'vitest'
-import { allCases, candidates, composeText, methodNames } from './matrix-cases'
+import { allCases, candidates, composeText, keyOf, methodNames, THREES } from './matrix-cases'
 
 interface Case {
   /** Names, joined by ` + `. */
@@ -22,12 +22,17 @@ const page = await readFile(new URL('../../../docs/matrix.md', import.meta.url),
 const AGAIN = 'The matrix is old: run `npm run -s pnpm -- --filter @kvloom/bench matrix`.'
 
 describe('the composition matrix', () => {
-  it('has every method, every pair and every named mix', () => {
+  it('has every method, every pair, the mixes of three and every named mix', () => {
     expect(
       cases.map((c) => c.methods),
       AGAIN,
     ).toEqual(allCases().map((names) => names.join(' + ')))
     for (const [i, name] of methodNames.entries()) expect(page, AGAIN).toContain(`| ${i + 1} ${name} |`)
+    const threes = new Set(THREES.map(keyOf))
+    expect(threes.size).toBe(THREES.length)
+    for (const { methods, composition, outcome } of cases)
+      if (threes.has(keyOf(methods.split(' + '))))
+        expect(page, AGAIN).toContain(`| \`${composition}\` | ${outcome === 'runs' ? '✓' : '['}`)
   })
 
   it('composes what it says runs, and refuses the rest in all its forms for the reason it says', () => {

@@ -1,4 +1,4 @@
-// The composition matrix: every pair of methods and the named mixes, run on the tiny model. Writes docs/matrix.md and
+// The composition matrix: every pair of methods, mixes of three and the named mixes, run on the tiny model. Writes docs/matrix.md and
 // results/matrix.json. Whatever is not refused must run: 150 tokens of prompt and 40 decoded ones, with a ledger that equals the
 // growth of tf.memory().numBytes after every step, and everything given back at the end.
 //
@@ -11,7 +11,17 @@ import { loadModel, resolveModel } from '@kvloom/engine'
 import { checkComposition, footprintOf, prepareComposition } from '@kvloom/eval'
 import { memory } from '@tensorflow/tfjs-core'
 import { measureFlags } from './command-line'
-import { ABOUT_WINDOWS, allCases, candidates, composeText, methodNames, NAMED, sentence } from './matrix-cases'
+import {
+  ABOUT_WINDOWS,
+  allCases,
+  candidates,
+  composeText,
+  keyOf,
+  methodNames,
+  NAMED,
+  sentence,
+  THREES,
+} from './matrix-cases'
 import { here } from './measurements'
 import { bits } from './page'
 
@@ -44,7 +54,7 @@ class Refusal extends Error {
   }
 }
 
-const NAMED_KEYS = new Set(NAMED.map((names) => [...names].sort().join()))
+const NAMED_KEYS = new Set(NAMED.map(keyOf))
 
 const { only } = measureFlags()
 const cases = allCases().filter((names) => only.every((part) => names.some((name) => name.includes(part))))
@@ -173,11 +183,12 @@ function page(): string[] {
     )
     return found ? mark(found) : ''
   }
-  const mixes = results.filter((c) => c.methods.length > 2 || isNamed(c.methods))
+  const threes = THREES.map(keyOf)
+  const mixes = results.filter((c) => NAMED_KEYS.has(keyOf(c.methods)))
   return [
     '# What composes with what',
     '',
-    'Every pair of methods, and mixes that are asked for by name, composed and run. Made by',
+    'Every pair of methods, mixes of three, and mixes that are asked for by name, composed and run. Made by',
     '`npm run -s pnpm -- --filter @kvloom/bench matrix`; do not edit by hand.',
     '',
     `✓: it ran on the tiny model, ${PROMPT} tokens of prompt and ${DECODED} decoded ones, at sizes where windows fill and blocks are`,
@@ -194,14 +205,19 @@ function page(): string[] {
       (a, i) => `| ${i + 1} ${a} | ${methodNames.map((b, j) => (j > i ? '' : at(a, b))).join(' | ')} |`,
     ),
     '',
+    '## Mixes of three',
+    '',
+    'A fixed sample of what people mix: an eviction, a transform and a quantizer; a scorer, a budget and a quantizer; and the like.',
+    '',
+    '| mix | outcome | bits (formula) | tokens kept |',
+    '| --- | --- | ---: | ---: |',
+    ...results.filter((c) => threes.includes(keyOf(c.methods))).map((c) => row(c, mark(c))),
+    '',
     '## Mixes by name',
     '',
     '| mix | outcome | bits (formula) | tokens kept |',
     '| --- | --- | ---: | ---: |',
-    ...mixes.map(
-      (c) =>
-        `| \`${c.composition}\` | ${c.outcome === 'runs' ? 'runs' : `${c.outcome}: ${c.why ?? ''}`} | ${c.theoreticalBits === null ? '' : bits(c.theoreticalBits)} | ${c.keptFraction === null ? '' : `${Math.round(100 * c.keptFraction)} %`} |`,
-    ),
+    ...mixes.map((c) => row(c, c.outcome === 'runs' ? 'runs' : `${c.outcome}: ${c.why ?? ''}`)),
     '',
     `Bits per value of every token seen, by formula, at ${PROMPT + DECODED} tokens: much of a cache this short is still exact.`,
     '',
@@ -213,11 +229,15 @@ function page(): string[] {
   ]
 }
 
+function row({ composition, theoreticalBits, keptFraction }: Case, outcome: string): string {
+  const [size, kept] = [
+    theoreticalBits === null ? '' : bits(theoreticalBits),
+    keptFraction === null ? '' : `${Math.round(100 * keptFraction)} %`,
+  ]
+  return `| \`${composition}\` | ${outcome} | ${size} | ${kept} |`
+}
+
 /** Names in one string: one line of JSON each. */
 function plain({ methods, forms, ...rest }: Case) {
   return { methods: methods.join(' + '), ...rest, ...(forms ? { forms: forms.join(' ') } : {}) }
-}
-
-function isNamed(names: readonly string[]): boolean {
-  return NAMED_KEYS.has([...names].sort().join())
 }

@@ -1,5 +1,6 @@
 /** The common cases of `accepts`: what a stage does to the space that it gets, and what it refuses. */
 import type { Space, When } from './contract'
+import { oneOrLayers, oneSet } from './cures'
 import { IncompatibleStages } from './errors'
 
 /**
@@ -23,7 +24,7 @@ export function refuseSlots(space: Space, name: string, earlier: string): void {
       earlier,
       name,
       `${earlier} rewrites its rows, and ${name} seals a row once.`,
-      'Keep one of them, or give them different layers with onLayers().',
+      oneOrLayers(earlier, name),
     )
 }
 
@@ -34,7 +35,7 @@ export function refuseHeadSets(space: Space, name: string, earlier: string): voi
       earlier,
       name,
       `${name} makes one row of all heads of a token, and after ${earlier} each head keeps its own tokens.`,
-      'Use a method with one set of tokens per layer (tova, streaming-llm).',
+      oneSet(earlier),
     )
 }
 
@@ -48,8 +49,21 @@ export function refuseLayerSets(space: Space, name: string, earlier: string, cha
       earlier,
       name,
       `${name} joins the rows of several layers, and after ${earlier} each layer keeps its own tokens.`,
-      `Use a method with one set of tokens for all layers (streaming-llm), or have it choose one: sharedTokens('model', ...)${
-        chains ? '.' : ', or give them different layers with onLayers().'
-      }`,
+      [
+        {
+          kind: 'replace',
+          method: earlier,
+          what: 'a method with one set of tokens for all layers',
+          methods: ['streaming-llm'],
+        },
+        {
+          kind: 'wrap',
+          why: 'have it choose one',
+          combinator: 'sharedTokens',
+          args: ['model'],
+          around: earlier,
+        },
+        ...(chains ? [] : [{ kind: 'separate', by: 'layers', methods: [earlier, name] } as const]),
+      ],
     )
 }

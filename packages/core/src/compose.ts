@@ -6,8 +6,9 @@
 import { checkChange, checkCompressor, checkLayers, type WindowChange } from './arguments'
 import type { AnyStage, Kind, KVCompressor, MethodCard, Part, Window } from './contract'
 import { KINDS } from './contract'
+import { ADD_SCORER, type Cure, oneOrLayers } from './cures'
 import { IncompatibleStages, OptionError, WindowError } from './errors'
-import { actsOn, foldSpace, overlap } from './fold'
+import { actsOn, foldSpace, goesByScores, methodOf, nameOf, overlap } from './fold'
 import { checkAcrossLayers, checkPairs, checkZones } from './legal'
 import { mergeWindows, NO_SEALING, ownRowsOf, singleStore } from './merge-zones'
 import { refuseUnknown } from './options'
@@ -90,16 +91,15 @@ export function split(o: { readonly keys: KVCompressor; readonly values: KVCompr
         'split',
         idle.id,
         `${c.card.name} acts on ${OTHER[part]} alone, and was given as ${part}.`,
-        `Give it as ${OTHER[part]}, or none() as ${part}.`,
+        { kind: 'advice', text: `give it as ${OTHER[part]}, and none as ${part}` },
       )
     return acting.map((s) => {
       if (WHOLE.includes(s.kind))
-        throw new IncompatibleStages(
-          'split',
-          s.id,
-          `${s.id} (${s.kind}) decides over keys and values together.`,
-          'Compose it outside: compose(split(...), eviction).',
-        )
+        throw new IncompatibleStages('split', s.id, `${s.id} (${s.kind}) decides over keys and values together.`, {
+          kind: 'outside',
+          combinator: 'split',
+          method: methodOf(s),
+        })
       return { ...s, on: { ...s.on, part } } as AnyStage
     })
   }
@@ -190,19 +190,19 @@ function checked(c: KVCompressor): KVCompressor {
 /** Whether every layer's stages can follow each other. @throws IncompatibleStages */
 function checkStages(stages: readonly AnyStage[]): void {
   refuseTwins(stages)
+  checkAcrossLayers(stages)
+  const sets = stageSets(stages)
+  for (const set of sets) for (const part of ['keys', 'values'] as const) foldSpace(set, part)
+  for (const set of sets) checkPairs(set)
+  // Last, since a scorer would not help where the stages cannot meet.
   for (const s of stages)
     if (goesByScores(s) && !stages.some((other) => other.kind === 'score'))
       throw new IncompatibleStages(
         null,
-        s.id,
+        nameOf(s),
         `${s.id} ${s.kind === 'budget' ? 'shares out a budget by scores' : 'picks by score'}, and nothing scores.`,
-        'Add a scorer: compose(snapkv(), ...).',
+        ADD_SCORER,
       )
-  checkAcrossLayers(stages)
-  for (const set of stageSets(stages)) {
-    for (const part of ['keys', 'values'] as const) foldSpace(set, part)
-    checkPairs(set)
-  }
 }
 
 /** Every different set of stages that acts on some layer. Layers that no stage names stand for each other, and count once. */
@@ -226,22 +226,30 @@ function refuseTwins(stages: readonly AnyStage[]): void {
     list.forEach((a, i) => {
       for (const b of list.slice(i + 1))
         if (overlap(a, b))
-          throw new IncompatibleStages(a.id, b.id, `both ${VERB[kind]} the same rows.`, cureOfTwins(a, b, stages))
+          throw new IncompatibleStages(nameOf(a), nameOf(b), `both ${VERB[kind]} the same rows.`, apart(a, b, stages))
     })
   }
 }
 
-function cureOfTwins(a: AnyStage, b: AnyStage, stages: readonly AnyStage[]): string {
-  if (a.kind === 'quantize')
-    return 'Give them different parts with split({ keys, values }) or different layers with onLayers().'
+/** Ways for two stages of one kind to do without each other. */
+function apart(a: AnyStage, b: AnyStage, stages: readonly AnyStage[]): readonly Cure[] {
+  const [first, second] = [methodOf(a), methodOf(b)]
+  const scores = (name: string): boolean => stages.some((s) => s.kind === 'score' && methodOf(s) === name)
   // In layers of its own, a stage that goes by the scores of others would have none.
-  const borrows = [a, b].find((s) => goesByScores(s) && !stages.some(({ kind, id }) => kind === 'score' && id === s.id))
-  if (borrows) return `Keep one of them, or give ${borrows.id} a scorer that leaves this to it (snapkv, tova).`
-  return 'Keep one of them, or give them different layers with onLayers().'
+  const borrowing = [a, b].filter((s) => goesByScores(s) && !scores(methodOf(s))).map(methodOf)
+  if (borrowing.length > 0) {
+    const what = `a scorer that leaves this to ${borrowing[0]}`
+    const others = [first, second].filter((name) => !borrowing.includes(name))
+    return [
+      { kind: 'leaveOut', anyOf: borrowing },
+      ...others.map((method): Cure => ({ kind: 'replace', method, what, methods: ['snapkv', 'tova'] })),
+    ]
+  }
+  // Two quantizers can share out keys and values, where each is a method of its own.
+  const parts: Cure = { kind: 'separate', by: 'parts', methods: [first, second] }
+  const own = a.kind === 'quantize' && a.method === undefined && b.method === undefined && first !== second
+  return own ? [parts, ...oneOrLayers(first, second)] : oneOrLayers(first, second)
 }
-
-const goesByScores = ({ kind, facts }: AnyStage): boolean =>
-  kind === 'budget' || (kind === 'pick' && (facts?.by ?? 'scores') === 'scores')
 
 const VERB: Record<Kind, string> = {
   model: 'change',

@@ -3,6 +3,7 @@
 import type { Tensor } from '@tensorflow/tfjs-core'
 import { dropping, refuseHeadSets, refuseLayerSets, refuseSlots } from './accept'
 import type {
+  AnyStage,
   Artifact,
   Block,
   Bound,
@@ -44,8 +45,11 @@ export function defineMethod<S extends OptionSchema>(
   options: S,
   build: (options: OptionsOf<S>) => Omit<KVCompressor, 'card'>,
 ): MethodFactory<S> {
-  const factory = (given?: Partial<OptionsOf<S>>): KVCompressor =>
-    Object.freeze({ card, ...build(parseOptions(card.name, options, given)) })
+  const named = (stage: AnyStage): AnyStage => (stage.id === card.name ? stage : { ...stage, method: card.name })
+  const factory = (given?: Partial<OptionsOf<S>>): KVCompressor => {
+    const built = build(parseOptions(card.name, options, given))
+    return Object.freeze({ card, ...built, stages: built.stages.map(named) })
+  }
   return Object.freeze(Object.assign(factory, { card, options }))
 }
 
@@ -243,10 +247,7 @@ export function defineTransform<S extends OptionSchema>(
     readonly rope: 'free' | 'pre' | 'post'
     /** Whether the heads of a token share one latent. */
     readonly mergesHeads?: boolean | ((options: OptionsOf<S>) => boolean)
-    /**
-     * Channels of its latents, where options alone or what is known of the rows before (`dim`) fix them; null or absent where the model or a
-     * fit decides.
-     */
+    /** Channels of its latents, where options and the space before it tell them. Default null: the model or a fit decides. */
     readonly dim?: (options: OptionsOf<S>, space: Space) => number | null
     /** How many layers are compressed together; they must keep the same tokens. Default 1. */
     readonly layerGroup?: number

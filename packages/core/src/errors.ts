@@ -1,5 +1,6 @@
 /** Typed errors of the core. Messages say what was given, what is allowed and what to do. */
 import { KvloomError } from '@kvloom/errors'
+import { type Cure, type CureForm, type Cures, cureSentence, curesOf } from './cures'
 
 export { KvloomError } from '@kvloom/errors'
 
@@ -16,40 +17,63 @@ export class OptionError extends KvloomError {
   }
 }
 
+/** What is refused with ways out: `cures` has them as data, `cure` as a sentence for programs, `messageIn` writes all of it in either form. */
+export abstract class RefusedError extends KvloomError {
+  /** The ways out; empty where `cure` is all there is. */
+  readonly cures: readonly Cure[]
+  readonly cure: string
+  private readonly given: Cures
+
+  protected constructor(
+    code: string,
+    private readonly said: string,
+    cures: Cures,
+  ) {
+    const cure = cureSentence(cures, 'typescript')
+    super(code, `${said} ${cure}`)
+    this.cures = curesOf(cures)
+    this.cure = cure
+    this.given = cures
+  }
+
+  /** The message with its cure as TypeScript or in the grammar of compositions. */
+  messageIn(form: CureForm): string {
+    return `${this.said} ${cureSentence(this.given, form)}`
+  }
+}
+
 /** Two stages cannot work together, or one lacks another. The message names both and the cure. */
-export class IncompatibleStages extends KvloomError {
+export class IncompatibleStages extends RefusedError {
   constructor(
     /** The earlier stage, or null when `later` lacks a stage that is not there. */
     readonly earlier: string | null,
     readonly later: string,
-    reason: string,
-    readonly cure: string,
+    readonly reason: string,
+    cures: Cures,
   ) {
     super(
       'INCOMPATIBLE_STAGES',
-      `${earlier === null ? `${later} cannot work alone` : `${earlier} and ${later} cannot be composed`}: ${reason} ${cure}`,
+      `${earlier === null ? `${later} cannot work alone` : `${earlier} and ${later} cannot be composed`}: ${reason}`,
+      cures,
     )
   }
 }
 
 /** A method does not fit the model's shape: its heads, dims or layers. */
-export class ModelMismatch extends KvloomError {
+export class ModelMismatch extends RefusedError {
   constructor(
     readonly method: string,
     reason: string,
-    readonly cure: string,
+    cures: Cures,
   ) {
-    super('MODEL_MISMATCH', `${method} does not fit this model: ${reason} ${cure}`)
+    super('MODEL_MISMATCH', `${method} does not fit this model: ${reason}`, cures)
   }
 }
 
 /** The stages cannot work with a window that was asked for. */
-export class WindowError extends KvloomError {
-  constructor(
-    reason: string,
-    readonly cure: string,
-  ) {
-    super('WINDOW', `${reason} ${cure}`)
+export class WindowError extends RefusedError {
+  constructor(reason: string, cures: Cures) {
+    super('WINDOW', reason, cures)
   }
 }
 

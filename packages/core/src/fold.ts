@@ -1,5 +1,6 @@
 /** Says which stages act on a layer, and follows the space of its rows through them. */
 import type { AnyStage, Kind, KVCompressor, Part, Space, Stage } from './contract'
+import { type Cure, oneOrLayers, renamed } from './cures'
 import { IncompatibleStages } from './errors'
 
 /** Whether a stage acts on a layer. */
@@ -42,31 +43,87 @@ export function foldSpace(stages: readonly AnyStage[], part: Part): Space {
   return foldSpaces(stages, part).at(-1)?.space ?? modelSpace(part)
 }
 
+/** A stage, and the space behind it. */
+interface Step {
+  readonly stage: AnyStage
+  readonly space: Space
+}
+
 /** The space after each stage of a part, in order. */
-export function foldSpaces(stages: readonly AnyStage[], part: Part): readonly { stage: AnyStage; space: Space }[] {
+export function foldSpaces(stages: readonly AnyStage[], part: Part): readonly Step[] {
   let space = modelSpace(part)
-  let earlier = 'the model'
-  let claimed = { side: 'free' as Space['rope'], by: '' }
-  const steps: { stage: AnyStage; space: Space }[] = []
+  let claimed: { readonly side: Space['rope']; readonly by: AnyStage } | null = null
+  const steps: Step[] = []
   for (const stage of stages) {
     if ((stage.on?.part ?? part) !== part) continue
-    const next = inSomeLayers(stage, stage.accepts(space, earlier), space)
+    const next = inSomeLayers(stage, accepted(stages, stage, steps, space), space)
     if (next.rope === 'pre' || next.rope === 'post') {
-      if (claimed.side !== 'free' && claimed.side !== next.rope)
+      if (claimed && claimed.side !== next.rope)
         throw new IncompatibleStages(
-          claimed.by,
-          stage.id,
-          `${stage.id} takes keys ${SIDE[next.rope]} RoPE, and ${claimed.by} works on keys ${SIDE[claimed.side === 'pre' ? 'pre' : 'post']} it.`,
-          'Choose methods of the same side, or give them different layers with onLayers().',
+          nameOf(claimed.by),
+          nameOf(stage),
+          `${stage.id} takes keys ${SIDE[next.rope]} RoPE, and ${claimed.by.id} works on keys ${SIDE[claimed.side === 'pre' ? 'pre' : 'post']} it.`,
+          oneOrLayers(methodOf(claimed.by), methodOf(stage)),
         )
-      if (claimed.side === 'free') claimed = { side: next.rope, by: stage.id }
+      claimed ??= { side: next.rope, by: stage }
     }
     space = next
-    earlier = stage.id
     steps.push({ stage, space })
   }
   return steps
 }
+
+/** What a stage makes of a space. A refusal names the first stage behind which it cannot stand. */
+function accepted(stages: readonly AnyStage[], stage: AnyStage, steps: readonly Step[], space: Space): Space {
+  try {
+    return stage.accepts(space, steps.at(-1)?.stage.id ?? 'the model')
+  } catch (last) {
+    for (const step of steps)
+      try {
+        stage.accepts(step.space, step.stage.id)
+      } catch (error) {
+        throw asWritten(error, stages, stage, step.stage)
+      }
+    throw asWritten(last, stages, stage, null)
+  }
+}
+
+/** A refusal with methods named as the user wrote them, and the cures that can cure. */
+function asWritten(error: unknown, stages: readonly AnyStage[], stage: AnyStage, earlier: AnyStage | null): unknown {
+  if (!(error instanceof IncompatibleStages) || error.cures.length === 0) return error
+  const of = (id: string): Pick<AnyStage, 'id' | 'method'> => [stage, earlier].find((s) => s?.id === id) ?? { id }
+  return new IncompatibleStages(
+    error.earlier === null ? null : nameOf(of(error.earlier)),
+    nameOf(of(error.later)),
+    error.reason,
+    error.cures
+      .flatMap((cure) => possible(cure, stages, earlier))
+      .map((cure) => renamed(cure, (id) => methodOf(of(id)))),
+  )
+}
+
+/** What of a cure can cure. */
+function possible(cure: Cure, stages: readonly AnyStage[], earlier: AnyStage | null): readonly Cure[] {
+  // Heads that keep different numbers of tokens do not share them.
+  if (cure.kind === 'wrap' && cure.combinator === 'sharedTokens' && stages.some((s) => s.facts?.ragged)) return []
+  // A budget stands on a scorer, and so does a pick by scores: without one it goes, and beside one nothing that drops tokens can take its place.
+  const scored = stages.some((s) => s.kind === 'score')
+  if (!earlier || !goesByScores(earlier) || (scored && earlier.kind !== 'budget')) return [cure]
+  if (cure.kind === 'leaveOut' || (cure.kind === 'replace' && scored))
+    return [{ kind: 'leaveOut', anyOf: [earlier.id] }]
+  return scored || cure.kind === 'replace' || cure.kind === 'advice' ? [cure] : []
+}
+
+/** Whether a stage needs the scores of a scorer, its own or another's. */
+export const goesByScores = ({ kind, facts }: AnyStage): boolean =>
+  kind === 'budget' || (kind === 'pick' && (facts?.by ?? 'scores') === 'scores')
+
+/** The method that a user wrote to get a stage. */
+export const methodOf = ({ id, method }: Pick<AnyStage, 'id' | 'method'>): string => method ?? id
+
+/** A stage with the method that it is part of. */
+export const nameOf = ({ id, method }: Pick<AnyStage, 'id' | 'method'>): string =>
+  method === undefined ? id : `${method} (its ${id})`
 
 /** A stage that drops tokens in some layers leaves those layers with other tokens than the rest. */
 const inSomeLayers = ({ on }: AnyStage, next: Space, before: Space): Space =>

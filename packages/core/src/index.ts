@@ -97,6 +97,8 @@ export type {
   Windows,
 } from './contract'
 export { KINDS } from './contract'
+export type { Cure, CureForm, Cures } from './cures'
+export { cureExpression } from './cures'
 export type { MethodFactory } from './define'
 export {
   defineMethod,
@@ -117,6 +119,7 @@ export {
   NonFiniteError,
   NotCalibrated,
   OptionError,
+  RefusedError,
   SerializedCacheError,
   UnsupportedStage,
   WindowError,

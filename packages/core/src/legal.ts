@@ -2,15 +2,16 @@
 import {
   type AnyStage,
   DROPPING,
+  type Json,
   type Kind,
   type Part,
   SEALING,
-  type Space,
   type Window,
   type Windows,
 } from './contract'
+import { ADD_SCORER, type Cure, oneByOne, oneOrLayers, unfitted } from './cures'
 import { IncompatibleStages, WindowError } from './errors'
-import { foldSpaces, modelSpace } from './fold'
+import { foldSpaces, methodOf, nameOf } from './fold'
 import { mergedWindow } from './merge-zones'
 
 const PARTS: readonly Part[] = ['keys', 'values']
@@ -35,18 +36,40 @@ export function checkAcrossLayers(stages: readonly AnyStage[]): void {
   const rewriting = stages.find((s) => s.kind === 'resample')
   if (predictor && rewriting)
     throw new IncompatibleStages(
-      rewriting.id,
-      predictor.id,
+      nameOf(rewriting),
+      nameOf(predictor),
       `${predictor.id} predicts rows from those of the layer before, and ${rewriting.id} rewrites its rows.`,
-      'Keep one of them, or drop tokens by position instead (streaming-llm).',
+      [
+        { kind: 'leaveOut', anyOf: [methodOf(rewriting), methodOf(predictor)] },
+        {
+          kind: 'replace',
+          method: methodOf(rewriting),
+          what: 'a method that drops tokens by position',
+          methods: ['streaming-llm'],
+        },
+      ],
     )
   const partial = stages.find((s) => DROPPING.includes(s.kind) && (s.on?.layers || s.on?.except?.length))
   if (predictor && partial)
     throw new IncompatibleStages(
-      partial.id,
-      predictor.id,
+      nameOf(partial),
+      nameOf(predictor),
       `${predictor.id} predicts the rows of a layer from those of the layer before, and ${partial.id} drops tokens in some layers only.`,
-      `Let ${partial.id} act on all layers, and drop the same tokens in each (streaming-llm, sharedTokens).`,
+      [
+        {
+          kind: 'replace',
+          method: methodOf(partial),
+          what: 'a method that drops the same tokens in all layers, without onLayers() around it,',
+          methods: ['streaming-llm'],
+        },
+        {
+          kind: 'wrap',
+          why: 'let it act on all layers alike',
+          combinator: 'sharedTokens',
+          args: ['model'],
+          around: methodOf(partial),
+        },
+      ],
     )
 }
 
@@ -59,10 +82,10 @@ export function checkZones(stages: readonly AnyStage[], windows: Windows): void 
         checkGroups(windows[part], id, facts?.rowsPerGroup ?? 1, part)
   const predictor = stages.find((s) => s.kind === 'predict')
   if (predictor && JSON.stringify(windows.keys) !== JSON.stringify(windows.values)) {
-    const one = windowText(mergedWindow([windows.keys, windows.values], groupsOf(stages)))
+    const one = plain(mergedWindow([windows.keys, windows.values], groupsOf(stages)))
     throw new WindowError(
       `${predictor.id} predicts rows from rows that are sealed at the same time, and keys and values have different windows.`,
-      `Give both the same: window({ keys: ${one}, values: ${one} }, ...).`,
+      { ...aWindow({ keys: one, values: one }), why: 'give both the same' },
     )
   }
 }
@@ -76,7 +99,7 @@ function checkNumbering(stages: readonly AnyStage[], windows: Windows): void {
   const pick = stages.find(({ facts }) => facts?.renumbersFrom === from)
   throw new WindowError(
     `${pick?.id} numbers rows anew behind its first ${from}, and the window seals rows from number ${windows.sinks} on.`,
-    `Keep its sinks exact: window({ sinks: ${from} }, ...).`,
+    { ...aWindow({ sinks: from }), why: 'keep its sinks exact' },
   )
 }
 
@@ -86,36 +109,46 @@ export const groupsOf = (stages: readonly AnyStage[], part?: Part): readonly num
     .filter((s) => s.kind === 'quantize' && (part === undefined || (s.on?.part ?? part) === part))
     .map((s) => s.facts?.rowsPerGroup ?? 1)
 
-const windowText = ({ recent, block, drain }: Window): string =>
-  `{ recent: ${recent}, block: ${block}, drain: '${drain}' }`
+const plain = ({ recent, block, drain }: Window): Json => ({ recent, block, drain })
+
+const aWindow = (settings: Readonly<Record<string, Json>>): Cure & { readonly kind: 'wrap' } => ({
+  kind: 'wrap',
+  why: 'use another window',
+  combinator: 'window',
+  settings,
+  around: null,
+})
 
 function checkPick(stages: readonly AnyStage[]): void {
   const scorer = stages.find((s) => s.kind === 'score')
   const ragged = stages.find((s) => s.facts?.ragged)
   if (ragged && scorer?.tokenSets !== undefined && scorer.tokenSets !== 'head')
     throw new IncompatibleStages(
-      scorer.id,
-      ragged.id,
+      nameOf(scorer),
+      nameOf(ragged),
       `sharedTokens() lets ${scorer.id} choose one set of tokens for all heads, and ${ragged.id} leaves heads with different numbers of them.`,
-      `Leave out ${ragged.id}, or sharedTokens().`,
+      { kind: 'leaveOut', anyOf: [methodOf(ragged), 'sharedTokens'] },
     )
   const pick = stages.find((s) => s.kind === 'pick')
   if (!pick) return
   const by = pick.facts?.by ?? 'scores'
+  const budget = stages.find((s) => s.kind === 'budget')
+  if (budget && by === 'positions')
+    throw new IncompatibleStages(
+      nameOf(budget),
+      nameOf(pick),
+      `${budget.id} shares out a budget by scores, and ${pick.id} picks by position.`,
+      { kind: 'leaveOut', anyOf: [methodOf(budget)] },
+    )
   if (scorer && by === 'positions')
     throw new IncompatibleStages(
-      scorer.id,
-      pick.id,
+      nameOf(scorer),
+      nameOf(pick),
       `${pick.id} picks by position and would ignore the scores of ${scorer.id}.`,
-      'Keep one of them, or give them different layers with onLayers().',
+      oneOrLayers(methodOf(scorer), methodOf(pick)),
     )
   if (!scorer && by === 'scores')
-    throw new IncompatibleStages(
-      null,
-      pick.id,
-      `${pick.id} picks by score, and nothing scores.`,
-      'Add a scorer: compose(snapkv(), ...).',
-    )
+    throw new IncompatibleStages(null, nameOf(pick), `${pick.id} picks by score, and nothing scores.`, ADD_SCORER)
 }
 
 /** @param stages those that act on this part of one layer */
@@ -124,73 +157,99 @@ function checkPart(stages: readonly AnyStage[], part: Part): void {
   const [transform, predictor, quantizer, recall] = [of('transform'), of('predict'), of('quantize'), of('recall')]
   const group = quantizer?.facts?.rowsPerGroup ?? 1
   const spaces = foldSpaces(stages, part)
-  const before = (stage: AnyStage) => {
-    const last = spaces[spaces.findIndex((step) => step.stage === stage) - 1]
-    return { space: last?.space ?? modelSpace(part), by: last?.stage.id ?? 'the model' }
-  }
   const learner = [predictor, quantizer].find((s) => s?.fit)
   if (transform?.when === 'promptEnd' && learner)
     throw new IncompatibleStages(
-      transform.id,
-      learner.id,
+      nameOf(transform),
+      nameOf(learner),
       `${learner.id} is fitted once, and its rows would come from ${transform.id}, which is fitted anew on every prompt.`,
-      'Use a quantizer that needs no calibration (kivi, higgs), or give them different layers with onLayers().',
+      [
+        unfitted(methodOf(learner)),
+        { kind: 'separate', by: 'layers', methods: [methodOf(transform), methodOf(learner)] },
+      ],
     )
-  if (predictor && quantizer && group > 1 && before(predictor).space.drops === 'always')
+  const dropping = spaces.find(({ space }) => space.drops === 'always')?.stage
+  if (predictor && quantizer && group > 1 && dropping)
     throw new IncompatibleStages(
-      before(predictor).by,
-      quantizer.id,
+      nameOf(dropping),
+      nameOf(quantizer),
       `${predictor.id} needs every layer to hold the same rows, and ${quantizer.id} keeps dropped rows until their block is empty.`,
-      'Use a quantizer whose rows go one by one (higgs, coupled-quantization), or drop tokens at the end of the prompt only.',
+      [
+        oneByOne(methodOf(quantizer)),
+        { kind: 'advice', text: `let ${methodOf(dropping)} drop tokens at the end of the prompt only` },
+      ],
     )
   const weighing = [predictor, quantizer].find((s) => s?.fit?.scope === 'layer' && s.fit.gradients)
   if (transform && weighing)
     throw new IncompatibleStages(
-      transform.id,
-      weighing.id,
+      nameOf(transform),
+      nameOf(weighing),
       `${weighing.id} is fitted with gradients of the loss by the model's own rows, and ${transform.id} makes other rows of them.`,
       withoutGradients(weighing),
     )
-  if (quantizer) checkChannels(quantizer, before(quantizer))
+  if (quantizer) checkChannels(quantizer, spaces)
   // A quantizer of several tokens and a transform over several layers seal blocks, whose rows can only be freed together.
   const joins = spaces.find(({ stage, space }) => stage.kind === 'transform' && space.layerGroup > 1)?.stage
   const blocks = quantizer && group > 1 ? quantizer : joins
   if (!blocks) return
   if (recall?.facts?.tier === 'host')
     throw new IncompatibleStages(
-      blocks.id,
-      recall.id,
+      nameOf(blocks),
+      nameOf(recall),
       `rows that were sealed together cannot be fetched one by one, as ${recall.id} does from host memory.`,
-      "Use tier: 'device', or a quantizer whose rows go one by one (higgs, coupled-quantization).",
+      [{ kind: 'options', method: methodOf(recall), options: { tier: 'device' } }, ...instead(blocks)],
     )
   // Rows that are dropped here and there leave blocks with few live rows, which would hold many times what these need.
   const scattering = stages.find((s) => (s.kind === 'score' && s.when !== 'promptEnd') || s.facts?.scatters)
   if (scattering)
     throw new IncompatibleStages(
-      scattering.id,
-      blocks.id,
+      nameOf(scattering),
+      nameOf(blocks),
       `${scattering.id} drops rows one by one after the prompt too, and ${blocks.id} seals blocks of rows, which are freed whole.`,
-      'Let it act at the end of the prompt only, or use a quantizer whose rows go one by one (higgs, coupled-quantization, block-formats).',
+      [
+        ...instead(blocks),
+        { kind: 'separate', by: 'layers', methods: [methodOf(scattering), methodOf(blocks)] },
+        { kind: 'advice', text: `let ${methodOf(scattering)} act at the end of the prompt only` },
+      ],
     )
 }
 
-function withoutGradients({ id, fit }: AnyStage): string {
-  const { without } = (fit?.scope === 'layer' && typeof fit.gradients === 'object' && fit.gradients) || {}
-  const options = Object.entries(without ?? {}).map(([name, value]) => `${name}: ${JSON.stringify(value)}`)
-  return `Use ${options.length > 0 ? `${id}({ ${options.join(', ')} }), or ` : ''}a quantizer that needs no calibration (kivi, higgs).`
+function withoutGradients(stage: AnyStage): readonly Cure[] {
+  const { gradients } = stage.fit?.scope === 'layer' ? stage.fit : {}
+  const options: Cure[] =
+    typeof gradients === 'object' ? [{ kind: 'options', method: methodOf(stage), options: gradients.without }] : []
+  // A method that is made of several stages hands its options on as it likes.
+  return [...(stage.method === undefined ? options : []), unfitted(methodOf(stage))]
 }
 
+/** A quantizer in the place of one that seals several rows together; a transform of blocks has no such substitute. */
+const instead = (blocks: AnyStage): readonly Cure[] => (blocks.kind === 'quantize' ? [oneByOne(methodOf(blocks))] : [])
+
 /** Channels that stages before it fix by their options alone; what the model or a fit decides is checked when it is known. */
-function checkChannels({ id, facts }: AnyStage, before: { readonly space: Space; readonly by: string }): void {
-  const { dim, heads } = before.space
-  if (dim === null || !facts?.channels) return
+function checkChannels(stage: AnyStage, spaces: ReturnType<typeof foldSpaces>): void {
+  const { id, facts } = stage
+  const earlier = spaces.slice(
+    0,
+    spaces.findIndex((step) => step.stage === stage),
+  )
+  const { dim = null, heads } = earlier.at(-1)?.space ?? {}
+  const by = earlier.filter(({ space }, i) => space.dim !== (earlier[i - 1]?.space.dim ?? null)).at(-1)?.stage
+  if (dim === null || !by || !facts?.channels) return
   const { multipleOf, of } = facts.channels
   if (dim % multipleOf === 0 || (of === 'token' && heads === 'each')) return
   throw new IncompatibleStages(
-    before.by,
-    id,
-    `rows behind ${before.by} have ${dim} channels, and ${id} takes a multiple of ${multipleOf}.`,
-    `Give ${before.by} ${multipleOf * Math.ceil(dim / multipleOf)} channels, or use a quantizer with another group size (kivi, higgs).`,
+    nameOf(by),
+    nameOf(stage),
+    `rows behind ${by.id} have ${dim} channels, and ${id} takes a multiple of ${multipleOf}.`,
+    [
+      { kind: 'advice', text: `give ${methodOf(by)} ${multipleOf * Math.ceil(dim / multipleOf)} channels` },
+      {
+        kind: 'replace',
+        method: methodOf(stage),
+        what: 'a quantizer with a group size of its own',
+        methods: ['kivi', 'higgs'],
+      },
+    ],
   )
 }
 
@@ -199,11 +258,11 @@ function checkGroups({ recent, block, drain }: Window, id: string, rowsPerGroup:
   if (block < rowsPerGroup)
     throw new WindowError(
       `The ${part} window seals blocks of ${block} rows, smaller than the ${rowsPerGroup} rows that ${id} quantizes together.`,
-      `Use window({ ${part}: { block: ${rowsPerGroup} } }, ...) or a multiple.`,
+      aWindow({ [part]: { block: rowsPerGroup } }),
     )
   if (drain === 'blocks' && block % rowsPerGroup !== 0)
     throw new WindowError(
       `The ${part} window seals blocks of ${block} rows, no multiple of the ${rowsPerGroup} rows that ${id} quantizes together.`,
-      `Use window({ ${part}: { block: ${Math.ceil(block / rowsPerGroup) * rowsPerGroup} } }, ...).`,
+      aWindow({ [part]: { block: Math.ceil(block / rowsPerGroup) * rowsPerGroup } }),
     )
 }

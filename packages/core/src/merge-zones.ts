@@ -18,7 +18,13 @@ export function ownRowsOf(parts: readonly KVCompressor[]): Pick<KVCompressor, 'o
       a.card.name,
       b.card.name,
       'one attends to its own rows as they are, the other as they are stored.',
-      `Give both the same: ownRows('${a.ownRows}', ...) around ${b.card.name}.`,
+      {
+        kind: 'wrap',
+        why: `give both the same, around ${b.card.name}`,
+        combinator: 'ownRows',
+        args: [a.ownRows ?? 'exact'],
+        around: null,
+      },
     )
   return a?.ownRows ? { ownRows: a.ownRows } : {}
 }
@@ -32,7 +38,13 @@ export function singleStore(parts: readonly KVCompressor[]): RowStore | undefine
       a.card.name,
       b.card.name,
       `they store exact rows differently (${a.store} and ${b.store}).`,
-      `Give both the same: window({ store: '${a.store}' }, ...) around ${b.card.name}.`,
+      {
+        kind: 'wrap',
+        why: `give both the same, around ${b.card.name}`,
+        combinator: 'window',
+        settings: { store: a.store ?? 'f16' },
+        around: null,
+      },
     )
   return a?.store
 }
@@ -113,7 +125,7 @@ export function mergedWindow(
       ids[0] ?? 'a quantizer',
       ids.at(-1) ?? 'another',
       `they seal groups of ${[...new Set(groups)].join(' and ')} rows, and blocks that serve both would take ${common}.`,
-      'Choose groups of which one divides the other.',
+      { kind: 'advice', text: 'choose groups of which one divides the other' },
     )
   return {
     recent: Math.max(...finite.map((w) => w.recent)),

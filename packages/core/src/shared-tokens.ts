@@ -20,12 +20,13 @@ export function sharedTokens(scope: 'layer' | 'model', compressor: KVCompressor)
   checkCompressor('sharedTokens', compressor)
   const { stages, card } = compressor
   if (!stages.some(({ kind }) => kind === 'score'))
-    throw new IncompatibleStages(
-      null,
-      card.name,
-      'it has no scorer whose choice could be shared.',
-      'Give it a scorer: sharedTokens("model", snapkv()).',
-    )
+    throw new IncompatibleStages(null, card.name, 'it has no scorer whose choice could be shared.', {
+      kind: 'wrap',
+      why: 'give it a scorer',
+      combinator: 'sharedTokens',
+      args: [scope],
+      around: 'snapkv',
+    })
   return compose({
     ...compressor,
     card: { ...card, name: `${card.name}@shared[${scope}]` },

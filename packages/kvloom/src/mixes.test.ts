@@ -52,6 +52,9 @@ const mixes: Readonly<Record<string, { make: () => KVCompressor; layers: 2 | 4 }
     make: () => compose(zoned(think({ prune: 0.25, window: 8, recent: 8 })), zoned(smallKivi)),
     layers: 2,
   },
+  // Values wait longer than keys here, so that keys are read from the middle of a group on.
+  'lorc + kivi': { make: () => compose(lorc({ rank: 32 }), kivi({ bits: 4, group: 8, residual: 16 })), layers: 2 },
+  'kvsharer + minicache': { make: () => compose(kvsharer({ share: 1 }), minicache({ block: 16 })), layers: 4 },
   'lorc + aqua-kv': {
     make: () => compose(zoned(lorc({ rank: 32 })), zoned(aquaKv({ group: 16, sinks: 2, block: 16 }))),
     layers: 2,

@@ -1,15 +1,15 @@
-/** Every method at settings drawn from what its options allow: refused by name, or right. KV-Latent needs weights that it changed itself. */
+/** Every method at settings drawn from what its options allow: refused by name, or right. */
 import { testSettings } from '@kvloom/conformance'
 import type { MethodFactory, OptionSchema } from '@kvloom/core'
 import { methods } from '@kvloom/methods'
 import { describe, expect, it } from 'vitest'
-import { adaKv, expectedAttention, higgs, kivi, kvcrush, l2Norm, snapkv, streamingLlm, tova } from './index'
+import { adaKv, expectedAttention, higgs, kivi, kvcrush, kvLatent, l2Norm, snapkv, streamingLlm, tova } from './index'
 
 /** Options of every schema are drawn alike. */
 const any = <S extends OptionSchema>(method: MethodFactory<S>) => method as unknown as MethodFactory
 
-/** KV-Latent needs weights that it changed itself, Ada-KV and KVCrush a scorer. */
-const NOT_ALONE = ['kv-latent', 'ada-kv', 'kvcrush']
+/** Ada-KV and KVCrush need a scorer. */
+const NOT_ALONE = ['ada-kv', 'kvcrush']
 const METHODS: readonly (readonly MethodFactory[])[] = [
   ...methods.filter(({ card }) => !NOT_ALONE.includes(card.name)).map((method) => [method as unknown as MethodFactory]),
   [any(snapkv), any(adaKv)],
@@ -20,6 +20,7 @@ const METHODS: readonly (readonly MethodFactory[])[] = [
   [any(tova), any(kvcrush), any(higgs)],
   [any(streamingLlm), any(kivi)],
   [any(tova), any(higgs)],
+  [any(kvLatent), any(kivi)],
 ]
 
 for (const mixed of METHODS)

@@ -16,6 +16,7 @@ import {
 import { type TestRunner, withTimeout } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
 import { memory, setBackend } from '@tensorflow/tfjs-core'
+import { behindModelStages } from './model-stages'
 import { RecallWatch } from './recall-watch'
 import { seeded, syntheticModel } from './shapes'
 import { expectNone } from './steps'
@@ -100,13 +101,18 @@ const DEFECT = /^(?:KERNEL_|MATH$)/
 async function outcome(
   methods: readonly MethodFactory[],
   drawn: readonly Readonly<Record<string, unknown>>[],
-  model: ModelShape,
+  original: ModelShape,
   turns: readonly Turn[],
 ): Promise<'refused' | string[]> {
   let compressor: KVCompressor
   let artifacts: readonly Artifact[]
+  let model: ModelShape
   try {
     compressor = compose(...methods.map((method, i) => method(drawn[i] as Parameters<typeof method>[0])))
+    const changed = behindModelStages(original, compressor)
+    model = changed.shape
+    const misfits = await changed.misfits()
+    if (misfits.length > 0) return [...misfits]
     const fitted = needsCalibration(compressor) ? await calibrate(compressor, syntheticRun(model)) : ready(compressor)
     artifacts = fitted.artifacts
     openCache(model, fitted).dispose()

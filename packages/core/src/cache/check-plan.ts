@@ -12,7 +12,9 @@ import {
   type Stage,
   type Transform,
 } from '../contract'
+import { oneSet } from '../cures'
 import { IncompatibleStages, UnsupportedStage } from '../errors'
+import { methodOf, nameOf } from '../fold'
 import { siteOf } from '../site'
 import type { LaneShape } from './lane'
 import { OBSERVED } from './observe'
@@ -47,13 +49,13 @@ export function checkCodecs(
     if (quantizer && stage) {
       checkDeclared(stage.id, 'rowsPerGroup', stage.facts?.rowsPerGroup ?? 1, quantizer.rowsPerGroup)
       const spaces = foldSpaces(acting, part)
-      const before = spaces[spaces.findIndex((step) => step.stage === stage) - 1]
-      if (quantizer.mergedHeads && before?.space.tokenSets === 'head')
+      const apart = spaces.find(({ space }) => space.tokenSets === 'head')?.stage
+      if (quantizer.mergedHeads && apart)
         throw new IncompatibleStages(
-          before.stage.id,
-          stage.id,
-          `${stage.id} makes one row of all heads of a token, and after ${before.stage.id} each head keeps its own tokens.`,
-          'Use a group that divides the head dimension, or one set of tokens per layer (tova, streaming-llm).',
+          nameOf(apart),
+          nameOf(stage as unknown as AnyStage),
+          `${stage.id} makes one row of all heads of a token, and after ${apart.id} each head keeps its own tokens.`,
+          [{ kind: 'advice', text: 'use a group that divides the head dimension' }, oneSet(methodOf(apart))],
         )
     }
     const transform = of('transform')?.id ?? 'a transform'
@@ -66,7 +68,13 @@ export function checkCodecs(
             kind === 'transform' ? null : transform,
             (here ?? there)?.id ?? kind,
             `${transform} joins layers ${layers.join(' and ')}, and ${(here ?? there)?.id} acts on layer ${here ? layer : l} only.`,
-            'Give it all layers of a group, or none: onLayers([2, 3], ...).',
+            {
+              kind: 'wrap',
+              why: 'give it all layers of a group, or none',
+              combinator: 'onLayers',
+              args: [[...layers]],
+              around: (here ?? there)?.method ?? (here ?? there)?.id ?? null,
+            },
           )
       }
     for (const l of layers)
@@ -75,7 +83,16 @@ export function checkCodecs(
           acting.find((s) => s.kind === 'model')?.id ?? 'the model',
           transform,
           `${transform} joins layers ${layers.join(' and ')}, and layer ${l} keeps no rows of its own.`,
-          'Share other layers, or give them different layers with onLayers().',
+          [
+            { kind: 'advice', text: `share other layers than ${layers.join(' and ')}` },
+            {
+              kind: 'wrap',
+              why: 'leave those alone',
+              combinator: 'exceptLayers',
+              args: [[...layers]],
+              around: of('transform')?.method ?? transform,
+            },
+          ],
         )
   }
 }

@@ -54,9 +54,11 @@ function checkNamedLayers({ name, layers }: ModelShape, { stages }: KVCompressor
   for (const { id, on } of stages)
     for (const layer of on?.layers ?? [])
       if (layer >= layers)
-        throw new ModelMismatch(
-          id,
-          `it is to act on layer ${layer}, and ${name} has the layers 0 to ${layers - 1}.`,
-          'Name layers that the model has: onLayers([0], ...).',
-        )
+        throw new ModelMismatch(id, `it is to act on layer ${layer}, and ${name} has the layers 0 to ${layers - 1}.`, {
+          kind: 'wrap',
+          why: 'name layers that the model has',
+          combinator: 'onLayers',
+          args: [[0]],
+          around: null,
+        })
 }

@@ -93,7 +93,9 @@ function latentsOf(
   transient: tf.Tensor[],
 ): readonly RowSegment[] {
   const share = heads / codec.mainHeads
-  if (codec.fusedMain && codec.decodedByLayout) return segmentsOf(part, from, rows, variantOf, false, share)
+  // A run may begin within a group, which kernels read from its start.
+  if (codec.fusedMain && codec.decodedByLayout && !codec.byBlocks)
+    return segmentsOf(part, from, rows, variantOf, false, share)
   const main = readLatents(part, from, rows)
   transient.push(main)
   return [{ ...DENSE, tensors: [main], rows, query: variantOf(shiftAt(part, from)), share }]

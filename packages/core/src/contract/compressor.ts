@@ -50,6 +50,8 @@ export interface Stage<K extends Kind = Kind> {
   readonly kind: K
   /** Names the stage in its artifact, in errors and in saved caches. */
   readonly id: string
+  /** The method that it is part of, where that has another name: `aqua-kv` of a stage `higgs`. `defineMethod` sets it; refusals name it. */
+  readonly method?: string
   readonly options: Json
   readonly when: When
   /** Where it acts; everywhere when absent. `split()`, `onLayers()` and `exceptLayers()` set it. */

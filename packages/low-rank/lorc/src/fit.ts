@@ -188,7 +188,7 @@ function checkedGrid(options: Options, part: Part, grid: RankGrid): RankGrid {
     throw new ModelMismatch(
       'lorc',
       `what stands behind it takes multiples of ${multipleOf} channels of ${part}, whose rows have rank ${full} at most.`,
-      'Use a quantizer of smaller groups, such as kivi(group=…).',
+      { kind: 'advice', text: 'give the quantizer smaller groups (kivi: group)' },
     )
   return grid
 }

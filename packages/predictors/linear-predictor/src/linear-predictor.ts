@@ -90,7 +90,10 @@ function predicting(space: Space, earlier: string): Space {
       earlier,
       NAME,
       `${earlier} joins the rows of ${space.layerGroup} layers, and ${NAME} predicts a layer from the one before.`,
-      'Keep one of them, or give them different layers with onLayers().',
+      [
+        { kind: 'leaveOut', anyOf: [earlier, NAME] },
+        { kind: 'separate', by: 'layers', methods: [earlier, NAME] },
+      ],
     )
   return {
     ...space,

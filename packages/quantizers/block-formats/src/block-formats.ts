@@ -129,7 +129,12 @@ function quantizerOf(recipe: Recipe, site: Site): Quantizer<{ codes: tf.Tensor; 
     throw new ModelMismatch(
       'block-formats',
       `${site.part} have ${site.dim} channels, which blocks of ${BLOCK} do not divide.`,
-      'Use a quantizer with a free group size, such as kivi(group=…).',
+      {
+        kind: 'replace',
+        method: 'block-formats',
+        what: 'a quantizer with a group size of its own',
+        methods: ['kivi', 'higgs'],
+      },
     )
   const blocks = site.dim / BLOCK
   const entries = 2 ** bits

@@ -58,7 +58,7 @@ export const higgs = defineQuantizer({
   window: ({ sinks, recent, block }) => evenWindows({ sinks, recent, block, drain: 'all' }),
   rope: 'pre',
   // With a group of its own it pads.
-  channels: ({ group }) => (group === 0 ? { multipleOf: SMALLEST_BLOCK, of: 'token' } : undefined),
+  channels: ({ group }) => (group === null ? { multipleOf: SMALLEST_BLOCK, of: 'token' } : undefined),
   quantizer(options, site) {
     const table = grid(gridName(options.bits, options.vector))
     if (!table) throw new OptionError('higgs', 'bits', options.bits, `one of the grids ${gridNames.join(', ')}`)
@@ -143,6 +143,11 @@ function blockOf(channels: number): number {
   throw new ModelMismatch(
     'higgs',
     `a token has ${channels} KV channels, which no Hadamard block of ${SMALLEST_BLOCK} or more divides.`,
-    `Say which block to pad to: higgs({ group: ${2 ** Math.ceil(Math.log2(Math.max(channels, SMALLEST_BLOCK)))} }).`,
+    // A block to pad to.
+    {
+      kind: 'options',
+      method: 'higgs',
+      options: { group: 2 ** Math.ceil(Math.log2(Math.max(channels, SMALLEST_BLOCK))) },
+    },
   )
 }

@@ -10,6 +10,7 @@
  * with it, which makes empty clusters); a block of new tokens is never both clustered and read as recent; ties have an order.
  */
 import {
+  type Cures,
   defineMethod,
   IncompatibleStages,
   KvloomError,
@@ -89,24 +90,27 @@ function firstRows(
 }
 
 function accept(space: Space, earlier: string, tier: Options['tier']): Space {
-  const refuse = (reason: string, cure: string): never => {
-    throw new IncompatibleStages(earlier, 'clusterkv', reason, cure)
+  const refuse = (reason: string, cures: Cures): never => {
+    throw new IncompatibleStages(earlier, 'clusterkv', reason, cures)
   }
   if (space.slots)
-    refuse(
-      `${earlier} rewrites its rows, and clusterkv's clusters name rows that stay as they are.`,
-      'Keep one of them, or give them different layers with onLayers().',
-    )
+    refuse(`${earlier} rewrites its rows, and clusterkv's clusters name rows that stay as they are.`, [
+      { kind: 'leaveOut', anyOf: [earlier, 'clusterkv'] },
+      { kind: 'separate', by: 'layers', methods: [earlier, 'clusterkv'] },
+    ])
   if (space.drops === 'always')
-    refuse(
-      `${earlier} drops tokens at any time, and clusterkv's clusters name tokens that stay.`,
-      'Use an eviction method that acts once, at the end of the prompt (snapkv, l2-norm).',
-    )
+    refuse(`${earlier} drops tokens at any time, and clusterkv's clusters name tokens that stay.`, {
+      kind: 'replace',
+      method: earlier,
+      what: 'a method that acts once, at the end of the prompt,',
+      methods: ['snapkv', 'l2-norm'],
+    })
   if (tier === 'host' && !space.randomAccess)
-    refuse(
-      `rows of ${earlier} cannot be decoded one by one, and clusterkv(tier=host) fetches single rows.`,
-      "Use tier: 'device'.",
-    )
+    refuse(`rows of ${earlier} cannot be decoded one by one, and clusterkv(tier=host) fetches single rows.`, {
+      kind: 'options',
+      method: 'clusterkv',
+      options: { tier: 'device' },
+    })
   return space
 }
 

@@ -61,7 +61,10 @@ export const freqkv = defineMethod(
             earlier,
             'freqkv',
             `${earlier} chooses among tokens, and a row that freqkv has filtered stands for no token.`,
-            'Keep one of them, or give them different layers with onLayers().',
+            [
+              { kind: 'leaveOut', anyOf: [earlier, 'freqkv'] },
+              { kind: 'separate', by: 'layers', methods: [earlier, 'freqkv'] },
+            ],
           )
         return { ...space, rope: space.part === 'keys' ? 'pre' : space.rope, slots: true }
       },

@@ -69,11 +69,12 @@ interface DecodingRun {
 /** Cuts rows `[from, from + count)` into runs: of exact rows, or of sealed ones that were fitted alike. */
 function runsOf(of: Rows, from: number, count: number): readonly DecodingRun[] {
   const runs: DecodingRun[] = []
-  const byLayout = of.form.codec?.decodedByLayout ?? false
+  const { decodedByLayout: byLayout = false, rowsPerGroup = 1 } = of.form.codec ?? {}
   for (const { view, at, skip, rows } of of.views.cut(from, count)) {
     const { sealed, host, stored, exempt, fitted } = view.page
-    // What lies in host memory is uploaded for one read, and has no segment that could be kept.
-    const together = !host && (!sealed || (byLayout && !exempt && !stored?.scale))
+    // What lies in host memory is uploaded for one read, and has no segment that could be kept. A segment starts with a whole group of rows.
+    const whole = (view.from + skip) % rowsPerGroup === 0
+    const together = !host && (!sealed || (byLayout && whole && !exempt && !stored?.scale))
     const segment = () => segmentOf(of, view, skip, rows)
     const last = runs.at(-1)
     if (last?.together && together && last.sealed === sealed && last.view.page.fitted === fitted) {
