@@ -51,7 +51,8 @@ describe('the composition matrix', () => {
   it('refuses after compose only for numbers of the model, and never after a fit', () => {
     for (const { at, why } of cases) {
       expect(['compose', 'model', null]).toContain(at)
-      if (at === 'model') expect(why).toMatch(/does not fit this model: /)
+      // Whether a quantizer merges the heads of a token depends on how many there are, and on their dims.
+      if (at === 'model') expect(why).toMatch(/does not fit this model: |makes one row of all heads of a token/)
     }
   })
 
