@@ -24,6 +24,7 @@ export const SMALL: Readonly<Record<string, readonly string[]>> = {
   freqkv: ['freqkv(window=96, keep=0.5)'],
   clusterkv: ['clusterkv(budget=64, tokensPerCluster=16, sinks=4, every=16, clustersPerBlock=2, skipLayers=[0])'],
   lorc: ['lorc(rank=48)'],
+  'compress-kv-heads': ['compress-kv-heads(rank=48)'],
 }
 /** The exact zones that all get where methods propose different ones. */
 const ONE_WINDOW = 'sinks=4, recent=0, block=32, drain=blocks'

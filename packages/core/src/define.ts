@@ -226,6 +226,8 @@ export function defineQuantizer<S extends OptionSchema, B extends IsBlock<B> = B
   })
 }
 
+type Side = 'free' | 'pre' | 'post'
+
 /**
  * Makes a transform, which maps rows to latents. It gets one stage per part that it acts on; `fit` makes its maps from the model,
  * `fitOnline` from the prompt.
@@ -244,7 +246,7 @@ export function defineTransform<S extends OptionSchema>(
     readonly parts?: (options: OptionsOf<S>) => readonly Part[]
     readonly layers?: (options: OptionsOf<S>) => readonly number[] | undefined
     /** The side of RoPE on which it takes keys; `free` takes either. */
-    readonly rope: 'free' | 'pre' | 'post'
+    readonly rope: Side | ((options: OptionsOf<S>) => Side)
     /** Whether the heads of a token share one latent. */
     readonly mergesHeads?: boolean | ((options: OptionsOf<S>) => boolean)
     /** Channels of its latents, where options and the space before it tell them. Default null: the model or a fit decides. */
@@ -262,6 +264,7 @@ export function defineTransform<S extends OptionSchema>(
   return defineMethod(cardOf(d, d.when !== 'promptEnd'), d.options, (options) => {
     d.check?.(options)
     const merges = typeof d.mergesHeads === 'function' ? d.mergesHeads(options) : (d.mergesHeads ?? false)
+    const side = typeof d.rope === 'function' ? d.rope(options) : d.rope
     const group = d.layerGroup ?? 1
     const layers = d.layers?.(options)
     const stage = (part: Part): Stage<'transform'> => {
@@ -280,7 +283,7 @@ export function defineTransform<S extends OptionSchema>(
             ...space,
             heads: merges ? 'all' : space.heads,
             dim: d.dim?.(options, space) ?? null,
-            rope: part === 'values' || d.rope === 'free' ? space.rope : d.rope,
+            rope: part === 'values' || side === 'free' ? space.rope : side,
             latent: true,
             layerGroup: group,
           }

@@ -6,6 +6,7 @@ import {
   adaKv,
   blockFormats,
   clusterkv,
+  compressKvHeads,
   coupledQuantization,
   decoquant,
   expectedAttention,
@@ -31,6 +32,7 @@ const METHODS: Readonly<Record<string, () => KVCompressor>> = {
   'ada-kv': () => adaKv(),
   'block-formats': () => blockFormats(),
   clusterkv: () => clusterkv({ budget: 24, tokensPerCluster: 8, sinks: 2, every: 8, skipLayers: [] }),
+  'compress-kv-heads': () => compressKvHeads({ rank: 32 }),
   'coupled-quantization': () =>
     coupledQuantization({ channels: 2, bits: 3, sensitivity: 'none', sinks: 2, recent: 4, restarts: 1, iterations: 4 }),
   decoquant: () => decoquant({ block: 16 }),

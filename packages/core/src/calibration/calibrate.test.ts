@@ -5,7 +5,7 @@ import { needsCalibration, ready } from '../artifacts'
 import { openCache } from '../cache/open'
 import { compose, exceptLayers, onLayers } from '../compose'
 import type { CalibrationRun, HostTensor } from '../contract'
-import { defineQuantizer } from '../define'
+import { defineQuantizer, defineTransform } from '../define'
 import { evenWindows } from '../merge-zones'
 import { guess, model, random } from '../testing/stage-toys'
 import { calibrate } from './calibrate'
@@ -76,5 +76,61 @@ describe('calibrate', () => {
     expect(fitted.artifacts.map(({ stage }) => stage)).toEqual(needed ? ['groups'] : [])
     openCache(model, fitted).dispose()
     openCache(model, ready(compressor, fitted.artifacts)).dispose()
+  })
+
+  it.each(['pre', 'post'] as const)('fits on keys as the layer stores them: %s RoPE', async (side) => {
+    const seen: Record<string, HostTensor> = {}
+    const learner = defineTransform({
+      name: 'learner',
+      options: {},
+      rope: side,
+      fit: () => ({
+        scope: 'layer',
+        run: async ({ layer, part, target }) => {
+          seen[`${layer}.${part}`] = target[1] as HostTensor
+          return { json: {}, tensors: {} }
+        },
+      }),
+      transform: (_, { heads, dim }) => ({
+        fitted: 'model',
+        needs: {},
+        main: { heads, dim },
+        encode: ([rows]) => ({ main: tf.clone(rows as tf.Tensor) }),
+        decoder: () => ({}),
+      }),
+    })
+    const before = tf.memory().numTensors
+    const run = runOf(6)
+    await calibrate(learner(), run)
+    const [, keys] = (await run.rows(2)).keys
+    const [, values] = (await run.rows(2)).values
+    expect([...(seen['2.values']?.values ?? [])]).toEqual([...(values?.values ?? [])])
+    const [dim, pairs] = [model.keyDim, model.keyDim / 2]
+    const expected = [...(keys?.values ?? [])].map((x, at, all) => {
+      const [position, c] = [Math.floor(at / dim) % 6, at % dim]
+      const angle = side === 'pre' ? 0 : position * (model.rope?.frequencies[c % pairs] ?? 0)
+      const partner = all[at + (c < pairs ? pairs : -pairs)] ?? 0
+      return x * Math.cos(angle) + (c < pairs ? -1 : 1) * partner * Math.sin(angle)
+    })
+    expected.forEach((x, at) => {
+      expect(seen['2.keys']?.values[at]).toBeCloseTo(x, 5)
+    })
+    expect(tf.memory().numTensors).toBe(before)
+  })
+
+  it('refuses to weigh keys after RoPE by gradients before anything is fitted', async () => {
+    const weighs = defineQuantizer({
+      name: 'weighs',
+      options: {},
+      rope: 'post',
+      fit: () => ({ scope: 'layer', gradients: true, run: async () => ({ json: {}, tensors: {} }) }),
+      quantizer: () => groups().stages[0]?.bind(undefined as never) as never,
+      rowsPerGroup: () => 16,
+      window: () => evenWindows({ block: 16 }),
+    })
+    const nothing = { ...runOf(40), rows: () => Promise.reject(new Error('fitted')) }
+    await expect(calibrate(weighs(), nothing)).rejects.toThrow(
+      /weighs cannot be fitted: layer 0 stores keys after RoPE/,
+    )
   })
 })

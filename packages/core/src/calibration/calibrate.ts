@@ -11,6 +11,7 @@ import type { Artifact, CalibrationRun, KVCompressor, ModelShape, Part, Ready } 
 import { checkModel } from './check-model'
 import { fitPart, type Rows } from './fit-part'
 import { Fits } from './fits'
+import { refuseGradientsAfterRope, rowsAsStored } from './key-side'
 
 export interface CalibrateOptions {
   /** Artifacts of an interrupted calibration. What they hold is not fitted again; one that was fitted for something else is refused. */
@@ -32,6 +33,7 @@ export async function calibrate(
 ): Promise<Ready> {
   const whole = compose(compressor)
   checkModel(run.model, whole)
+  refuseGradientsAfterRope(run.model, whole)
   const fits = new Fits(whole, run.model, options.known ?? [])
   const report = async () => {
     options.signal?.throwIfAborted()
@@ -81,8 +83,7 @@ async function fitLayers(
   const group = new Map<number, Readonly<Record<Part, Rows>>>()
   for (let layer = 0; layer < model.layers; layer++) {
     if (sources[layer] !== layer) continue
-    const rows = await run.rows(layer)
-    group.set(layer, rows)
+    group.set(layer, rowsAsStored(model, compressor, layer, await run.rows(layer)))
     const now: Partial<Record<Part, Rows>> = {}
     for (const part of PARTS) {
       const made = await fitPart({ compressor, run, fits, layer, part, rows: group, before, now, predicts })

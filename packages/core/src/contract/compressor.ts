@@ -172,7 +172,10 @@ export interface LayerSamples {
   /** Heads and dim of the rows. */
   readonly heads: number
   readonly dim: number
-  /** One `[heads, n, dim]` per calibration sequence, after every earlier stage. They are borrowed, and may be read more than once. */
+  /**
+   * One `[heads, n, dim]` per calibration sequence, after every earlier stage; keys on the side of RoPE on which the layer stores them. They
+   * are borrowed, and may be read more than once.
+   */
   readonly target: readonly HostTensor[]
   /** For predictors: per source, one `[n, heads * dim]` per sequence. They are reconstructions, as a cache will have them, not originals. */
   readonly sources: readonly (readonly HostTensor[])[]
@@ -184,7 +187,7 @@ export interface LayerSamples {
 export interface CalibrationRun {
   readonly model: ModelShape
   readonly weights: ModelWeights
-  /** Keys before RoPE and values of every calibration sequence, `[kvHeads, tokens, dim]`. */
+  /** Keys before RoPE and values of every calibration sequence, `[kvHeads, tokens, dim]`. Every sequence begins at position 0. */
   rows(layer: number): Promise<Readonly<Record<Part, readonly HostTensor[]>>>
   /** Squared gradients of the next-token loss with respect to what `rows` returns. */
   gradients(layer: number): Promise<Readonly<Record<Part, readonly HostTensor[]>>>

@@ -3,6 +3,7 @@ import { adapter as adaKv } from '@kvloom/ada-kv/golden'
 import { adapter as aquaKv } from '@kvloom/aqua-kv/golden'
 import { adapter as blockFormats } from '@kvloom/block-formats/golden'
 import { adapter as clusterkv } from '@kvloom/clusterkv/golden'
+import { adapter as compressKvHeads } from '@kvloom/compress-kv-heads/golden'
 import { adapter as coupledQuantization } from '@kvloom/coupled-quantization/golden'
 import { adapter as decoquant } from '@kvloom/decoquant/golden'
 import { adapter as expectedAttention } from '@kvloom/expected-attention/golden'
@@ -29,6 +30,7 @@ export const adapters: readonly GoldenAdapter[] = [
   aquaKv,
   blockFormats,
   clusterkv,
+  compressKvHeads,
   coupledQuantization,
   decoquant,
   expectedAttention,

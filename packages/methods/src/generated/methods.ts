@@ -3,6 +3,7 @@ import { adaKv } from '@kvloom/ada-kv'
 import { aquaKv } from '@kvloom/aqua-kv'
 import { blockFormats } from '@kvloom/block-formats'
 import { clusterkv } from '@kvloom/clusterkv'
+import { compressKvHeads } from '@kvloom/compress-kv-heads'
 import { coupledQuantization } from '@kvloom/coupled-quantization'
 import { decoquant } from '@kvloom/decoquant'
 import { deflate } from '@kvloom/deflate'
@@ -31,6 +32,7 @@ export {
   aquaKv,
   blockFormats,
   clusterkv,
+  compressKvHeads,
   coupledQuantization,
   decoquant,
   deflate,
@@ -73,6 +75,7 @@ export const methods: readonly Method[] = [
   streamingLlm,
   tova,
   clusterkv,
+  compressKvHeads,
   kvLatent,
   lorc,
   think,

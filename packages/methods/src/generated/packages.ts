@@ -6,6 +6,7 @@ export const methodPackages: Readonly<Record<string, () => Promise<Readonly<Reco
   '@kvloom/aqua-kv': () => import('@kvloom/aqua-kv'),
   '@kvloom/block-formats': () => import('@kvloom/block-formats'),
   '@kvloom/clusterkv': () => import('@kvloom/clusterkv'),
+  '@kvloom/compress-kv-heads': () => import('@kvloom/compress-kv-heads'),
   '@kvloom/coupled-quantization': () => import('@kvloom/coupled-quantization'),
   '@kvloom/decoquant': () => import('@kvloom/decoquant'),
   '@kvloom/deflate': () => import('@kvloom/deflate'),

@@ -1,0 +1,2 @@
+export { compressKvHeads } from './compress-kv-heads'
+export { compressKvHeadsOptions } from './options'
