@@ -316,7 +316,7 @@ describe('kvcrush in a cache', () => {
 
   it('refuses to stand alone, beside another pick, and options out of range', () => {
     expect(() => compose(kvcrush())).toThrow(IncompatibleStages)
-    expect(() => compose(byLength(), kvcrush(), kvcrush())).toThrow(/Keep one of them, or give kvcrush a scorer/)
+    expect(() => compose(byLength(), kvcrush(), kvcrush())).toThrow(/both pick among the same rows/)
     for (const options of [
       { share: -0.1 },
       { share: Number.NaN },
