@@ -17,17 +17,7 @@ export { actsOn, foldSpace, foldSpaces, keySide, modelSpace, stagesOn } from './
 export { NO_SEALING } from './merge-zones'
 
 /** Kinds of which one part of one layer can hold only one. */
-const SINGLE: readonly Kind[] = [
-  'score',
-  'budget',
-  'pick',
-  'resample',
-  'transform',
-  'predict',
-  'quantize',
-  'recall',
-  'lossless',
-]
+const SINGLE: readonly Kind[] = KINDS.filter((kind) => kind !== 'model')
 /** Kinds whose decision covers keys and values together. */
 const WHOLE: readonly Kind[] = ['model', 'score', 'budget', 'pick', 'resample', 'recall']
 

@@ -2,10 +2,10 @@
 import type * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor } from '../contract'
 import { bytesOf, upload } from '../tensors'
+import { Owned } from './owned'
 
-export class TablePool {
+export class TablePool extends Owned {
   private readonly tables = new Map<HostTensor['values'], tf.Tensor>()
-  private owners = 1
 
   readonly hold = (table: HostTensor): tf.Tensor => {
     const known = this.tables.get(table.values)
@@ -17,15 +17,7 @@ export class TablePool {
   get bytes(): number {
     return [...this.tables.values()].reduce((n, t) => n + bytesOf(t), 0)
   }
-  get shared(): boolean {
-    return this.owners > 1
-  }
-  retain(): this {
-    this.owners++
-    return this
-  }
-  release(): void {
-    if (--this.owners > 0) return
+  protected free(): void {
     for (const t of this.tables.values()) t.dispose()
     this.tables.clear()
   }

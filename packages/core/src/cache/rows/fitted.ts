@@ -3,25 +3,19 @@ import * as tf from '@tensorflow/tfjs-core'
 import type { Tensors } from '../../contract'
 import { bytesOf } from '../../tensors'
 import type { FittedRecord, Recorder } from '../file/format'
+import { Owned } from '../owned'
 
-export class Fitted {
-  private owners = 1
+export class Fitted extends Owned {
   readonly bytes: number
   /** Nothing was fitted for what was fitted. */
   readonly fitted = null
 
   constructor(readonly state: Tensors) {
+    super()
     this.bytes = Object.values(state).reduce((sum, t) => sum + bytesOf(t), 0)
   }
-  get shared(): boolean {
-    return this.owners > 1
-  }
-  retain(): this {
-    this.owners++
-    return this
-  }
-  release(): void {
-    if (--this.owners === 0) tf.dispose(Object.values(this.state))
+  protected free(): void {
+    tf.dispose(Object.values(this.state))
   }
   record(to: Recorder): FittedRecord {
     return { state: to.tensors(this.state) }

@@ -3,6 +3,7 @@ import { copyRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { as3d, bytesOf, disposeAll } from '../../tensors'
 import type { PageRecord, Recorder } from '../file/format'
+import { Owned } from '../owned'
 import type { Fitted } from './fitted'
 import { bytesIn, type HostArray } from './host-array'
 import { listStored, mapStored, type Stored, type StoredForm, unitOf } from './stored'
@@ -18,9 +19,7 @@ export interface Exempt {
 }
 
 /** Tensors that are written, held and freed together. */
-export class Page {
-  /** How many caches hold this page: the one that made it, and forks. */
-  private owners = 1
+export class Page extends Owned {
   /** What is stored of the rows; null for a page in host memory. */
   readonly stored: Stored<tf.Tensor> | null
   /** The same in host memory, for a page that lies there. */
@@ -49,6 +48,7 @@ export class Page {
     readonly exempt?: Exempt | null
     readonly fitted?: Fitted | null
   }) {
+    super()
     this.stored = p.stored
     this.host = p.host ?? null
     this.form = p.form
@@ -60,9 +60,6 @@ export class Page {
     this.fitted = p.fitted ?? null
     this.bytes = this.tensors.reduce((sum, t) => sum + bytesOf(t), 0)
   }
-  get shared(): boolean {
-    return this.owners > 1
-  }
   get appendable(): boolean {
     return this.rowWise && this.host === null && this.used < this.capacity
   }
@@ -73,12 +70,8 @@ export class Page {
   get unit(): number {
     return unitOf(this.form)
   }
-  retain(): this {
-    this.owners++
-    return this
-  }
-  release(): void {
-    if (--this.owners === 0) disposeAll(this.tensors)
+  protected free(): void {
+    disposeAll(this.tensors)
   }
 
   /** What it stores on the device. @throws Error for a page in host memory */
