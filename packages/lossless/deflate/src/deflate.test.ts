@@ -1,4 +1,4 @@
-import { inflateRawSync } from 'node:zlib'
+import { deflateRawSync, inflateRawSync } from 'node:zlib'
 import { SHAPES, shapesOf, testCompressor } from '@kvloom/conformance'
 import { type HostTensor, KvloomError, OptionError, siteOf, stagesOn } from '@kvloom/core'
 import { describe, expect, it } from 'vitest'
@@ -11,6 +11,13 @@ const codec = (level = 6) => {
   const [stage] = stagesOn(deflate({ level }), 'lossless', 0, 'keys')
   if (!model || !stage) throw new Error('no stage')
   return stage.bind(siteOf(model, 0, 'keys'))
+}
+const caught = (work: () => unknown): unknown => {
+  try {
+    return work()
+  } catch (error) {
+    return error
+  }
 }
 const numbers = (n: number): HostTensor => ({
   shape: [1, n, 1],
@@ -68,6 +75,24 @@ describe('deflate', () => {
     expect(() => codec().decode(bytes, { shape: [1, 99, 1], dtype: 'float32' })).toThrow(
       /400 bytes, and 396 are expected/,
     )
+  })
+
+  it('stops at bytes that would be more than a tensor has, before they fill the memory', () => {
+    const bomb = deflateRawSync(new Uint8Array(64 * 1024 * 1024))
+    const form = { shape: [1, 100, 1], dtype: 'float32' } as const
+    const [, found] = /have at least (\d+) bytes/.exec(String(caught(() => codec().decode(bomb, form)))) ?? []
+    expect(Number(found)).toBeGreaterThan(400)
+    expect(Number(found)).toBeLessThan(8 * 1024 * 1024)
+  })
+
+  it('takes codes of any length apart, whatever their blocks', () => {
+    for (const n of [1023, 1024, 20_000]) {
+      const { shape, values } = numbers(n)
+      for (const level of [0, 1, 9])
+        expect(codec().decode(codec(level).encode({ shape, values }), { shape, dtype: 'float32' }).values).toEqual(
+          values,
+        )
+    }
   })
 
   it('refuses a level that there is not', () => {

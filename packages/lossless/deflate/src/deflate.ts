@@ -8,7 +8,7 @@
  * behind its quantizer for caches that are stored. What differs from KVTC: the coder alone, behind whatever quantizer is composed with it.
  */
 import { defineLossless, KvloomError } from '@kvloom/core'
-import { deflateSync, inflateSync } from 'fflate'
+import { deflateSync, Inflate } from 'fflate'
 import { deflateOptions } from './options'
 
 /** Bytes of a number, f32 or int32. */
@@ -37,16 +37,35 @@ export const deflate = defineLossless({
   }),
 })
 
+/** So many bytes are decoded at a time. DEFLATE makes at most 1032 of one, so that codes which would fill the memory are noticed before. */
+const STEP = 4096
+
 /** @throws KvloomError DEFLATE_BYTES for bytes that are damaged, or of another tensor */
 function inflated(bytes: Uint8Array, size: number): Uint8Array {
-  let out: Uint8Array
+  const pieces: Uint8Array[] = []
+  let length = 0
+  const inflate = new Inflate((piece) => {
+    pieces.push(piece)
+    length += piece.length
+  })
   try {
-    out = inflateSync(bytes)
+    // Nothing ends in the middle of a code, so the last bytes are said to be the last.
+    for (let at = 0; at === 0 || (at < bytes.length && length <= size); at += STEP)
+      inflate.push(bytes.subarray(at, at + STEP), at + STEP >= bytes.length)
   } catch (error) {
     throw new KvloomError('DEFLATE_BYTES', `deflate: coded rows cannot be decoded (${String(error)}).`)
   }
-  if (out.length !== size)
-    throw new KvloomError('DEFLATE_BYTES', `deflate: coded rows have ${out.length} bytes, and ${size} are expected.`)
+  if (length !== size)
+    throw new KvloomError(
+      'DEFLATE_BYTES',
+      `deflate: coded rows have ${length > size ? 'at least ' : ''}${length} bytes, and ${size} are expected.`,
+    )
+  const out = new Uint8Array(size)
+  let at = 0
+  for (const piece of pieces) {
+    out.set(piece, at)
+    at += piece.length
+  }
   return out
 }
 
