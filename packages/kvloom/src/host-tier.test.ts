@@ -1,16 +1,27 @@
 /** A recall's host tier answers as its device tier does, coded or not, whatever stages act beside it, over prompts that follow each other. */
-import { shapesOf } from '@kvloom/conformance'
-import { compose, type KVCompressor, openCache, type Phase } from '@kvloom/core'
+import { shapesOf, syntheticRun } from '@kvloom/conformance'
+import {
+  calibrate,
+  compose,
+  type KVCompressor,
+  needsCalibration,
+  openCache,
+  type Phase,
+  ready,
+  window,
+} from '@kvloom/core'
 import { registerKernels } from '@kvloom/kernels'
 import { dispose, memory, randomNormal, setBackend, type Tensor } from '@tensorflow/tfjs-core'
 import { beforeAll, expect, it } from 'vitest'
 import {
   blockFormats,
   clusterkv,
+  decoquant,
   deflate,
   expectedAttention,
   higgs,
   l2Norm,
+  lorc,
   snapkv,
   streamingLlm,
   think,
@@ -38,7 +49,8 @@ const steps: readonly [number, Phase][] = [
 async function run(compressor: KVCompressor): Promise<{ outputs: Float32Array[]; host: number }> {
   const shape = model as NonNullable<typeof model>
   const before = memory().numTensors
-  const cache = openCache(shape, compressor)
+  const fitted = needsCalibration(compressor) ? await calibrate(compressor, syntheticRun(shape)) : ready(compressor)
+  const cache = openCache(shape, fitted)
   const outputs: Float32Array[] = []
   const rows = (seed: number, heads: number, n: number, dim: number): Tensor =>
     randomNormal([heads, n, dim], 0, 1, 'float32', seed)
@@ -68,6 +80,7 @@ beforeAll(async () => {
   await setBackend('wasm')
 })
 
+const single = { recent: 0, block: 1, drain: 'all' } as const
 const smallHiggs = (): KVCompressor => higgs({ group: 16, sinks: 2, block: 4 })
 it.each<[string, readonly KVCompressor[]]>([
   ['nothing', []],
@@ -77,6 +90,10 @@ it.each<[string, readonly KVCompressor[]]>([
   ['expected attention and higgs', [expectedAttention({ keep: 0.4, sinks: 3, future: 9 }), smallHiggs()]],
   ['l2-norm and block formats', [l2Norm({ keep: 0.4, skipLayers: [] }), blockFormats()]],
   ['streaming-llm and higgs', [streamingLlm({ keep: 0.4 }), smallHiggs()]],
+  // One stored row is that of all heads, which select different ones.
+  ['higgs over all heads', [higgs({ group: 64, sinks: 2, block: 4 })]],
+  ['decoquant of single tokens', [decoquant({ bits: 8, block: 1 })]],
+  ['lorc', [window({ keys: single, values: single }, lorc({ rank: 32 }))]],
   ['snapkv and think', [snapkv({ keep: 0.4, window: 4 }), think({ window: 4, recent: 4 })]],
 ])('beside %s', async (_, others) => {
   const [device, host] = [
@@ -97,3 +114,15 @@ it.each<[string, readonly KVCompressor[]]>([
     }
   expect(furthest).toBeLessThan(TOLERANCE)
 })
+
+it.each(['device', 'host'] as const)(
+  'selects on the %s where a step reads its own rows as they are stored',
+  async (tier) => {
+    const all = await run(lorc({ rank: 32 }))
+    const selected = await run(compose(recall(tier), lorc({ rank: 32 })))
+    const differ = all.outputs.filter((values, i) => values.some((v, j) => v !== selected.outputs[i]?.[j]))
+    // Every decoded token reads a selection, in both layers: 36 of them, and the prompt of one token.
+    expect(differ.length).toBeGreaterThanOrEqual(2 * 36)
+    expect(all.outputs[0]).toEqual(selected.outputs[0])
+  },
+)

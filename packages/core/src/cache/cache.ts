@@ -205,7 +205,7 @@ export class Cache implements KVCache {
     const held = this.layerAt(source)
     try {
       const stored = Math.min(n, held.lanes[0]?.rows ?? 0)
-      return await held.attend(queries, null, stored, this.recipe.contextOf(source, { state }))
+      return await held.attend(queries, null, stored, this.recipe.contextOf(source, { state }), false)
     } finally {
       state.dispose()
       if (!this.step) this.reconstructor.forget(Number.POSITIVE_INFINITY)

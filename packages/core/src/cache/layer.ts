@@ -52,34 +52,30 @@ export class LayerCache {
     this.memory = this.lanes.map(() => null)
   }
 
-  /** Attends with queries (before RoPE) to what is stored and to the step's own rows. @returns `[queryHeads, n, valueDim]` */
-  async attend(queries: tf.Tensor, own: NewRows | null, stored: number, context: LaneContext): Promise<tf.Tensor> {
+  /**
+   * Attends with queries (before RoPE) to what is stored and to the step's own rows: `own` where they are not stored yet, else the last `stored`
+   * rows. Without `recalls` all rows are read, also where a recall would select some. @returns `[queryHeads, n, valueDim]`
+   */
+  async attend(
+    queries: tf.Tensor,
+    own: NewRows | null,
+    stored: number,
+    context: LaneContext,
+    recalls = true,
+  ): Promise<tf.Tensor> {
     const [only] = this.lanes
-    if (this.lanes.length === 1 && only) return this.attendLane(only, 0, queries, own, stored, context)
+    const indexOf = (lane: number) => (recalls ? this.recall[lane] : undefined)
+    if (this.lanes.length === 1 && only) return attendLane(only, indexOf(0), queries, own, stored, context)
     const outputs: tf.Tensor[] = []
     for (const [i, lane] of this.lanes.entries()) {
       const q = headsOf(queries, queryHeadsOf(lane))
       const mine = own && rowsOf(own, lane)
-      outputs.push(await this.attendLane(lane, i, q, mine, stored, context))
+      outputs.push(await attendLane(lane, indexOf(i), q, mine, stored, context))
       tf.dispose(mine ? [q, mine.keys, mine.rotated, mine.values] : [q])
     }
     const all = tf.concat(outputs, 0)
     tf.dispose(outputs)
     return all
-  }
-
-  /** Attends to the rows that a recall selects, or to all of a lane where none selects. */
-  private attendLane(
-    lane: Lane,
-    number: number,
-    queries: tf.Tensor,
-    own: NewRows | null,
-    stored: number,
-    context: LaneContext,
-  ): Promise<tf.Tensor> | tf.Tensor {
-    const index = this.recall[number]
-    if (index?.selects(queries.shape[1] ?? 0, lane) && stored === 0) return index.attend(lane, queries, own, context)
-    return lane.attend(queries, own, stored, context)
   }
 
   /** Appends this step's rows (keys before RoPE). */
@@ -182,4 +178,17 @@ const rowsOf = (own: NewRows, { shape }: Lane): NewRows => {
     values: headsOf(own.values, heads),
     n: own.n,
   }
+}
+
+/** Attends to the rows that a recall selects, or to all of a lane where none selects. */
+function attendLane(
+  lane: Lane,
+  index: RecallIndex | undefined,
+  queries: tf.Tensor,
+  own: NewRows | null,
+  stored: number,
+  context: LaneContext,
+): Promise<tf.Tensor> | tf.Tensor {
+  if (index?.selects(queries.shape[1] ?? 0, lane, stored)) return index.attend(lane, queries, own, stored, context)
+  return lane.attend(queries, own, stored, context)
 }

@@ -15,6 +15,7 @@ interface Selection {
   /** The queries `[heads, 1, keyDim]`, before RoPE. */
   readonly queries: tf.Tensor
   readonly own: NewRows | null
+  readonly stored: number
   readonly context: LaneContext
   readonly rows: Int32Array
   readonly count: number
@@ -67,15 +68,26 @@ export class RecallIndex {
     this.account.add(Object.values(block).reduce((n, t) => n + bytesOf(t), 0))
   }
 
-  /** Whether a step of n queries reads a selection. It does with one query, when there are more rows than the budget. */
-  selects(n: number, lane: Lane): boolean {
-    return (
-      n === 1 && this.indexed > 0 && this.does.sinks + this.indexed > this.does.budget && lane.rows > this.does.budget
-    )
+  /**
+   * Whether a step of n queries, whose own rows are the last `stored` ones, reads a selection. It does with one query, when there are more rows
+   * before it than the budget.
+   */
+  selects(n: number, { rows }: Lane, stored: number): boolean {
+    const { sinks, budget } = this.does
+    return n === 1 && this.indexed > 0 && sinks + this.indexed > budget && rows - stored > budget
   }
 
-  /** Attends with one query per head `[queryHeads, 1, keyDim]` (before RoPE) to sinks, selected rows, recent rows, and the step's own. */
-  async attend(lane: Lane, queries: tf.Tensor, own: NewRows | null, context: LaneContext): Promise<tf.Tensor> {
+  /**
+   * Attends with one query per head `[queryHeads, 1, keyDim]` (before RoPE) to sinks, selected rows, recent rows, and the step's own: `own`, or the
+   * last `stored` rows.
+   */
+  async attend(
+    lane: Lane,
+    queries: tf.Tensor,
+    own: NewRows | null,
+    stored: number,
+    context: LaneContext,
+  ): Promise<tf.Tensor> {
     const { sinks, budget, tier } = this.does
     const { heads, group } = lane.shape
     const rotated = context.rotation.rotate(queries)
@@ -85,7 +97,7 @@ export class RecallIndex {
     const picked = (await chosen.data()) as Int32Array
     tf.dispose([rotated, flat, chosen])
     if (tier === 'device')
-      return lane.attend(queries, own, 0, context, { lists: this.listsOf(lane, picked, count, own?.n ?? 0) })
+      return lane.attend(queries, own, stored, context, { lists: this.listsOf(lane, picked, count, own?.n ?? 0) })
     const indexedEnd = sinks + this.indexed
     const positions = lane.rotates(context.rotary) ? await positionsOf(lane, context) : null
     const outputs: tf.Tensor[] = []
@@ -100,7 +112,9 @@ export class RecallIndex {
       heads.forEach((_, h) => {
         for (let i = 0; i < count; i++) rows[h * count + i] = sinks + (picked[(h * group + g) * count + i] ?? 0)
       })
-      outputs.push(this.attendFetched({ lane, queries: mine, own, context, rows, count, indexedEnd, positions }))
+      outputs.push(
+        this.attendFetched({ lane, queries: mine, own, stored, context, rows, count, indexedEnd, positions }),
+      )
       mine.dispose()
     }
     return tf.tidy(() => {
@@ -147,6 +161,7 @@ export class RecallIndex {
     lane,
     queries,
     own,
+    stored,
     context,
     rows,
     count,
@@ -157,7 +172,7 @@ export class RecallIndex {
       [0, this.does.sinks],
       [indexedEnd, lane.rows],
     ] as const
-    if (count === 0) return lane.attend(queries, own, 0, context, { ranges })
+    if (count === 0) return lane.attend(queries, own, stored, context, { ranges })
     const keys = fetchRows(lane.keys, rows, count)
     const values = fetchRows(lane.values, rows, count)
     const perHead = all && all.length > lane.rows ? lane.rows : 0
@@ -172,7 +187,7 @@ export class RecallIndex {
         [lane.shape.heads.length, count],
         'int32',
       )
-    const output = lane.attend(queries, own, 0, context, { ranges, fetched: { keys, values, positions, live } })
+    const output = lane.attend(queries, own, stored, context, { ranges, fetched: { keys, values, positions, live } })
     tf.dispose([keys, values, ...(positions ? [positions] : []), ...(live ? [live] : [])])
     return output
   }

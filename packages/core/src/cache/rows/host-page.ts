@@ -63,12 +63,16 @@ async function copyView(v: View, tensor: tf.Tensor, to: HostTensor, at: number, 
     for (let i = 0; i < v.rows; i++) copyRow(source, h, v.from + i, to, h, at + i, unit)
 }
 
-/** Uploads rows `local` `[heads, count]` of a host array. */
-export function gatherHost(from: HostTensor, local: Int32Array, count: number, unit: number): tf.Tensor {
+/** Uploads `count` rows of each head of a host array: `rowOf(head, i)` is the number of the i-th. */
+export function gatherHost(
+  from: HostTensor,
+  rowOf: (head: number, i: number) => number,
+  count: number,
+  unit: number,
+): tf.Tensor {
   const [heads = 0, , ...rest] = from.shape
   const picked = emptyRows(heads, count, rest, from.values instanceof Int32Array, unit)
-  for (let h = 0; h < heads; h++)
-    for (let i = 0; i < count; i++) copyRow(from, h, local[h * count + i] ?? 0, picked, h, i, unit)
+  for (let h = 0; h < heads; h++) for (let i = 0; i < count; i++) copyRow(from, h, rowOf(h, i), picked, h, i, unit)
   return upload(picked)
 }
 

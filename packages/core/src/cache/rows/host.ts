@@ -6,7 +6,7 @@ import { gatherHost, hostPages, uploads } from './host-page'
 import { Page, sameForm, type View } from './page'
 import { decodeRows, exactRows } from './read'
 import type { Rows } from './rows'
-import { mapStored, perUnit } from './stored'
+import { listStored, mapStored, perUnit } from './stored'
 import { ZONES } from './zones'
 
 /**
@@ -110,11 +110,22 @@ function fetchFrom(of: Rows, v: View, local: Int32Array, count: number): tf.Tens
       return gatherRows([rows], [v.rows], index, count) as tf.Tensor3D
     }
     const { form } = v.page
-    const stored = mapStored(host, form, (t, field) =>
-      gatherHost(decoded(t, form.lossless), local, count, perUnit(field)),
-    )
-    if (!v.page.sealed) return readRows(stored.block['rows'] as tf.Tensor, store, dim, 0, count) as tf.Tensor3D
+    // A row of fewer heads is the row of all heads that share it, and they want different ones. So it is fetched for all of them.
+    const shared = listStored(host).some(({ shape }) => shape[0] !== heads)
+    const wanted = shared ? Int32Array.from(new Set(local)).sort() : local
+    const n = shared ? wanted.length : count
+    const rowOf = (head: number, i: number) => wanted[shared ? i : head * count + i] ?? 0
+    const stored = mapStored(host, form, (t, field) => gatherHost(decoded(t, form.lossless), rowOf, n, perUnit(field)))
+    if (!v.page.sealed) return readRows(stored.block['rows'] as tf.Tensor, store, dim, 0, n) as tf.Tensor3D
     if (!codec) throw new Error('a sealed page without a codec')
-    return codec.rows(codec.main(stored, count, 0, count, null), stored.scale, 0, v.page.fitted?.state ?? {})
+    const rows = codec.rows(codec.main(stored, n, 0, n, null), stored.scale, 0, v.page.fitted?.state ?? {})
+    if (!shared) return rows
+    const places = new Map([...wanted].map((row, i) => [row, i]))
+    const index = tf.tensor2d(
+      local.map((row) => places.get(row) ?? 0),
+      [heads, count],
+      'int32',
+    )
+    return gatherRows([rows], [n], index, count) as tf.Tensor3D
   })
 }
