@@ -4,9 +4,11 @@ import * as tf from '@tensorflow/tfjs-core'
 import type { Part } from '../contract'
 import type { LayerCache } from './layer'
 import type { Reconstructor } from './reconstruct'
+import { compact } from './rows/gather'
 import type { Exempt, Page } from './rows/page'
 import { readRange } from './rows/read'
 import type { Rows } from './rows/rows'
+import { unitOf } from './rows/stored'
 import { dueRows, keepReconstructions, sealRows } from './rows/write'
 
 /** Seals the rows of a layer, or of a whole layer group when it is the last of it. `atEnd` says that this step ends a prompt. */
@@ -26,6 +28,8 @@ export async function sealLayer(
       const { count, unit } = dueRows(store)
       if (count > 0) layer.changed = true
       for (let done = 0; done < count; done += unit) await sealOldest(stores, unit, layer, part, reconstructor)
+      // Each sealing begins at a whole word of metadata, so one that ends within a word leaves a place of its page idle.
+      if (!codec.byBlocks && count % unitOf(codec.form) !== 0) compact(store)
     }
   }
 }

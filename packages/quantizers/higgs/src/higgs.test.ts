@@ -1,4 +1,4 @@
-import { syntheticModel, testCompressor } from '@kvloom/conformance'
+import { SHAPES, syntheticModel, testCompressor } from '@kvloom/conformance'
 import {
   type HostTensor,
   type KVCompressor,
@@ -41,6 +41,14 @@ testCompressor(runner, {
   name: 'higgs, vectors of 6 values, padded',
   make: () => higgs({ vector: 6, group: 256, sinks: 0, block: 20 }),
   backends: ['wasm'],
+  decode: 30,
+})
+// Norms of two rows share a word, and every sealing begins at a whole one.
+testCompressor(runner, {
+  name: 'higgs, one row at a time',
+  make: () => higgs({ group: 16, sinks: 2, block: 1 }),
+  backends: ['wasm'],
+  shapes: SHAPES.slice(0, 1),
   decode: 30,
 })
 
