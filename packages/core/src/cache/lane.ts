@@ -15,7 +15,7 @@ import { LiveRows } from './live'
 import { Positions } from './positions'
 import type { OwnRows, Reading } from './reading'
 import type { Rotary } from './rotary'
-import { readAll, readRange } from './rows/read'
+import { checkReadable, readAll, readRange } from './rows/read'
 import { Rows } from './rows/rows'
 import { segmentsOf } from './rows/segments'
 import { appendRows, rewriteRows } from './rows/write'
@@ -282,6 +282,7 @@ export class Lane {
     this.columns.restore(record.columns, from, rows)
     this.live.restore(record.dead, this.shape.heads.length, rows)
     this.shift = record.shift
+    for (const part of this.parts) checkReadable(part)
   }
 
   dispose(): void {

@@ -7,7 +7,7 @@ import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { ready } from '../../artifacts'
 import { compose } from '../../compose'
-import { KvloomError } from '../../errors'
+import { KvloomError, SerializedCacheError } from '../../errors'
 import { blocks, bytesOf, feed, model, recentOnly } from '../../testing/cache-toys'
 import { openCache } from '../open'
 import { DIGEST_BYTES, MAGIC } from './format'
@@ -93,5 +93,43 @@ describe('a file that lies', () => {
     expect(() => restoreCache(model, ready(compressor), Buffer.concat([long, sha256(long)]))).toThrow(
       /longer than the file/,
     )
+  })
+
+  it('is refused when it is read, and not by a later step, where pages are not what the cache reads', async () => {
+    const compressor = compose(recentOnly({ recent: 60 }), blocks())
+    const cache = openCache(model, compressor)
+    await feed(cache, [40, 40, 20, ...new Array<number>(9).fill(1)])
+    const file = await bytesOf(cache)
+    cache.dispose()
+    const { numBytes, numTensors } = tf.memory()
+    type Page = { sealed: boolean; stored: { block: Record<string, { shape: number[] }> } }
+    const pagesOf = (h: Record<string, unknown>) => h['pages'] as Page[]
+    let pages: Page[] = []
+    forged(file, (h) => {
+      pages = pagesOf(h)
+      return h
+    })
+    // Each changes a page and leaves every tensor as long as it was.
+    const changes: readonly ((page: Page) => void)[] = [
+      (page) => {
+        page.sealed = !page.sealed
+      },
+      ({ stored }) => {
+        for (const { shape } of Object.values(stored.block)) shape.push(1)
+      },
+      ({ stored }) => {
+        for (const { shape } of Object.values(stored.block)) shape.splice(0, 3, 1, shape[1] ?? 0, 2 * (shape[2] ?? 0))
+      },
+    ]
+    expect(pages.length).toBeGreaterThan(8)
+    for (const number of pages.keys())
+      for (const change of changes) {
+        const changed = forged(file, (h) => {
+          change(pagesOf(h)[number] as Page)
+          return h
+        })
+        expect(() => restoreCache(model, ready(compressor), changed)).toThrow(SerializedCacheError)
+      }
+    expect(tf.memory()).toMatchObject({ numBytes, numTensors })
   })
 })

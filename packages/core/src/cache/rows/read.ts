@@ -7,6 +7,7 @@ import { uploads } from './host-page'
 import type { Exempt, View } from './page'
 import type { Rows } from './rows'
 import { segmentOf } from './segments'
+import { ZONES } from './zones'
 
 /** Decodes every row to f32 `[heads, rows, dim]`, in the order of storage. A predicted part needs `prediction` `[sealed rows, width]`. */
 export const readAll = (rows: Rows, prediction: tf.Tensor2D | null = null): tf.Tensor3D =>
@@ -122,6 +123,24 @@ export function decodeRows(of: Rows, v: View, skip: number, rows: number, predic
   const main = codec.main(stored, v.page.capacity, from, rows, prediction)
   const decoded = codec.rows(main, stored.scale, from, v.page.fitted?.state ?? {})
   return v.page.exempt ? patch(of, decoded, v.page.exempt, from, rows) : decoded
+}
+
+/**
+ * Reads every row of a restored part once, a view at a time, so that a file whose pages do not fit is refused before a step meets them.
+ * @throws Error of whatever cannot read them
+ */
+export function checkReadable(of: Rows): void {
+  const { heads, dim } = of.form
+  for (const zone of ZONES)
+    for (const view of of.views.in(zone)) {
+      const { sealed } = view.page
+      if (sealed !== (zone === 'sealed')) throw new Error(`${sealed ? 'sealed' : 'exact'} rows in the ${zone} zone`)
+      tf.tidy(() => {
+        const { shape } = sealed ? decodeRows(of, view, 0, view.rows, null) : exactRows(of, view, 0, view.rows)
+        if (shape.join() !== [heads, view.rows, dim].join())
+          throw new Error(`rows of shape [${shape.join(', ')}] where [${heads}, ${view.rows}, ${dim}] are read`)
+      })
+    }
 }
 
 /** Puts the rows that were exempt from the transform in their places. */
