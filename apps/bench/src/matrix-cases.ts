@@ -13,6 +13,7 @@ export const SMALL: Readonly<Record<string, readonly string[]>> = {
     'coupled-quantization(channels=1, bits=4, sensitivity=none)',
   ],
   decoquant: ['decoquant(bits=6, block=32)', 'decoquant(bits=6, channels=8, block=32)'],
+  kvquant: ['kvquant(bits=4)', 'kvquant(bits=4, sensitivity=none)'],
   'aqua-kv': ['aqua-kv(bits=3, sinks=4, block=32)', 'aqua-kv(bits=3, group=16, sinks=4, block=32)'],
   kvcrush: ['kvcrush(page=4, share=0.5)'],
   snapkv: ['snapkv(keep=0.5, window=16)'],

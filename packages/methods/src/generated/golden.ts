@@ -13,6 +13,7 @@ import { adapter as higgs } from '@kvloom/higgs/golden'
 import { adapter as kivi } from '@kvloom/kivi/golden'
 import { adapter as kvLatent } from '@kvloom/kv-latent/golden'
 import { adapter as kvcrush } from '@kvloom/kvcrush/golden'
+import { adapter as kvquant } from '@kvloom/kvquant/golden'
 import { adapter as kvsharer } from '@kvloom/kvsharer/golden'
 import { adapter as kvzip } from '@kvloom/kvzip/golden'
 import { adapter as l2Norm } from '@kvloom/l2-norm/golden'
@@ -40,6 +41,7 @@ export const adapters: readonly GoldenAdapter[] = [
   kivi,
   kvLatent,
   kvcrush,
+  kvquant,
   kvsharer,
   kvzip,
   l2Norm,

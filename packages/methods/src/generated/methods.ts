@@ -14,6 +14,7 @@ import { higgs } from '@kvloom/higgs'
 import { kivi } from '@kvloom/kivi'
 import { kvLatent } from '@kvloom/kv-latent'
 import { kvcrush } from '@kvloom/kvcrush'
+import { kvquant } from '@kvloom/kvquant'
 import { kvsharer } from '@kvloom/kvsharer'
 import { kvzip } from '@kvloom/kvzip'
 import { l2Norm } from '@kvloom/l2-norm'
@@ -43,6 +44,7 @@ export {
   kivi,
   kvLatent,
   kvcrush,
+  kvquant,
   kvsharer,
   kvzip,
   l2Norm,
@@ -63,6 +65,7 @@ export const methods: readonly Method[] = [
   decoquant,
   higgs,
   kivi,
+  kvquant,
   none,
   linearPredictor,
   adaKv,

@@ -17,6 +17,7 @@ export const methodPackages: Readonly<Record<string, () => Promise<Readonly<Reco
   '@kvloom/kivi': () => import('@kvloom/kivi'),
   '@kvloom/kv-latent': () => import('@kvloom/kv-latent'),
   '@kvloom/kvcrush': () => import('@kvloom/kvcrush'),
+  '@kvloom/kvquant': () => import('@kvloom/kvquant'),
   '@kvloom/kvsharer': () => import('@kvloom/kvsharer'),
   '@kvloom/kvzip': () => import('@kvloom/kvzip'),
   '@kvloom/l2-norm': () => import('@kvloom/l2-norm'),

@@ -1,0 +1,2 @@
+export { kvquant } from './kvquant'
+export { kvquantOptions } from './options'
