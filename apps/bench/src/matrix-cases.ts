@@ -26,6 +26,7 @@ export const SMALL: Readonly<Record<string, readonly string[]>> = {
   clusterkv: ['clusterkv(budget=64, tokensPerCluster=16, sinks=4, every=16, clustersPerBlock=2, skipLayers=[0])'],
   lorc: ['lorc(rank=48)'],
   'compress-kv-heads': ['compress-kv-heads(rank=48)'],
+  recalkv: ['recalkv(keep=0.75, block=16)'],
 }
 /** The exact zones that all get where methods propose different ones. */
 const ONE_WINDOW = 'sinks=4, recent=0, block=32, drain=blocks'

@@ -16,6 +16,8 @@ import { seeded } from './shapes'
 const HIDDEN = 160
 const SEQUENCES = [0, 1]
 const TOKENS = 96
+/** Sequences that stand for what compressed layers hand on. */
+const SHIFTED = [4, 5]
 const SENTENCES = [2, 3]
 const SENTENCE_TOKENS = 12
 const PROJECTIONS = { key: 'keys', value: 'values' } as const
@@ -54,6 +56,15 @@ export function syntheticRun(model: ModelShape): CalibrationRun {
       },
     },
     rows: async (layer) => parts((part) => SEQUENCES.map((s) => rowsOf(layer, part, s, TOKENS))),
+    // Rows of further sequences, as far from `rows` as what compressed layers hand on may be; what replaces the rows before is made and passed over.
+    shifted: async (layer, replace) => {
+      for (const s of layer > 0 ? SHIFTED : [])
+        replace(layer - 1, {
+          keys: rowsOf(layer - 1, 'keys', s, TOKENS),
+          values: rowsOf(layer - 1, 'values', s, TOKENS),
+        })
+      return parts((part) => SHIFTED.map((s) => rowsOf(layer, part, s, TOKENS)))
+    },
     gradients: async (layer) =>
       parts((part) => SEQUENCES.map((s) => squares(model, part, seedOf(3, layer, s) + (part === 'keys' ? 0 : 7)))),
     sentences: async () =>

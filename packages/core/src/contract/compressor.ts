@@ -189,6 +189,14 @@ export interface CalibrationRun {
   readonly weights: ModelWeights
   /** Keys before RoPE and values of every calibration sequence, `[kvHeads, tokens, dim]`. Every sequence begins at position 0. */
   rows(layer: number): Promise<Readonly<Record<Part, readonly HostTensor[]>>>
+  /**
+   * The same of a pass in which every earlier layer attends to what `replace` makes of its rows, one sequence at a time: what a layer will
+   * receive once the layers before it are compressed. Absent where an engine cannot run its layers so.
+   */
+  shifted?(
+    layer: number,
+    replace: (layer: number, rows: Readonly<Record<Part, HostTensor>>) => Readonly<Record<Part, HostTensor>>,
+  ): Promise<Readonly<Record<Part, readonly HostTensor[]>>>
   /** Squared gradients of the next-token loss with respect to what `rows` returns. */
   gradients(layer: number): Promise<Readonly<Record<Part, readonly HostTensor[]>>>
   /**

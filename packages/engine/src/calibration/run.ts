@@ -16,6 +16,7 @@ import { afterAttention, attentionInputs, embed, mlp } from '../llama'
 import type { Model } from '../model'
 import { attendToItself, exactRows } from './attention'
 import { hostTensor, type SquaredGradients, squaredGradients } from './gradients'
+import { type Replace, ShiftedRows } from './shifted'
 
 /** What a calibration reports. */
 export type CalibrationProgress =
@@ -54,12 +55,14 @@ export function calibrationRun(model: Model, options: CalibrationRunOptions): Ca
   check(model, 'sequences', sequences)
   check(model, 'sentences', sentences)
   const rows = new RowsByLayer(model, options)
+  const shifted = new ShiftedRows(model, options)
   const gradients = new GradientsByLayer(model, options)
   const turns = new Turns()
   const run = {
     model: model.shape,
     weights: model.weights,
     rows: (layer: number) => turns.take(() => rows.at(layer)),
+    shifted: (layer: number, replace: Replace) => turns.take(() => shifted.at(layer, replace)),
     gradients: (layer: number) => turns.take(() => gradients.at(layer)),
     hidden: (candidate: KVCompressor | null) => turns.take(() => finalHidden(model, options, candidate)),
     sentences: () => turns.take(() => sentenceRows(model, sentences)),

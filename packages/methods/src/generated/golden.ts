@@ -19,6 +19,7 @@ import { adapter as kvzip } from '@kvloom/kvzip/golden'
 import { adapter as l2Norm } from '@kvloom/l2-norm/golden'
 import { adapter as lorc } from '@kvloom/lorc/golden'
 import { adapter as minicache } from '@kvloom/minicache/golden'
+import { adapter as recalkv } from '@kvloom/recalkv/golden'
 import { adapter as snapkv } from '@kvloom/snapkv/golden'
 import { adapter as streamingLlm } from '@kvloom/streaming-llm/golden'
 import { adapter as think } from '@kvloom/think/golden'
@@ -47,6 +48,7 @@ export const adapters: readonly GoldenAdapter[] = [
   l2Norm,
   lorc,
   minicache,
+  recalkv,
   snapkv,
   streamingLlm,
   think,

@@ -22,6 +22,7 @@ import { linearPredictor } from '@kvloom/linear-predictor'
 import { lorc } from '@kvloom/lorc'
 import { minicache } from '@kvloom/minicache'
 import { none } from '@kvloom/none'
+import { recalkv } from '@kvloom/recalkv'
 import { snapkv } from '@kvloom/snapkv'
 import { streamingLlm } from '@kvloom/streaming-llm'
 import { think } from '@kvloom/think'
@@ -52,6 +53,7 @@ export {
   lorc,
   minicache,
   none,
+  recalkv,
   snapkv,
   streamingLlm,
   think,
@@ -81,6 +83,7 @@ export const methods: readonly Method[] = [
   compressKvHeads,
   kvLatent,
   lorc,
+  recalkv,
   think,
   freqkv,
   kvsharer,

@@ -25,6 +25,7 @@ export const methodPackages: Readonly<Record<string, () => Promise<Readonly<Reco
   '@kvloom/lorc': () => import('@kvloom/lorc'),
   '@kvloom/minicache': () => import('@kvloom/minicache'),
   '@kvloom/none': () => import('@kvloom/none'),
+  '@kvloom/recalkv': () => import('@kvloom/recalkv'),
   '@kvloom/snapkv': () => import('@kvloom/snapkv'),
   '@kvloom/streaming-llm': () => import('@kvloom/streaming-llm'),
   '@kvloom/think': () => import('@kvloom/think'),

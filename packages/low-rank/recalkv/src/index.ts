@@ -1,0 +1,2 @@
+export { recalkvOptions } from './options'
+export { recalkv } from './recalkv'

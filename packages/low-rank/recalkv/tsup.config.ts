@@ -1,0 +1,3 @@
+import { goldenPreset } from '../../../tools/presets/tsup'
+
+export default goldenPreset()
