@@ -223,8 +223,8 @@ export function codecOf(
   until: (stage: Stage) => boolean = () => true,
 ): Codec | null {
   const site = { ...siteOf(model, layer, part, hold), firstHead: heads[0] ?? 0, heads: heads.length }
-  const bind = <K extends Kind>(kind: K, at: Site): Bound[K] | null => {
-    const [stage] = stagesOn(compressor, kind, layer, part)
+  const bind = <K extends Kind>(kind: K, at: Site, of = layer): Bound[K] | null => {
+    const [stage] = stagesOn(compressor, kind, of, part)
     return stage && until(stage as unknown as Stage) ? stage.bind(at, artifactOf(artifacts, stage.id)) : null
   }
   const bound = bind('transform', site)
@@ -236,7 +236,8 @@ export function codecOf(
   const predictor = bind('predict', { ...at, ...main })
   const flat = { heads: 1, dim: main.heads * main.dim }
   const quantizer = bind('quantize', { ...at, ...(predictor ? flat : main) })
-  const lossless = bind('lossless', at)
+  // Layers of a group share pages, and some of them may have another lossless stage or none.
+  const lossless = bind('lossless', at, at.layer)
   if (!transform && !predictor && !quantizer) return null
   const layers = transform?.layers ?? [layer]
   return new Codec({

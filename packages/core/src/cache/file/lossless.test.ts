@@ -8,6 +8,7 @@ import type { KVCompressor, Lossless } from '../../contract'
 import { defineLossless } from '../../define-lossless'
 import { SerializedCacheError } from '../../errors'
 import { blocks, bytesOf, dense, feed, model, rows } from '../../testing/cache-toys'
+import { pairs } from '../../testing/stage-toys'
 import { openCache } from '../open'
 import { restoreCache } from './restore'
 
@@ -64,6 +65,23 @@ describe('lossless codes', () => {
     // A code is as long as it turns out: shorter for rows whose pages have unused places, longer for codes without a zero byte.
     expect(new Set(files).size).toBe(3)
   })
+
+  it.each([{ layers: [0] }, { layers: [1] }, { layers: [0, 1] }])(
+    'in layers $layers of a group, which share pages, are read as they were written',
+    async ({ layers }) => {
+      const plain = openCache(model, pairs())
+      const expected = await feed(plain, [40, ...decoding(9)])
+      plain.dispose()
+      const compressor = compose(pairs(), onLayers(layers, toy()))
+      const cache = openCache(model, compressor)
+      expect(await feed(cache, [40, ...decoding(9)])).toEqual(expected)
+      const file = await bytesOf(cache)
+      const again = restoreCache(model, compressor, file)
+      expect(await bytesOf(again)).toEqual(file)
+      expect(await feed(again, [3, 1], () => 'decode', 50)).toEqual(await feed(cache, [3, 1], () => 'decode', 50))
+      for (const each of [cache, again]) each.dispose()
+    },
+  )
 
   it('that decode to something else are refused, and so is a file without codes', async () => {
     const cache = openCache(model, compose(blocks(), toy()))
