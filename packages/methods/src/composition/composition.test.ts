@@ -109,6 +109,9 @@ describe('mistakes', () => {
     expect(() => build(text)).toThrow(message)
     expect(() => build(text)).toThrow(`(character ${position} of "${text}")`)
   })
+  it.each(['kivi(bits=', 'onLayers([0], ', 'window(keys={a='])('a text of %s without end', (open) => {
+    expect(() => build(open.repeat(20_000))).toThrow(/expected at most 100 brackets inside each other/)
+  })
   it('illegal mixes keep the words of compose()', () => {
     expect(() => build('kivi(bits=2)+kivi(bits=4)')).toThrow(IncompatibleStages)
     expect(() => build('snapkv+tova')).toThrow(/snapkv and tova cannot be composed/)

@@ -56,9 +56,13 @@ export function parseComposition(text: string): Sum {
   return sum
 }
 
+/** So many brackets may stand inside each other. No option and no combinator needs more, and each takes room on the stack. */
+const DEEPEST = 100
+
 class Parser {
   private readonly tokens: readonly Token[]
   private at = 0
+  private depth = 0
 
   constructor(private readonly text: string) {
     this.tokens = tokenize(text)
@@ -123,8 +127,10 @@ class Parser {
   private separated<T>(close: string, item: () => T): readonly T[] {
     const items: T[] = []
     if (this.skip(close)) return items
+    if (++this.depth > DEEPEST) this.fail(`at most ${DEEPEST} brackets inside each other`)
     do items.push(item())
     while (this.skip(','))
+    this.depth--
     if (!this.skip(close)) this.fail(`"," or "${close}"`)
     return items
   }
