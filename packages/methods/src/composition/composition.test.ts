@@ -76,7 +76,7 @@ describe('mistakes', () => {
     [
       'snpkv(keep=0.5)',
       1,
-      /unknown method "snpkv" \(did you mean "snapkv"\?\); methods: .*kivi, none, .*combinators: .*split/,
+      /unknown method "snpkv" \(did you mean "snapkv"\?\); methods: .*kivi, .*none, .*combinators: .*split/,
     ],
     ['kivi(bits=2)+xyzzy', 14, /unknown method "xyzzy"; methods/],
     ['kivi(bit=2)', 6, /kivi has no option "bit" \(did you mean "bits"\?\); options: bits, /],
