@@ -96,6 +96,7 @@ export class RecallIndex {
     const chosen = await this.does.select(flat, this.blocks, this.sizes, count)
     const picked = (await chosen.data()) as Int32Array
     tf.dispose([rotated, flat, chosen])
+    this.checkSelection(picked, count)
     if (tier === 'device')
       return lane.attend(queries, own, stored, context, { lists: this.listsOf(lane, picked, count, own?.n ?? 0) })
     const indexedEnd = sinks + this.indexed
@@ -124,10 +125,21 @@ export class RecallIndex {
     })
   }
 
+  /** @throws UnsupportedStage when the rows of a query head are not ascending, or are not indexed */
+  private checkSelection(picked: Int32Array, count: number): void {
+    for (const [i, row] of picked.entries()) {
+      const before = i % count === 0 ? -1 : (picked[i - 1] ?? -1)
+      if (row <= before || row >= this.indexed)
+        throw new UnsupportedStage(
+          'a recall',
+          `it selected row ${row} after row ${before} of ${this.indexed} indexed ones; let it select rows in ascending order, each once.`,
+        )
+    }
+  }
+
   /**
    * The rows that each query head reads, ascending: sinks, selected ones, those that are not indexed, and the step's own. `picked` are
    * selected rows, counted from the first indexed one, `[queryHeads, count]`. Rows that were dropped and are still held are left out.
-   * @throws UnsupportedStage when a selection is not ascending, or names rows that are not indexed
    */
   private listsOf({ shape, rows, live }: Lane, picked: Int32Array, count: number, extra: number): Int32Array[] {
     const { sinks } = this.does
@@ -141,17 +153,7 @@ export class RecallIndex {
         if (mark?.[row] !== 0) list[length++] = row
       }
       for (let row = 0; row < sinks; row++) add(row)
-      let before = -1
-      for (let i = q * count; i < (q + 1) * count; i++) {
-        const row = picked[i] ?? -1
-        if (row <= before || row >= this.indexed)
-          throw new UnsupportedStage(
-            'a recall',
-            `it selected row ${row} after row ${before} of ${this.indexed} indexed ones; let it select rows in ascending order, each once.`,
-          )
-        add(sinks + row)
-        before = row
-      }
+      for (let i = q * count; i < (q + 1) * count; i++) add(sinks + (picked[i] ?? 0))
       for (let row = indexedEnd; row < rows + extra; row++) add(row)
       return list.subarray(0, length)
     })

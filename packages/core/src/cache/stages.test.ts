@@ -185,8 +185,8 @@ for (const backend of ['cpu', 'wasm'] as const)
       plain.cache.dispose()
     })
 
-    it('refuses a selection that is not ascending', async () => {
-      await expect(run(compose(recall({ tier: 'device', budget: 12, falling: true }), dense))).rejects.toThrow(
+    it.each(['device', 'host'] as const)('refuses a selection on the %s that is not ascending', async (tier) => {
+      await expect(run(compose(recall({ tier, budget: 12, falling: true }), dense))).rejects.toThrow(
         /in ascending order, each once/,
       )
     })
