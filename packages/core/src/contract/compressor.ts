@@ -162,6 +162,8 @@ export interface Foreseen {
   readonly main?: Transform['main']
   /** Of a transform: the layers that it joins, as its `layers`. */
   readonly layers?: readonly number[]
+  /** Of a quantizer: whether it takes all KV heads of a token as one row, as its `mergedHeads`. */
+  readonly mergedHeads?: boolean
 }
 
 /** What a stage is fitted on: rows of one layer and part, as the stage will receive them when it runs. */
@@ -183,7 +185,7 @@ export interface LayerSamples {
   readonly gradients?: readonly HostTensor[]
 }
 
-/** What an engine offers to calibration, all of it from the uncompressed model. Layers must be asked for in ascending order. */
+/** What an engine offers to calibration, all of it from the uncompressed model. Layers are best asked for in ascending order: an earlier one begins anew. */
 export interface CalibrationRun {
   readonly model: ModelShape
   readonly weights: ModelWeights

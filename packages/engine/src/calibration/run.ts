@@ -45,7 +45,7 @@ export interface CalibrationRunOptions {
 /**
  * Prepares calibration on a model; nothing is computed before it is asked for.
  * Rows go through the model layer by layer, hidden states of all sequences in host memory (tokens · hidden · 4 bytes); a layer may
- * be asked for again but no earlier one. Gradients are computed at the first ask for all layers (layers · tokens · kvHeads ·
+ * be asked for again, and an earlier one begins at the first layer anew, for gradients too. Gradients are computed at the first ask for all layers (layers · tokens · kvHeads ·
  * (keyDim + valueDim) · 4 bytes in host memory, given back as layers are asked for), in about the time of six forward passes.
  * @param model borrowed; stays loaded while the run is in use
  * @throws OptionError for sequences that are empty or hold ids outside the vocabulary; ContextOverflow
@@ -100,14 +100,11 @@ class RowsByLayer {
     const { layers } = model.shape
     if (!Number.isInteger(layer) || layer < 0 || layer >= layers)
       throw new OptionError('rows', 'layer', layer, `a whole number from 0 to ${layers - 1}`)
-    if (layer < this.next - 1)
-      throw new OptionError(
-        'rows',
-        'layer',
-        layer,
-        `${this.next - 1} or later`,
-        'Ask for layers in ascending order, or begin a new calibrationRun().',
-      )
+    // A fit of the whole model has seen all layers before the fits of single layers begin.
+    if (layer < this.next - 1) {
+      this.hidden = null
+      this.next = 0
+    }
     await useBackend(model.backend)
     this.hidden ??= await Promise.all(
       options.sequences.map(async (ids) => {
@@ -173,14 +170,13 @@ class GradientsByLayer {
 
   async at(layer: number): Promise<Rows> {
     const { layers } = this.model.shape
-    if (!Number.isInteger(layer) || layer < this.latest || layer >= layers)
-      throw new OptionError(
-        'gradients',
-        'layer',
-        layer,
-        `a whole number from ${this.latest} to ${layers - 1}`,
-        'Ask for layers in ascending order, or begin a new calibrationRun().',
-      )
+    if (!Number.isInteger(layer) || layer < 0 || layer >= layers)
+      throw new OptionError('gradients', 'layer', layer, `a whole number from 0 to ${layers - 1}`)
+    // What was given back is computed again.
+    if (layer < this.latest) {
+      this.sequences = null
+      this.latest = 0
+    }
     this.sequences ??= await this.compute()
     for (const each of this.sequences) each.fill({ keys: NONE, values: NONE }, this.latest, layer)
     this.latest = layer

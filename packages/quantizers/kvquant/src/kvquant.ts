@@ -49,6 +49,7 @@ export const kvquant = defineQuantizer({
   fit: (options) => ({
     scope: 'layer',
     ...(options.sensitivity === 'fisher' ? { gradients: { without: { sensitivity: 'none' } } } : {}),
+    foresee: ({ heads }) => ({ mergedHeads: heads > 1 }),
     run: (samples) => fitKvquant(samples, options),
   }),
   quantizer(options, site, artifact): Quantizer<Stored> {
