@@ -292,8 +292,9 @@ export function testCompressor(given: TestRunner, options: SuiteOptions): void {
               const cache = open()
               for (const step of stepsOf(cache, prompt, 2)) await feed(cache, step)
               const at = prompt + 2
-              cache.begin(tokensAt(at, 1), 'decode')
+              // A refused step leaves the cache as it was before the step began, also where room would have been made for it.
               const before = await snapshot(cache)
+              cache.begin(tokensAt(at, 1), 'decode')
               const good = rowsAt(model, 0, at, 1, 1)
               const bad = fill(good.values.shape, Number.NaN)
               const error = await caught(() => cache.attend(0, { ...good, values: bad }))
