@@ -27,8 +27,9 @@ const check = (text: string): string => {
 }
 
 describe('on the tiny model', () => {
-  // ada-kv alone has no scores to share out by.
-  const alone = methods.map((m) => m.card.name).filter((name) => name !== 'ada-kv')
+  // Two have no scores to go by alone; kvsharer shares 4 layers by default, and the tiny model has no more.
+  const others = ['ada-kv', 'kvcrush', 'kvsharer']
+  const alone = methods.map((m) => m.card.name).filter((name) => !others.includes(name))
   it.each(alone)('%s can run, fitted or not', (name) => {
     expect(check(name)).toBe('')
   })
@@ -37,7 +38,9 @@ describe('on the tiny model', () => {
     'window(lorc(rank=24), keys={recent=0, block=128, drain=blocks}, values={recent=128, block=1, drain=blocks})+kivi',
     'exceptLayers([0], linear-predictor)+higgs',
     'snapkv+ada-kv+kivi',
-    'kvsharer+kivi',
+    'snapkv+kvcrush',
+    'kvsharer(share=1)',
+    'kvsharer(share=1)+kivi',
   ])('%s can run', (text) => {
     expect(check(text)).toBe('')
   })
@@ -46,6 +49,7 @@ describe('on the tiny model', () => {
     ['kv-latent(valueDim=99)', /a value head has 32 channels, 99 are asked for/],
     ['onLayers([0], kv-latent)', /new weights of every layer/],
     ['coupled-quantization(channels=6)', /does not fit this model/],
+    ['kvsharer+kivi', /kvsharer does not fit this model: 4 layers/],
   ])('%s is refused before anything is fitted', (text, message) => {
     expect(check(text)).toMatch(message)
   })
