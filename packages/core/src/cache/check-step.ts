@@ -82,7 +82,10 @@ export function limitedBy({ lanes, largest }: LayerPlan, queries: tf.Tensor, own
  * all at once.
  */
 export async function firstStrange(tensors: readonly Limited[]): Promise<Limited | null> {
-  const flags = tf.tidy(() => tf.concat(tensors.map(({ tensor, limit }) => hasNonFinite(tensor, limit.most))))
+  const flags = hasNonFinite(
+    tensors.map(({ tensor }) => tensor),
+    tensors.map(({ limit }) => limit.most),
+  )
   const strange = await flags.data()
   flags.dispose()
   return tensors[strange.findIndex((flag) => flag !== 0)] ?? null

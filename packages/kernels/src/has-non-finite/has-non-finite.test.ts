@@ -43,6 +43,36 @@ test.each([65504, 1])('counts what lies beyond a limit of %i', async (limit) => 
   }
 })
 
+test('answers for several tensors at once, each with its limit', async () => {
+  const sizes = [5, 64, 1027]
+  for (const broken of [[], [0], [2], [0, 1], [0, 1, 2]]) {
+    const tensors = sizes.map((size, i) => {
+      const values = new Float32Array(size).fill(i + 1)
+      if (broken.includes(i)) values[size - 1] = -(i + 1) * 1.001
+      return { values, shape: [size] }
+    })
+    const { reference, wasm } = await onBothBackends(() =>
+      withTensors(tensors, (...all) => hasNonFinite(all, [1, 2, 3])),
+    )
+    const expected = sizes.map((_, i) => (broken.includes(i) ? 1 : 0))
+    expect([[...reference[0]!], [...wasm[0]!]]).toEqual([expected, expected])
+  }
+  const one = await onBothBackends(() =>
+    withTensors(
+      sizes.map((n) => ({ values: new Float32Array(n), shape: [n] })),
+      (...all) => hasNonFinite(all),
+    ),
+  )
+  expect([...one.wasm[0]!]).toEqual([0, 0, 0])
+})
+
+test('refuses limits that are not one for each', () => {
+  const x = tensor([1])
+  expect(() => hasNonFinite([x, x], [1])).toThrow(KernelInputError)
+  expect(() => hasNonFinite([])).toThrow(KernelInputError)
+  x.dispose()
+})
+
 test('refuses integers', () => {
   const x = tensor([1], [1], 'int32')
   expect(() => hasNonFinite(x)).toThrow(KernelInputError)

@@ -1,14 +1,16 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core'
-import { cpuKernel } from '../kernel'
+import { cpuKernel, type KernelInputs } from '../kernel'
 
 export const hasNonFiniteName = 'KvloomHasNonFinite'
 
-/** 1 when a value is NaN or beyond the limit in magnitude, else 0. */
-export const hasNonFiniteReference = cpuKernel<{ x: TensorInfo }, { limit: number }>(
+/** For each of the inputs x0, x1, ...: 1 when a value is NaN or beyond its limit in magnitude, else 0. */
+export const hasNonFiniteReference = cpuKernel<KernelInputs, { limits: readonly number[] }>(
   hasNonFiniteName,
-  ({ x }, { limit }, storage) => {
-    const output = storage.makeOutput([1], 'int32')
-    storage.int32(output)[0] = storage.float32(x).every((value) => Math.abs(value) <= limit) ? 0 : 1
+  (inputs, { limits }, storage) => {
+    const output = storage.makeOutput([limits.length], 'int32')
+    const flags = storage.int32(output)
+    for (const [i, limit] of limits.entries())
+      flags[i] = storage.float32(inputs[`x${i}`] as TensorInfo).every((value) => Math.abs(value) <= limit) ? 0 : 1
     return output
   },
 )

@@ -1,12 +1,16 @@
 import { type TensorInfo, util } from '@tensorflow/tfjs-core'
-import { wasmKernel } from '../kernel'
+import { type KernelInputs, wasmKernel } from '../kernel'
 import { hasNonFiniteName } from './reference'
 
-export const hasNonFiniteWasm = wasmKernel<{ x: TensorInfo }, { limit: number }>(
+export const hasNonFiniteWasm = wasmKernel<KernelInputs, { limits: readonly number[] }>(
   hasNonFiniteName,
-  ({ x }, { limit }, runtime) => {
-    const output = runtime.makeOutput([1], 'int32')
-    runtime.int32(output)[0] = runtime.functions.anyBeyond(runtime.pointerOf(x), util.sizeFromShape(x.shape), limit)
+  (inputs, { limits }, runtime) => {
+    const output = runtime.makeOutput([limits.length], 'int32')
+    const flags = limits.map((limit, i) => {
+      const x = inputs[`x${i}`] as TensorInfo
+      return runtime.functions.anyBeyond(runtime.pointerOf(x), util.sizeFromShape(x.shape), limit)
+    })
+    runtime.int32(output).set(flags)
     return output
   },
 )
