@@ -1,5 +1,5 @@
 /** Reads rows of a part: decoded, as predictors see them, or as latents. */
-import { gatherRows, mergeHeads, type RowSegment, readRows, readSegments } from '@kvloom/kernels'
+import { gatherRows, mergeHeads, readRows, readSegments } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Tensors } from '../../contract'
 import { concatRows } from '../../tensors'
@@ -7,6 +7,7 @@ import { uploads } from './host-page'
 import type { Exempt, View } from './page'
 import type { Rows } from './rows'
 import { segmentOf } from './segments'
+import type { Piece } from './views'
 import { ZONES } from './zones'
 
 /** Decodes every row to f32 `[heads, rows, dim]`, in the order of storage. A predicted part needs `prediction` `[sealed rows, width]`. */
@@ -18,7 +19,8 @@ export function readRange(of: Rows, from: number, count: number, prediction: tf.
   return tf.tidy(() => {
     const sinks = of.views.rowsIn('sink')
     const pieces = runsOf(of, from, count).map((run) => {
-      const { view, skip, at, rows, sealed } = run
+      const { sealed, rows } = run
+      const { view, skip, at } = run.first
       if (!sealed) return exactOfRun(of, run)
       const predicted = slicePrediction(prediction, at - sinks, rows)
       const { codec } = of.form
@@ -42,7 +44,7 @@ export function readMain(
     return tf.tidy(() => rowsOf(kept, from - sinks, count))
   return tf.tidy(() => {
     const pieces = runsOf(of, from, count).map((run) =>
-      mergeHeads(run.sealed ? mainOfRun(of, run, predictionOf(run.at, run.rows)) : exactOfRun(of, run)),
+      mergeHeads(run.sealed ? mainOfRun(of, run, predictionOf(run.first.at, run.rows)) : exactOfRun(of, run)),
     )
     const [only] = pieces
     return (pieces.length === 1 && only ? only : tf.concat(pieces, 0)) as tf.Tensor2D
@@ -54,54 +56,57 @@ export function readLatents(of: Rows, from: number, count: number): tf.Tensor3D 
   return tf.tidy(() => concatRows(runsOf(of, from, count).map((run) => mainOfRun(of, run, null))))
 }
 
-/** Rows of adjacent views that are decoded in one pass, from row `skip` of the first view on. */
+/** Rows of adjacent views that are decoded in one pass: those of `first`, and of `rest` behind it. */
 interface DecodingRun {
-  readonly view: View
-  readonly skip: number
-  /** The first of them is row `at` of the part. */
-  readonly at: number
+  readonly first: Piece
+  readonly rest: Piece[]
   readonly sealed: boolean
   /** Whether kernels decode their pages by the layout. If not, they are the rows of one view. */
   readonly together: boolean
   rows: number
-  readonly segments: RowSegment[]
 }
 
 /** Cuts rows `[from, from + count)` into runs: of exact rows, or of sealed ones that were fitted alike. */
 function runsOf(of: Rows, from: number, count: number): readonly DecodingRun[] {
   const runs: DecodingRun[] = []
   const { decodedByLayout: byLayout = false, rowsPerGroup = 1 } = of.form.codec ?? {}
-  for (const { view, at, skip, rows } of of.views.cut(from, count)) {
+  for (const piece of of.views.cut(from, count)) {
+    const { view, skip, rows } = piece
     const { sealed, host, stored, exempt, fitted } = view.page
     // What lies in host memory is uploaded for one read, and has no segment that could be kept. A segment starts with a whole group of rows.
     const whole = (view.from + skip) % rowsPerGroup === 0
     const together = !host && (!sealed || (byLayout && whole && !exempt && !stored?.scale))
-    const segment = () => segmentOf(of, view, skip, rows)
     const last = runs.at(-1)
-    if (last?.together && together && last.sealed === sealed && last.view.page.fitted === fitted) {
+    if (last?.together && together && last.sealed === sealed && last.first.view.page.fitted === fitted) {
       last.rows += rows
-      last.segments.push(segment())
-    } else runs.push({ view, skip, at, sealed, together, rows, segments: together ? [segment()] : [] })
+      last.rest.push(piece)
+    } else runs.push({ first: piece, rest: [], sealed, together, rows })
   }
   return runs
 }
 
 /** Decodes what the pages of a run hold. */
-const readTogether = (
-  { segments }: DecodingRun,
+function readTogether(
+  of: Rows,
+  { first, rest }: DecodingRun,
   { heads, dim }: { readonly heads: number; readonly dim: number },
-): tf.Tensor3D => readSegments({ segments, heads, dim }) as tf.Tensor3D
+): tf.Tensor3D {
+  const segments = [first, ...rest].map(({ view, skip, rows }) => segmentOf(of, view, skip, rows))
+  return readSegments({ segments, heads, dim }) as tf.Tensor3D
+}
 
+/** Exact rows of one page are read as they lie. A segment of part of a view would be made and checked anew each time. */
 const exactOfRun = (of: Rows, run: DecodingRun): tf.Tensor3D =>
-  run.together ? readTogether(run, of.form) : exactRows(of, run.view, run.skip, run.rows)
+  run.rest.length > 0 ? readTogether(of, run, of.form) : exactRows(of, run.first.view, run.first.skip, run.rows)
 
 function mainOfRun(of: Rows, run: DecodingRun, prediction: tf.Tensor2D | null): tf.Tensor3D {
   const { codec } = of.form
   if (!codec) throw new Error('sealed rows without a codec')
-  const { page, from } = run.view
+  const { view, skip } = run.first
+  const { page, from } = view
   return run.together
-    ? codec.mainOf(readTogether(run, codec.stored), prediction)
-    : codec.main(uploads(page), page.capacity, from + run.skip, run.rows, prediction)
+    ? codec.mainOf(readTogether(of, run, codec.stored), prediction)
+    : codec.main(uploads(page), page.capacity, from + skip, run.rows, prediction)
 }
 
 /** How far the positions of `row` and its neighbours in the view moved down. */
