@@ -1,31 +1,58 @@
-// Whole decode step of SmolLM2-135M (Q4_1 file) at a context of 512 tokens, one thread: packed weights and own kernels
-// against the same model with f32 weights and tfjs ops.
-import { openCache, ready } from '@kvloom/core'
+// Whole decode step of SmolLM2-135M (Q4_1 file) behind 1,024 tokens, one thread: caches without compression, methods beside them, and the same model with
+// f32 weights and tfjs ops. All caches are filled first and then take a step each in turn, so that what the machine does meanwhile hits all alike.
+//
+//   node dist/decode-step.js [MODEL] [CONTEXT] [ROUNDS] [NAME OF THE RESULT]
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { openCache } from '@kvloom/core'
 import { loadModel, prefill, resolveModel } from '@kvloom/engine'
-import { kivi } from '@kvloom/kivi'
-import { none } from '@kvloom/none'
-import { interleave, keep } from './harness'
+import { prepareComposition } from '@kvloom/eval'
+import { type Candidate, interleave, keep } from './harness'
+import { composeText } from './matrix-cases'
 import { plainLlama } from './plain-llama'
 
 const name = process.argv[2] ?? 'smollm2-135m-instruct'
-const context = Number(process.argv[3] ?? 512)
+const context = Number(process.argv[3] ?? 1024)
 const rounds = Number(process.argv[4] ?? 24)
+const result = process.argv[5] ?? 'decode-step'
+
+/** Signposts learned without gradients take as long to read, and no pass back through the model to learn. */
+const COMPOSITIONS = [
+  'none',
+  'none(store=f32)',
+  'kivi(bits=2)',
+  'coupled-quantization(channels=4, bits=8, sensitivity=none)',
+  'kvquant(bits=3, sensitivity=none)',
+  'decoquant(bits=4)',
+  'snapkv+kvcrush',
+  'kvzip',
+  'compress-kv-heads',
+  'recalkv(allocation=uniform)',
+]
+const CALIBRATION = { sequences: 2, tokens: 256 }
 
 const { path } = await resolveModel(name)
 const model = await loadModel(path, { backend: 'wasm' })
 const ids = Int32Array.from({ length: context }, (_, i) => (i * 7919) % model.config.vocabSize)
-const compositions = { 'none(f16)': none(), 'none(f32)': none({ store: 'f32' }), 'kivi-2': kivi({ bits: 2 }) }
-
-const candidates = []
-for (const [label, compressor] of Object.entries(compositions)) {
-  const cache = openCache(model.shape, ready(compressor))
+const cacheDir = await mkdtemp(join(tmpdir(), 'kvloom-decode-step-'))
+const candidates: Candidate[] = []
+const bytes: Record<string, number> = {}
+for (const composition of COMPOSITIONS) {
+  const composed = composeText(composition)
+  if ('refused' in composed) throw new Error(`${composition}: ${composed.refused}`)
+  const prepared = await prepareComposition({ model, compressor: composed.compressor, data: CALIBRATION, cacheDir })
+  const cache = openCache(prepared.model.shape, prepared.ready)
   const started = performance.now()
-  await prefill(model, cache, ids, { logits: 'none' })
-  process.stderr.write(`${label}: prefill ${(context / ((performance.now() - started) / 1000)).toFixed(0)} tokens/s\n`)
+  const logits = await prefill(prepared.model, cache, ids, { logits: 'none' })
+  logits?.dispose()
+  const perSecond = context / ((performance.now() - started) / 1000)
+  process.stderr.write(`${composition}: prefill ${perSecond.toFixed(0)} tokens/s\n`)
+  bytes[composition] = cache.bytes().total
   candidates.push({
-    name: `kvloom, ${label}`,
+    name: composition,
     async run() {
-      const logits = await model.forward(cache, Int32Array.of(42), 'decode')
+      const logits = await prepared.model.forward(cache, Int32Array.of(42), 'decode')
       await logits?.data()
       logits?.dispose()
     },
@@ -42,9 +69,11 @@ candidates.push({
   },
 })
 const timings = await interleave(candidates, rounds)
-await keep('decode-step', {
+await rm(cacheDir, { recursive: true, force: true })
+await keep(result, {
   what: `One decoded token from context ${context} on (the context grows by one a round), ${name}, wasm, one thread; milliseconds for the whole step.`,
   model: name,
   context,
+  bytes,
   timings,
 })

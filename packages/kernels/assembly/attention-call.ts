@@ -10,7 +10,7 @@ export const SCORE_STRIDE: i32 = 68
 /** Bytes of a call; addresses of query variants follow it. */
 export const CALL_BYTES: usize = 208
 /** Bytes of a segment. */
-export const SEGMENT_BYTES: usize = 96
+export const SEGMENT_BYTES: usize = 128
 /** Bytes of the table that turns a byte of codes into four channels: the address it was made from, padding, 256 vectors. */
 export const LOOKUP_BYTES: i32 = 16 + 4096
 
@@ -119,8 +119,20 @@ export class Segment {
   factor: f32
   /** KV heads that read one head of the page */
   share: i32
-  unused1: i32
-  unused2: i32
+  /** 1: the page's rows hold all heads side by side */
+  merged: i32
+  /** Entries are scaled and moved: 1 by range and offset of the row, whose halves or floats are the metadata, 2 by those of each channel */
+  ranged: i32
+  /** f32: ranges of the channels of a page's row, then their offsets, `rangesLine` bytes on; the heads of a page follow each other, or share the row */
+  ranges: u32
+  rangesLine: u32
+  /** Exact numbers of a row that stand in place of what its codes say, 0 for none; and their channels, `placeBytes` bytes each, rising */
+  room: i32
+  outliers: u32
+  outliersLine: u32
+  places: u32
+  placesLine: u32
+  placeBytes: i32
 }
 
 // @ts-ignore: decorator

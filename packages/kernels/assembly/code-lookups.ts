@@ -5,9 +5,9 @@ import { fillLookup, normsOf } from './codebook-rows'
 import { unpackHalves } from './half'
 import { sums4 } from './transpose'
 
-/** True when `dotLookups` and `addLookups` can read the segment: whole bytes, and one scale a row. */
+/** True when `dotLookups` and `addLookups` can read the segment: whole bytes, one scale a row with those of the rows side by side, and no range or outlier. */
 export function readsLookups(segment: Segment, dim: i32): bool {
-  return segment.vector * 2 == segment.bits && segment.bits <= 8 && segment.group == dim && (dim & 3) == 0 && (segment.bits == 8 || segment.tableUnit == 0)
+  return !segment.ranged && !segment.room && !(segment.merged && segment.metadata) && segment.vector * 2 == segment.bits && segment.bits <= 8 && segment.group == dim && (dim & 3) == 0 && (segment.bits == 8 || segment.tableUnit == 0)
 }
 
 /** Table of vectors of a head, indexed by byte. */

@@ -3,6 +3,7 @@
 import { LOOKUP_BYTES, Segment } from './attention-call'
 import { halfValue } from './half'
 import { butterfly } from './hadamard'
+import { moveRow, placeOutliers } from './ranged-rows'
 
 /** Writes the four channels of every byte to `lookup`, unless it holds them already. */
 export function fillLookup(table: usize, vector: i32, bits: i32, entries: i32, lookup: usize): void {
@@ -15,6 +16,42 @@ export function fillLookup(table: usize, vector: i32, bits: i32, entries: i32, l
       for (let k = 0; k < vector; k++, to += 4) store<f32>(to, code < entries ? load<f32>(table + <usize>(code * vector + k) * 4) : 0)
     }
   }
+}
+
+/** Writes the two channels of every pair of codes of 3 or 4 bits to `lookup`, unless it holds them already. */
+function fillPairs(table: usize, bits: i32, entries: i32, lookup: usize): void {
+  if (load<u32>(lookup) == <u32>table) return
+  store<u32>(lookup, <u32>table)
+  let to = lookup + 16
+  for (let pair = 0; pair < 1 << (2 * bits); pair++, to += 8) {
+    const first = pair & ((1 << bits) - 1), second = pair >> bits
+    store<f32>(to, first < entries ? load<f32>(table + <usize>first * 4) : 0)
+    store<f32>(to, second < entries ? load<f32>(table + <usize>second * 4) : 0, 4)
+  }
+}
+
+/** Eight codes of B bits (3 or 4) that begin at byte `from`, by pairs. Reads a byte past codes of 3 bits, which the allocator always has. */
+// @ts-ignore: decorator
+@inline
+function eightOf(B: i32, from: usize, pairs: usize, factors: v128, to: usize): void {
+  const mask: u32 = ((1 << (2 * B)) - 1) << 3
+  const word = load<u32>(from)
+  let four = v128.load64_zero(pairs + <usize>((word << 3) & mask))
+  four = v128.load64_lane(pairs + <usize>((word >> (2 * B - 3)) & mask), four, 1)
+  v128.store(to, f32x4.mul(factors, four))
+  four = v128.load64_zero(pairs + <usize>((word >> (4 * B - 3)) & mask))
+  four = v128.load64_lane(pairs + <usize>((word >> (6 * B - 3)) & mask), four, 1)
+  v128.store(to, f32x4.mul(factors, four), 16)
+}
+
+/** `channels` codes of 3 or 4 bits, a multiple of eight. */
+// @ts-ignore: decorator
+@inline
+function eightsOf(bits: i32, from: usize, channels: i32, pairs: usize, factor: f32, to: usize): void {
+  const factors = f32x4.splat(factor)
+  const end = to + <usize>channels * 4
+  if (bits == 3) for (; to < end; to += 32, from += 3) eightOf(3, from, pairs, factors, to)
+  else for (; to < end; to += 32, from += 4) eightOf(4, from, pairs, factors, to)
 }
 
 /** Norm of the first group of a row: halves of rows 2i and 2i + 1 share words. The norms of its other groups follow, 4 bytes apart. */
@@ -34,7 +71,7 @@ function normsFrom(head: usize, line: usize, paired: i32, row: i32): usize {
 // @ts-ignore: decorator
 @inline
 export function factorAt(segment: Segment, norm: usize): f32 {
-  if (!segment.metadata) return segment.factor
+  if (!segment.metadata || segment.ranged) return segment.factor
   return (segment.wide ? load<f32>(norm) : halfValue(<u32>load<u16>(norm))) * segment.factor
 }
 
@@ -96,7 +133,10 @@ export function decodeCodeRows(segment: Segment, head: i32, row: i32, count: i32
   const unitBytes = <usize>segment.tableUnit
   const perSpan = (span + vector - 1) / vector
   const whole = vector * 2 == bits && bits <= 8 && (span & 3) == 0 && (bits == 8 || unitBytes == 0)
+  // Eight codes begin at whole bytes.
+  const eights = !whole && vector == 1 && (bits == 3 || bits == 4) && unitBytes == 0 && (span & 7) == 0
   let table = <usize>segment.table + <usize>head * segment.tableHead
+  if (eights) fillPairs(table, bits, segment.entries, lookup)
   if (whole && bits != 8) {
     fillLookup(table, vector, bits, segment.entries, lookup)
     table = lookup + (LOOKUP_BYTES - 4096)
@@ -111,10 +151,13 @@ export function decodeCodeRows(segment: Segment, head: i32, row: i32, count: i32
       const unit = group * perSpan
       const tables = table + <usize>unit * unitBytes
       const target = to + <usize>start * 4
-      if (whole) bytesOf(line + <usize>((unit * bits) >> 3), span >> 2, tables, unitBytes, f32x4.splat(factor), target)
+      if (eights) eightsOf(bits, line + <usize>((unit * bits) >> 3), span, lookup + (LOOKUP_BYTES - 4096), factor, target)
+      else if (whole) bytesOf(line + <usize>((unit * bits) >> 3), span >> 2, tables, unitBytes, f32x4.splat(factor), target)
       else unitsOfAny(vector, line, unit * bits, bits, perSpan, span, tables, unitBytes, factor, target)
     }
     if (back && segment.hadamard) butterfly(to, dim, segment.hadamard)
+    if (segment.ranged) moveRow(segment, head, row + i, dim, to)
+    if (segment.room) placeOutliers(segment, head, row + i, dim, to)
   }
 }
 

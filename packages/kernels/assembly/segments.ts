@@ -99,11 +99,11 @@ function plainLines(segment: Segment, head: i32, at: i32, count: i32, dim: i32, 
   }
 }
 
-/** True for codes that are read in the space of their table: the call's query or output is rotated instead of every row. */
+/** True for codes that are read in the space of their table: the call's query or output is rotated instead of every row. Outliers are in that of the rows. */
 // @ts-ignore: decorator
 @inline
 function inRotatedSpace(segment: Segment, block: i32): bool {
-  return segment.kind == Kind.codebook && block != 0 && segment.hadamard == block && !segment.unrotated
+  return segment.kind == Kind.codebook && block != 0 && segment.hadamard == block && !segment.unrotated && !segment.room
 }
 
 /**

@@ -34,7 +34,7 @@ export type RowLayout = DenseLayout | AffineLayout | CodebookLayout
 /** A run of rows of one page, as attention reads it. Treat it as immutable: its checked form is kept for as long as the object lives, so make a new object when a view changes. */
 export interface RowSegment {
   readonly layout: RowLayout
-  /** The page: [rows] of a row store, [words, metadata] of affine codes, [codes] or [codes, metadata] of codebook codes. */
+  /** The page: [rows] of a row store, [words, metadata] of affine codes; of codebook codes [codes], then metadata, outliers and places where the layout has them. */
   readonly tensors: readonly Tensor[]
   /** First row of the page in this view; a multiple of `group` for codes along tokens. */
   readonly from: number
@@ -44,10 +44,17 @@ export interface RowSegment {
   readonly query?: number
   /** Codebook codes only: their table, as `codebookEncode` took it. */
   readonly table?: Tensor
+  /** Codebook codes of scale 'channel' only: ranges and offsets of the channels, float32 [heads, 2, dim]. */
+  readonly ranges?: Tensor
   /** Keys only: the rows were stored before the rotary embedding, and are rotated by their positions when read. Default false. */
   readonly unrotated?: boolean
   /** How many adjacent KV heads read each head of the page, which has so many times fewer. Default 1. */
   readonly share?: number
+  /**
+   * How many heads each row of the page holds side by side: the page has one head then, and each KV head reads its own channels. Codebook codes only,
+   * where `readsMergedHeads` holds. Default: the page has its heads apart.
+   */
+  readonly mergedHeads?: number
 }
 
 /** Words or floats of one stored row. */

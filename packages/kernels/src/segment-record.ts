@@ -1,11 +1,11 @@
 // Segments as records of int32, as assembly/attention-call.ts declares them.
 import type { Tensor, TensorInfo } from '@tensorflow/tfjs-core'
 import { codebookFactor } from './codebook/decode'
-import { codebookShapes } from './codebook/layout'
+import { codebookShapes, codebookTensors, placeBytes } from './codebook/layout'
 import type { RowSegment } from './layouts'
 import type { WasmRuntime } from './wasm/runtime'
 
-export const recordWords = 24
+export const recordWords = 32
 
 const kinds = { f32: 0, f16: 1, channels: 2, tokens: 3, codebook: 4 } as const
 
@@ -59,7 +59,10 @@ export function writeRecords(records: readonly Int32Array[], table: Int32Array, 
   }
 }
 
-/** kind, bits, group, wide, data, its head and line strides, metadata, its strides, from, rows, query, unrotated; then what codebooks need, and share. Strides in bytes. */
+/** Whose ranges scale the entries of a codebook: none, those of rows, those of channels. */
+const ranged = { none: 0, group: 0, row: 1, channel: 2 } as const
+
+/** kind, bits, group, wide, data, its head and line strides, metadata, its strides, from, rows, query, unrotated; then share, and what codebooks need. Strides in bytes. */
 function makeRecord(segment: RowSegment, dim: number, runtime: WasmRuntime): Int32Array {
   const { layout, tensors, from, rows, query = 0, unrotated = false, share = 1 } = segment
   const record = new Int32Array(recordWords)
@@ -77,14 +80,36 @@ function makeRecord(segment: RowSegment, dim: number, runtime: WasmRuntime): Int
     const wide = layout.metadata === 'f32'
     const metadata = strides(second, (second.shape[2] ?? 0) * (wide ? 8 : 4))
     record.set([kinds[layout.along], layout.bits, layout.group, wide ? 1 : 0, ...data, ...metadata, ...view])
-  } else if (layout.kind === 'codebook' && segment.table) {
-    const { bits, span, units } = codebookShapes('codebook', layout, 1, rows, dim)
-    const { vector, entries, hadamard } = layout
-    const metadata = second ? strides(second, (second.shape[2] ?? 0) * 4) : [0, 0, 0]
-    const unitBytes = layout.tables === 'shared' ? 0 : entries * vector * 4
-    record.set([kinds.codebook, bits, span, layout.metadata === 'f32' ? 1 : 0, ...data, ...metadata, ...view])
-    record.set([vector, entries, runtime.pointerOf(segment.table), unitBytes * units, unitBytes, hadamard], 14)
-    new Float32Array(record.buffer)[20] = codebookFactor(layout)
-  }
+  } else if (layout.kind === 'codebook') codebookRecord(record, segment, dim, view, runtime)
   return record
+}
+
+function codebookRecord(
+  record: Int32Array,
+  segment: RowSegment,
+  dim: number,
+  view: readonly number[],
+  runtime: WasmRuntime,
+): void {
+  const { layout, tensors, table, ranges, mergedHeads } = segment
+  if (layout.kind !== 'codebook' || !table) return
+  const { vector, entries, hadamard, tables, scale, outliers: room = 0 } = layout
+  const { bits, span, units } = codebookShapes('codebook', { ...layout, outliers: 0 }, 1, segment.rows, dim)
+  const { codes, metadata, outliers, places } = codebookTensors(layout, tensors)
+  const pointerOf = (tensor: TensorInfo | undefined) => (tensor ? runtime.pointerOf(tensor) : 0)
+  const lineOf = (tensor: TensorInfo | undefined) => (tensor?.shape[2] ?? 0) * 4
+  const headOf = (tensor: TensorInfo | undefined) => lineOf(tensor) * (tensor?.shape[1] ?? 0)
+  const one = mergedHeads !== undefined
+  // Heads of one row have their codes and their norms side by side.
+  const dataHead = one ? (units * bits) / 8 : headOf(codes)
+  const metadataHead = one ? (scale === 'group' ? (dim / span) * 4 : 0) : headOf(metadata)
+  const unitBytes = tables === 'shared' ? 0 : entries * vector * 4
+  const wide = layout.metadata === 'f32'
+  record.set([kinds.codebook, bits, span, wide ? 1 : 0, pointerOf(codes), dataHead, lineOf(codes)])
+  record.set([pointerOf(metadata), metadataHead, lineOf(metadata), ...view], 7)
+  record.set([vector, entries, pointerOf(table), unitBytes * units, unitBytes, hadamard], 14)
+  new Float32Array(record.buffer)[20] = codebookFactor(layout)
+  record.set([one ? 1 : 0, ranged[scale], pointerOf(ranges), lineOf(ranges)], 22)
+  record.set([room, pointerOf(outliers), lineOf(outliers), pointerOf(places), lineOf(places)], 26)
+  record[31] = placeBytes((mergedHeads ?? 1) * dim)
 }

@@ -2,7 +2,7 @@
  * Seals the rows of one part of one layer and reads them back: transform, predictor and quantizer in this order, as one thing. A codec holds
  * no state of a sequence; what a prompt fitted (`state`) and what is predicted are handed in.
  */
-import { allocateRows, readRows, splitHeads as splitRows, writeRows } from '@kvloom/kernels'
+import { allocateRows, readRows, readsMergedHeads, splitHeads as splitRows, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Lossless, Predictor, Quantizer, RowStore, Tensors, Transform } from '../contract'
 import { UnsupportedStage } from '../errors'
@@ -68,10 +68,15 @@ export class Codec {
   get decodedByLayout(): boolean {
     return this.layout.kind !== 'custom' && this.parts.layers.length === 1
   }
+  /** How many heads of `main` each stored row holds side by side; undefined where pages have their heads apart. */
+  get mergedHeads(): number | undefined {
+    return this.parts.quantizer?.mergedHeads ? this.mainHeads : undefined
+  }
   /** Whether attention kernels read `main` as it is stored. */
   get fusedMain(): boolean {
-    const { quantizer, predictor } = this.parts
-    return !predictor && !quantizer?.mergedHeads && this.layout.kind !== 'custom'
+    const { layout, mergedHeads, mainDim } = this
+    if (this.parts.predictor || layout.kind === 'custom') return false
+    return mergedHeads === undefined || (layout.kind === 'codebook' && readsMergedHeads(layout, mainDim))
   }
   /** Whether attention kernels read sealed rows as they are stored: they read `main`, and without a transform `main` are the rows. */
   get fused(): boolean {

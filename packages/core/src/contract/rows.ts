@@ -113,8 +113,8 @@ export interface CustomLayout<B extends IsBlock<B> = Block> {
  */
 export interface Quantizer<B extends IsBlock<B> = Block> {
   /**
-   * How the block is to be read. Attention kernels read `affine` (`{ words, metadata }`) and `codebook` (`{ codes, metadata? }`) as they
-   * are stored; `custom` is decoded a tile at a time.
+   * How the block is to be read. Attention kernels read `affine` (`{ words, metadata }`) and `codebook` (`{ codes, metadata?, outliers?,
+   * places? }`) as they are stored; `custom` is decoded a tile at a time.
    */
   readonly layout: AffineLayout | CodebookLayout | CustomLayout<B>
   /**
@@ -122,7 +122,12 @@ export interface Quantizer<B extends IsBlock<B> = Block> {
    * group of channels.
    */
   readonly table?: Tensor
-  /** Whether it takes all KV heads of a token as one row `[1, n, heads * dim]`. */
+  /** Ranges and offsets of the channels of a `codebook` layout of scale `channel`, from `site.hold`: f32 `[heads, 2, dim]`. */
+  readonly ranges?: Tensor
+  /**
+   * Whether it takes all KV heads of a token as one row `[1, n, heads * dim]`. Attention kernels read such rows as they are stored where the codes of
+   * a head begin at a whole byte (`readsMergedHeads` of the kernels).
+   */
   readonly mergedHeads?: boolean
   /**
    * How many rows are quantized together. With 1, every tensor is `[heads, rows, ...]` and rows can be gathered one by one; with more, a

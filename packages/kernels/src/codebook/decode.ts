@@ -2,7 +2,7 @@
 
 import { butterfly } from '../hadamard/reference'
 import { floatFromHalf } from '../rows/half'
-import { type CodebookLayout, type CodebookSizes, codebookShapes } from './layout'
+import { type CodebookLayout, type CodebookSizes, codebookShapes, placeBytes } from './layout'
 
 /** Storage of one encoded page of `rows` rows. */
 export interface CodebookPage {
@@ -10,6 +10,10 @@ export interface CodebookPage {
   readonly metadata: Int32Array | Float32Array | undefined
   readonly table: Float32Array
   readonly rows: number
+  /** Scale 'channel': ranges and offsets of the channels of every head. */
+  readonly ranges?: Float32Array | undefined
+  readonly outliers?: Int32Array | Float32Array | undefined
+  readonly places?: Int32Array | undefined
 }
 
 /** What turns table entries into values: 1 / sqrt(group) undoes the norm's growth, 1 / sqrt(block) makes the Hadamard transform orthonormal. */
@@ -26,11 +30,61 @@ function scaleAt(
   row: number,
   group: number,
 ): number {
-  if (scale === 'none' || !metadata) return 1
+  if (scale !== 'group' || !metadata) return 1
   if (store === 'f32') return metadata[(head * rows + row) * groups + group] ?? 0
   const word = metadata[(head * Math.ceil(rows / 2) + (row >> 1)) * groups + group] ?? 0
   return floatFromHalf((word >>> (16 * (row & 1))) & 0xffff)
 }
+
+/** Number `at` of a line of stored numbers that starts at `from`: halves lie two in a word. */
+const storedNumber = (line: Int32Array | Float32Array, from: number, at: number): number =>
+  line instanceof Float32Array
+    ? (line[from + at] ?? 0)
+    : floatFromHalf(((line[from + (at >> 1)] ?? 0) >>> (16 * (at & 1))) & 0xffff)
+
+/** A row of entries to `y * range + offset`, each step one f32 operation. */
+function moveRow(
+  output: Float32Array,
+  { metadata, ranges, rows }: CodebookPage,
+  { scale }: CodebookLayout,
+  head: number,
+  row: number,
+): void {
+  const dim = output.length
+  if (scale === 'channel' && ranges) {
+    const at = 2 * head * dim
+    for (let k = 0; k < dim; k++)
+      output[k] = Math.fround((output[k] ?? 0) * (ranges[at + k] ?? 0)) + (ranges[at + dim + k] ?? 0)
+  }
+  if (scale !== 'row' || !metadata) return
+  const from = (head * rows + row) * (metadata instanceof Float32Array ? 2 : 1)
+  const [range, offset] = [storedNumber(metadata, from, 0), storedNumber(metadata, from, 1)]
+  for (let k = 0; k < dim; k++) output[k] = Math.fround((output[k] ?? 0) * range) + offset
+}
+
+/** Puts the outliers of a row in their places. */
+function placeOutliers(
+  output: Float32Array,
+  { outliers, places, rows }: CodebookPage,
+  sizes: CodebookSizes,
+  room: number,
+  head: number,
+  row: number,
+): void {
+  if (!outliers || !places) return
+  const dim = output.length
+  const line = head * rows + row
+  const from = line * (sizes.places?.[2] ?? 0)
+  for (let slot = 0; slot < room; slot++) {
+    const place = placeBytes(dim) === 1 ? byteOf(places, from, slot) : twoBytesOf(places, from, slot)
+    if (place < dim) output[place] = storedNumber(outliers, line * (sizes.outliers?.[2] ?? 0), slot)
+  }
+}
+
+const byteOf = (words: Int32Array, from: number, at: number): number =>
+  ((words[from + (at >> 2)] ?? 0) >>> (8 * (at & 3))) & 0xff
+const twoBytesOf = (words: Int32Array, from: number, at: number): number =>
+  byteOf(words, from, 2 * at) | (byteOf(words, from, 2 * at + 1) << 8)
 
 /** Code at bit `bit` of the line of words that starts at `at`. */
 function takeCode(words: Int32Array, at: number, bit: number, bits: number): number {
@@ -66,5 +120,7 @@ export function decodeCodebookRow(
     for (let k = 0; k < end; k++) output[from + k] = scaled * (page.table[entry + k] ?? 0)
   }
   if (hadamard > 0) butterfly(output, hadamard)
+  moveRow(output, page, layout, head, row)
+  placeOutliers(output, page, sizes, layout.outliers ?? 0, head, row)
   return output
 }

@@ -27,6 +27,7 @@ export interface CodebookRows {
 export function codebookEncode(rows: Tensor, layout: CodebookLayout, table: Tensor): CodebookRows {
   checkTensor('codebookEncode', 'rows', rows, 'float32', ['heads', 'n', 'dim'])
   const [heads = 0, n = 0, dim = 0] = rows.shape
+  checkPlain('codebookEncode', layout)
   checkTensor(
     'codebookEncode',
     'table',
@@ -55,7 +56,9 @@ export function codebookDecode(
   count = shape.rows - from,
 ): Tensor {
   const where = 'codebookDecode'
-  const rows = checkCodebookPage(where, layout, { codes, metadata, table }, shape.heads, shape.dim)
+  checkPlain(where, layout)
+  const tensors = { codes, metadata, outliers: undefined, places: undefined, table, ranges: undefined }
+  const rows = checkCodebookPage(where, layout, tensors, shape.heads, shape.dim)
   if (rows !== shape.rows) {
     throw new KernelInputError({
       where,
@@ -71,6 +74,17 @@ export function codebookDecode(
     { codes, table, ...(metadata ? { metadata } : {}) },
     { layout, ...shape, from, count },
   )
+}
+
+/** What ranges and outliers are is the quantizer's to say, and pages with them have more tensors than are given here. */
+function checkPlain(where: string, { scale, outliers = 0 }: CodebookLayout): void {
+  if ((scale === 'none' || scale === 'group') && outliers === 0) return
+  throw new KernelInputError({
+    where,
+    given: `scale '${scale}' and room for ${outliers} outliers`,
+    allowed: "scale 'none' or 'group', without outliers",
+    cure: "Encode (x - offset) / range with scale 'none', and read such pages by readSegments.",
+  })
 }
 
 /**

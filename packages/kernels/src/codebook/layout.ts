@@ -6,13 +6,20 @@ import { KernelInputError } from '../errors'
 /**
  * A code names one of `entries` vectors of `vector` channels. Row decode: `y = factor * table[code]`, then `x = H y` on blocks of `hadamard` channels
  * (H orthonormal, its own inverse). With `scale: 'group'` each `group` channels keep their Euclidean norm s, and `factor = s / sqrt(group)`: entries are
- * in units of the group's root mean square. With 'none' the factor is 1.
+ * in units of the group's root mean square. Else the factor is 1. With 'row' and 'channel', which go without a Hadamard transform,
+ * `x = y * range + offset`: range and offset of the row, or of each channel.
  *
  * codes int32 [heads, rows, ceil(codes of a row * bits / 32)], bits = ceil(log2(entries)): a stream along channels, lowest bits first. Codes start
- * anew at every group ('none': at every row), so ceil(group / vector) codes a group; the last vector may be cut short.
+ * anew at every group (without groups: at every row), so ceil(group / vector) codes a group; the last vector may be cut short.
  * metadata (scale 'group'): int32 [heads, ceil(rows / 2), dim / group], word (i, g) the halves of row 2i (low) and row 2i + 1 (high; 0 when there is
  * no such row); or float32 [heads, rows, dim / group] for 'f32'.
+ * metadata (scale 'row'): int32 [heads, rows, 1], halves of range (low) and offset (high); or float32 [heads, rows, 2] for 'f32'.
+ * outliers: halves of the numbers that stand in place of what the codes say, int32 [heads, rows, ceil(outliers / 2)]; or float32
+ * [heads, rows, outliers] for 'f32'. In rising order of their channels; what is left of the room holds anything.
+ * places: their channels, int32 [heads, rows, ceil(outliers * bytes / 4)], lowest byte first: one byte each below 256 channels, else two. The number of
+ * channels stands for no outlier.
  * table: float32 [entries, vector] for 'shared', [heads, codes of a row, entries, vector] for 'channels'.
+ * ranges (scale 'channel'): float32 [heads, 2, dim], ranges and offsets.
  */
 export interface CodebookLayout {
   readonly kind: 'codebook'
@@ -22,11 +29,13 @@ export interface CodebookLayout {
   readonly entries: number
   /** One table for all, or one for each head and code of a row. */
   readonly tables: 'shared' | 'channels'
-  readonly scale: 'none' | 'group'
+  readonly scale: 'none' | 'group' | 'row' | 'channel'
   /** Channels that share a scale, a divisor of the row's channels; read with scale 'group' only. */
   readonly group: number
-  /** How scales are kept. Default 'f16'. */
+  /** How scales, ranges of rows and outliers are kept. Default 'f16'. */
   readonly metadata?: 'f16' | 'f32'
+  /** How many exact numbers a row has room for beside its codes. Default 0. */
+  readonly outliers?: number
   /** Channels of a Hadamard block: 0 for none, or a power of two that divides the row's channels (and, with scale 'group', the group). */
   readonly hadamard: number
 }
@@ -47,8 +56,17 @@ export interface CodebookSizes {
   readonly units: number
   readonly codes: number[]
   readonly metadata: number[] | undefined
+  readonly outliers: number[] | undefined
+  readonly places: number[] | undefined
   readonly table: number[]
+  readonly ranges: number[] | undefined
 }
+
+/** Numbers of channels, and the number that stands for none, take two bytes at most. */
+const mostChannels = 2 ** 16 - 1
+
+/** Bytes of the place of an outlier among `dim` channels. */
+export const placeBytes = (dim: number): 1 | 2 => (dim < 256 ? 1 : 2)
 
 /** Sizes and shapes of `rows` encoded rows. Throws KernelInputError when the layout does not fit rows of `dim` channels. */
 export function codebookShapes(
@@ -58,7 +76,8 @@ export function codebookShapes(
   rows: number,
   dim: number,
 ): CodebookSizes {
-  const { vector, entries, tables, scale, group, metadata = 'f16', hadamard } = layout
+  const { vector, entries, tables, scale, group, metadata = 'f16', hadamard, outliers = 0 } = layout
+  const wide = metadata === 'f32'
   if (!vectors.includes(vector))
     throw new KernelInputError({
       where,
@@ -77,6 +96,16 @@ export function codebookShapes(
       cure: 'Choose a group size that divides the row, or pad the row.',
     })
   checkHadamardBlock(where, hadamard, span)
+  const ranged = scale === 'row' || scale === 'channel'
+  if (ranged && hadamard > 0)
+    throw new KernelInputError({
+      where,
+      given: `Hadamard blocks of ${hadamard} with scale '${scale}'`,
+      allowed: '0',
+      cure: 'Rotate the rows before they are encoded.',
+    })
+  checkInteger(where, 'outliers', outliers, 0, dim)
+  if (outliers > 0) checkInteger(where, 'channels of a row with outliers', dim, 1, mostChannels)
   const bits = codebookBits(entries)
   const units = (dim / span) * Math.ceil(span / vector)
   const groups = dim / span
@@ -85,9 +114,28 @@ export function codebookShapes(
     span,
     units,
     codes: [heads, rows, Math.ceil((units * bits) / 32)],
-    metadata: scale === 'none' ? undefined : [heads, metadata === 'f32' ? rows : Math.ceil(rows / 2), groups],
+    metadata:
+      scale === 'group'
+        ? [heads, wide ? rows : Math.ceil(rows / 2), groups]
+        : scale === 'row'
+          ? [heads, rows, wide ? 2 : 1]
+          : undefined,
+    outliers: outliers > 0 ? [heads, rows, wide ? outliers : Math.ceil(outliers / 2)] : undefined,
+    places: outliers > 0 ? [heads, rows, Math.ceil((outliers * placeBytes(dim)) / 4)] : undefined,
     table: tables === 'shared' ? [entries, vector] : [heads, units, entries, vector],
+    ranges: scale === 'channel' ? [heads, 2, dim] : undefined,
   }
+}
+
+/**
+ * Whether kernels can read the heads of pages that hold all of them as one row: `dim` channels each, whose codes begin at a whole byte, and no code,
+ * group or Hadamard block of which belongs to two heads.
+ */
+export function readsMergedHeads(layout: CodebookLayout, dim: number): boolean {
+  const { vector, scale, group, hadamard, entries } = layout
+  const span = scale === 'group' ? group : dim
+  if (dim % span !== 0 || span % vector !== 0 || (hadamard > 0 && dim % hadamard !== 0)) return false
+  return ((dim / vector) * codebookBits(entries)) % 8 === 0
 }
 
 /** Throws KernelInputError unless `block` is 0 or a power of two that divides `span` channels. */
@@ -105,35 +153,66 @@ export function checkHadamardBlock(where: string, block: number, span: number): 
   })
 }
 
+/** Tensors of an encoded page, and those that belong to its model. */
+export interface CodebookTensors {
+  readonly codes: Tensor
+  readonly metadata: Tensor | undefined
+  readonly outliers: Tensor | undefined
+  readonly places: Tensor | undefined
+  readonly table: Tensor | undefined
+  readonly ranges: Tensor | undefined
+}
+
+/** The tensors of a page by name: codes, then those that its layout has, in this order. */
+export function codebookTensors<T>(
+  { scale, outliers = 0 }: CodebookLayout,
+  tensors: readonly T[],
+): { codes: T | undefined; metadata: T | undefined; outliers: T | undefined; places: T | undefined } {
+  const after = scale === 'group' || scale === 'row' ? 2 : 1
+  return {
+    codes: tensors[0],
+    metadata: after === 2 ? tensors[1] : undefined,
+    outliers: outliers > 0 ? tensors[after] : undefined,
+    places: outliers > 0 ? tensors[after + 1] : undefined,
+  }
+}
+
 /** Checks the tensors of an encoded page and its table; returns the page's rows. */
 export function checkCodebookPage(
   where: string,
   layout: CodebookLayout,
-  tensors: { codes: Tensor; metadata: Tensor | undefined; table: Tensor | undefined },
+  tensors: CodebookTensors,
   heads: number,
   dim: number,
 ): number {
-  const { codes, metadata, table } = tensors
+  const { codes } = tensors
   const rows = codes.shape[1] ?? 0
   const shapes = codebookShapes(where, layout, heads, rows, dim)
   checkTensor(where, 'codes', codes, 'int32', shapes.codes)
-  if ((shapes.metadata === undefined) !== (metadata === undefined)) {
-    throw new KernelInputError({
-      where,
-      given: `${metadata ? '' : 'no '}metadata with scale '${layout.scale}'`,
-      allowed: "metadata with scale 'group' and only there",
-      cure: 'Pass the tensors that codebookEncode returned.',
-    })
+  const stored = layout.metadata === 'f32' ? 'float32' : 'int32'
+  for (const name of ['metadata', 'outliers', 'places'] as const) {
+    const [tensor, shape] = [tensors[name], shapes[name]]
+    if ((shape === undefined) !== (tensor === undefined)) {
+      throw new KernelInputError({
+        where,
+        given: `${tensor ? '' : 'no '}${name} with scale '${layout.scale}' and room for ${layout.outliers ?? 0} outliers`,
+        allowed: "metadata with scale 'group' or 'row', outliers and places with room for them, and only there",
+        cure: 'Pass the tensors of one page.',
+      })
+    }
+    if (tensor && shape) checkTensor(where, name, tensor, name === 'places' ? 'int32' : stored, shape)
   }
-  if (metadata && shapes.metadata)
-    checkTensor(where, 'metadata', metadata, layout.metadata === 'f32' ? 'float32' : 'int32', shapes.metadata)
-  if (!table)
-    throw new KernelInputError({
-      where,
-      given: 'codes without a table',
-      allowed: `float32 [${shapes.table.join(', ')}]`,
-      cure: 'Pass the table they were encoded with.',
-    })
-  checkTensor(where, 'table', table, 'float32', shapes.table)
+  for (const name of ['table', 'ranges'] as const) {
+    const [tensor, shape] = [tensors[name], shapes[name]]
+    if (!shape) continue
+    if (!tensor)
+      throw new KernelInputError({
+        where,
+        given: `codes without a ${name === 'table' ? 'table' : 'tensor of ranges'}`,
+        allowed: `float32 [${shape.join(', ')}]`,
+        cure: 'Pass the one they were encoded with.',
+      })
+    checkTensor(where, name, tensor, 'float32', shape)
+  }
   return rows
 }

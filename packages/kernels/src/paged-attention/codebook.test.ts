@@ -1,11 +1,24 @@
 // Attention over codebook rows, and over keys stored before the rotary embedding.
 import { type Tensor, tensor } from '@tensorflow/tfjs-core'
 import { describe, expect, test } from 'vitest'
+import { codebookEncode } from '../codebook/index'
 import { KernelInputError } from '../errors'
 import type { RowSegment } from '../layouts'
+import { readSegments } from '../segment-rows/index'
 import { largestError, onBackend, onBothBackends, randomValues } from '../testing'
 import { attentionMass, attentionTolerance, pagedAttention } from './index'
-import { affine, coupled, disposeSegments, f16, f32, higgs, makeSegments, type Piece, rowsOfPieces } from './test-pages'
+import {
+  affine,
+  coupled,
+  disposeSegments,
+  f16,
+  f32,
+  higgs,
+  makeSegments,
+  type Piece,
+  ranged,
+  rowsOfPieces,
+} from './test-pages'
 
 interface Setting {
   readonly keys: readonly Piece[]
@@ -205,6 +218,127 @@ describe('codebook rows', () => {
   })
   test('one row', () =>
     agree({ keys: [{ layout: higgs(2, 16, 64), rows: 1 }], values: [{ layout: coupled(4, 16), rows: 1 }] }))
+})
+
+describe('ranges of rows and channels, and outliers', () => {
+  test.each([
+    { dim: 64, layout: ranged('row', 8, 2) },
+    { dim: 64, layout: ranged('channel', 8, 7) },
+    { dim: 32, layout: ranged('row', 16, 3, 'f32') },
+    { dim: 32, layout: ranged('channel', 4, 0) },
+    { dim: 96, layout: ranged('channel', 16, 5, 'f32') },
+    { dim: 48, layout: ranged('row', 2, 4) },
+    { dim: 40, layout: ranged('row', 32, 1) },
+    { dim: 16, layout: ranged('channel', 256, 16) },
+    { dim: 24, layout: ranged('row', 5, 3) },
+    { dim: 16, layout: ranged('row', 16, 2, 'f16', 2) },
+    // A byte of a place does not name the channels of three such heads; and tables of channels.
+    { dim: 128, layout: ranged('row', 8, 6) },
+    { dim: 64, layout: { ...ranged('channel', 256, 6, 'f16', 4), tables: 'channels' as const } },
+    { dim: 32, layout: { ...higgs(2, 16, 32), outliers: 5 } },
+    { dim: 32, layout: { ...coupled(4, 256), outliers: 5, metadata: 'f32' as const } },
+  ])(
+    '$dim channels, $layout.vector a code, $layout.entries entries, scale $layout.scale, $layout.outliers outliers, $layout.metadata',
+    async ({ dim, layout }) => {
+      for (const merged of [false, true])
+        for (const n of [1, 14]) {
+          const keys = [
+            { layout, rows: 64, merged, unrotated: n === 1 },
+            { layout, rows: 35, from: 5, page: 64, merged },
+            { layout: f32, rows: 3 },
+          ]
+          const values = [
+            { layout, rows: 90, page: 128, merged },
+            { layout: f16, rows: 12 },
+          ]
+          await agree({ kvHeads: 3, keyDim: dim, n, keys, values, ...(n === 1 ? { pairs: dim / 2 } : {}) })
+        }
+    },
+  )
+
+  test('codes of a head that begin within a byte, heads apart', async () => {
+    const layout = ranged('row', 8, 3)
+    for (const keyDim of [7, 20])
+      await agree({ keyDim, keys: [{ layout, rows: 70 }], values: [{ layout, rows: 70, page: 71 }] })
+  })
+
+  test('merged heads that several KV heads read, and a Hadamard block and a group a head', async () => {
+    for (const layout of [ranged('channel', 8, 3), higgs(2, 16, 32), coupled(4, 256)])
+      await agree({
+        kvHeads: 6,
+        group: 2,
+        keyDim: 32,
+        keys: [{ layout, rows: 41, share: 2, merged: true }],
+        values: [{ layout, rows: 41, share: 3, merged: true }],
+      })
+  })
+
+  test('rows of lists', async () => {
+    const layout = ranged('channel', 8, 4)
+    const compute = () => {
+      const [keys, values] = [100, 200].map((seed) => makeSegments([{ layout, rows: 70, merged: true }], 2, 32, seed))
+      if (!keys || !values) throw new Error('no segments')
+      const query = tensor(randomValues(4 * 32, 1), [4, 1, 32])
+      const lists = [0, 1, 2, 3].map((h) => Int32Array.from({ length: 9 }, (_, i) => 7 * i + h))
+      const shared = { queries: [query], kvHeads: 2, keyDim: 32, valueDim: 32, scale: 0.2, causal: false }
+      const { output } = pagedAttention({ ...shared, keys, values, lists })
+      disposeSegments(keys, values)
+      query.dispose()
+      return [output]
+    }
+    const { reference, wasm } = await onBothBackends(compute)
+    expect(largestError(wasm[0]!, reference[0]!)).toBeLessThan(attentionTolerance)
+  })
+
+  test('merged heads are read as the same rows apart', async () => {
+    const layout = ranged('row', 8, 5)
+    await onBackend('wasm', () => {
+      const [merged] = makeSegments([{ layout, rows: 9, merged: true }], 3, 32, 5)
+      if (!merged) throw new Error('no segment')
+      const { mergedHeads, ...one } = merged
+      expect(mergedHeads).toBe(3)
+      const apart = readSegments({ segments: [merged], heads: 3, dim: 32 })
+      const together = readSegments({ segments: [one], heads: 1, dim: 96 })
+      const [a, b] = [apart.dataSync(), together.dataSync()]
+      expect(a.length).toBe(b.length)
+      for (let head = 0; head < 3; head++)
+        for (let row = 0; row < 9; row++)
+          expect(a.slice((head * 9 + row) * 32, (head * 9 + row + 1) * 32)).toEqual(
+            b.slice(row * 96 + head * 32, row * 96 + (head + 1) * 32),
+          )
+      apart.dispose()
+      together.dispose()
+      disposeSegments([merged])
+      return []
+    })
+  })
+
+  test.each(['cpu', 'wasm'] as const)('refuses what does not fit on %s', async (backend) => {
+    await onBackend(backend, () => {
+      const layout = ranged('channel', 8, 5)
+      const [segment] = makeSegments([{ layout, rows: 9, merged: true }], 3, 32, 5)
+      if (!segment) throw new Error('no segment')
+      const read = (other: Partial<RowSegment>, dim = 32) =>
+        readSegments({ segments: [{ ...segment, ...other }], heads: 3, dim })
+      const { ranges, ...without } = segment
+      expect(() => readSegments({ segments: [without], heads: 3, dim: 32 })).toThrow(/without a tensor of ranges/)
+      expect(() => read({ mergedHeads: 2 })).toThrow(/mergedHeads = 2/)
+      expect(() => read({ layout: ranged('channel', 8, 4) })).toThrow(/outliers/)
+      expect(() => read({ layout: ranged('channel', 8, 0) })).toThrow(/3 tensors/)
+      expect(() => read({ tensors: segment.tensors.slice(0, 1) })).toThrow(/no outliers/)
+      expect(() => read({ layout: { ...layout, hadamard: 8 } })).toThrow(/Hadamard blocks of 8 with scale 'channel'/)
+      expect(() => read({ layout: { ...layout, outliers: 97 } })).toThrow(/outliers = 97/)
+      expect(() => read({}, 20)).toThrow(/begin at a whole byte/)
+      expect(() => read({ layout: f16 })).toThrow(/begin at a whole byte/)
+      const rows = tensor(new Float32Array(8), [1, 1, 8])
+      const table = tensor(new Float32Array(8), [8, 1])
+      expect(() => codebookEncode(rows, layout, table)).toThrow(/scale 'channel' and room for 5 outliers/)
+      for (const each of [rows, table]) each.dispose()
+      disposeSegments([segment])
+      expect(() => read({})).toThrow(/disposed/)
+      return []
+    })
+  })
 })
 
 describe('keys stored before the rotary embedding', () => {

@@ -1,7 +1,7 @@
 // Checks of segments, done once per segment object and kept while it lives.
 import type { Tensor } from '@tensorflow/tfjs-core'
 import { checkInteger } from '../check'
-import { checkCodebookPage } from '../codebook/layout'
+import { checkCodebookPage, codebookTensors, readsMergedHeads } from '../codebook/layout'
 import { KernelInputError } from '../errors'
 import { checkAffinePage, checkRowPage, type RowSegment } from '../layouts'
 import { memoryOf } from '../segment-record'
@@ -25,7 +25,7 @@ export function checkSegments(
     const { tensors } = segment
     for (let t = 0; t < tensors.length; t++)
       if ((tensors[t] as Tensor).isDisposed) throw disposedError(where, `${part}[${i}]`)
-    if (segment.table?.isDisposed) throw disposedError(where, `${part}[${i}]`)
+    if (segment.table?.isDisposed || segment.ranges?.isDisposed) throw disposedError(where, `${part}[${i}]`)
     const memory = memoryOf(segment)
     if (memory.heads !== heads || memory.dim !== dim) {
       checkSegment(where, `${part}[${i}]`, segment, pageHeads(where, `${part}[${i}]`, segment, heads), dim)
@@ -62,9 +62,26 @@ function checkSegment(where: string, label: string, segment: RowSegment, heads: 
   const { layout, tensors, from, rows } = segment
   const [first, second] = tensors as readonly [Tensor | undefined, Tensor | undefined]
   let capacity: number
-  if (layout.kind === 'codebook' && first)
-    capacity = checkCodebookPage(where, layout, { codes: first, metadata: second, table: segment.table }, heads, dim)
-  else if (layout.kind === 'dense' && first && !second) capacity = checkRowPage(where, layout.store, first, heads, dim)
+  const { mergedHeads } = segment
+  if (mergedHeads !== undefined) {
+    checkInteger(where, `${label}.mergedHeads`, mergedHeads, heads, heads)
+    if (layout.kind !== 'codebook' || !readsMergedHeads(layout, dim))
+      throw new KernelInputError({
+        where,
+        given: `${label} of ${mergedHeads} merged heads of ${dim} channels with layout ${layout.kind}`,
+        allowed: 'codebook codes of which those of a head begin at a whole byte',
+        cure: 'Decode the rows, and pass them as exact ones.',
+      })
+  }
+  const codebook = layout.kind === 'codebook' ? codebookTensors(layout, tensors) : undefined
+  const named = Object.values(codebook ?? {}).filter((tensor) => tensor !== undefined)
+  if (layout.kind === 'codebook' && codebook && first && named.length === tensors.length) {
+    const { table, ranges } = segment
+    const page = { ...codebook, codes: first, table, ranges }
+    const one = mergedHeads !== undefined
+    capacity = checkCodebookPage(where, layout, page, one ? 1 : heads, one ? heads * dim : dim)
+  } else if (layout.kind === 'dense' && first && !second)
+    capacity = checkRowPage(where, layout.store, first, heads, dim)
   else if (layout.kind === 'affine' && first && second) {
     capacity = checkAffinePage(where, layout, first, second, heads, dim)
     if (layout.along === 'tokens' && from % layout.group !== 0) {
@@ -79,7 +96,7 @@ function checkSegment(where: string, label: string, segment: RowSegment, heads: 
     throw new KernelInputError({
       where,
       given: `${label} of ${tensors.length} tensors with layout ${layout.kind}`,
-      allowed: '[rows] for dense, [words, metadata] for affine, [codes] or [codes, metadata] for codebook',
+      allowed: '[rows] for dense, [words, metadata] for affine, [codes, metadata?, outliers?, places?] for codebook',
       cure: 'Pass the tensors of one page.',
     })
   }

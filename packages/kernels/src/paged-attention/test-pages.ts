@@ -3,8 +3,9 @@ import type { Tensor } from '@tensorflow/tfjs-core'
 import { tensor } from '@tensorflow/tfjs-core'
 import { affineEncode } from '../affine/index'
 import { codebookEncode } from '../codebook/index'
-import { type CodebookLayout, codebookShapes } from '../codebook/layout'
+import { type CodebookLayout, codebookShapes, placeBytes } from '../codebook/layout'
 import type { RowLayout, RowSegment } from '../layouts'
+import { halfFromFloat } from '../rows/half'
 import { allocateRows, writeRows } from '../rows/index'
 import { randomValues } from '../testing'
 
@@ -38,6 +39,25 @@ export const coupled = (vector: number, entries: number): CodebookLayout => ({
   hadamard: 0,
 })
 
+/** KVQuant: levels of one table, with a range and an offset of each row or channel, and room for exact numbers. */
+export const ranged = (
+  scale: 'row' | 'channel',
+  entries: number,
+  outliers: number,
+  metadata: 'f16' | 'f32' = 'f16',
+  vector = 1,
+): CodebookLayout => ({
+  kind: 'codebook',
+  vector,
+  entries,
+  tables: 'shared',
+  scale,
+  group: 0,
+  metadata,
+  outliers,
+  hadamard: 0,
+})
+
 /** A run of rows to make: the page has `page` rows (default: just enough), the view takes `rows` of them from `from` on. */
 export interface Piece {
   readonly layout: RowLayout
@@ -47,19 +67,20 @@ export interface Piece {
   readonly query?: number
   readonly unrotated?: boolean
   readonly share?: number
+  /** The page has its heads side by side in each row. */
+  readonly merged?: boolean
 }
 
 /** Segments of random rows, from a seed; their tensors are the caller's. */
 export function makeSegments(pieces: readonly Piece[], heads: number, dim: number, seed: number): RowSegment[] {
-  return pieces.map(({ layout, rows, from = 0, page = from + rows, query = 0, unrotated = false, share = 1 }, i) => ({
-    layout,
-    ...makePage(layout, heads / share, page, dim, seed + i),
-    from,
-    rows,
-    query,
-    unrotated,
-    share,
-  }))
+  return pieces.map(({ layout, rows, from = 0, page = from + rows, merged, ...piece }, i) => {
+    const { query = 0, unrotated = false, share = 1 } = piece
+    const own = heads / share
+    const made = merged
+      ? { ...makePage(layout, 1, page, own * dim, seed + i), mergedHeads: own }
+      : makePage(layout, own, page, dim, seed + i)
+    return { layout, ...made, from, rows, query, unrotated, share }
+  })
 }
 
 function makePage(
@@ -68,7 +89,7 @@ function makePage(
   rows: number,
   dim: number,
   seed: number,
-): { tensors: Tensor[]; table?: Tensor } {
+): { tensors: Tensor[]; table?: Tensor; ranges?: Tensor } {
   const values = tensor(randomValues(heads * rows * dim, seed, 2), [heads, rows, dim])
   try {
     if (layout.kind === 'affine') {
@@ -76,15 +97,10 @@ function makePage(
       return { tensors: [words, metadata] }
     }
     if (layout.kind === 'codebook') {
-      const shape = codebookShapes('test', layout, heads, rows, dim).table
-      const table = tensor(
-        randomValues(
-          shape.reduce((a, b) => a * b, 1),
-          seed + 1000,
-          2,
-        ),
-        shape,
-      )
+      const shapes = codebookShapes('test', layout, heads, rows, dim)
+      const table = tensor(randomValues(sizeOf(shapes.table), seed + 1000, 2), shapes.table)
+      if (layout.scale === 'row' || layout.scale === 'channel' || layout.outliers)
+        return rangedPage(values, layout, table, seed)
       const { codes, metadata } = codebookEncode(values, layout, table)
       return { tensors: metadata ? [codes, metadata] : [codes], table }
     }
@@ -96,8 +112,68 @@ function makePage(
   }
 }
 
+const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1)
+
+/** Codes of rows, with random ranges, and outliers at some of the places that there is room for. */
+function rangedPage(
+  values: Tensor,
+  layout: CodebookLayout,
+  table: Tensor,
+  seed: number,
+): { tensors: Tensor[]; table: Tensor; ranges?: Tensor } {
+  const [heads = 0, rows = 0, dim = 0] = values.shape
+  const shapes = codebookShapes('test', layout, heads, rows, dim)
+  const { codes } = codebookEncode(values, { ...layout, scale: 'none', outliers: 0 }, table)
+  const numbers = (shape: readonly number[] | undefined, lines: number[][]): Tensor[] =>
+    shape ? [linesOf([...shape], lines, layout.metadata ?? 'f16')] : []
+  const lines = Array.from({ length: heads * rows }, (_, line) => line)
+  const pairs = lines.map((line) => [...randomValues(2, seed + 31 * line, 3)])
+  const room = layout.outliers ?? 0
+  const found = lines.map((line) => placesOf(line, room, dim))
+  const outliers = found.map((places, line) => [...randomValues(places.length, seed + 17 * line, 9)])
+  const ranges = shapes.ranges && tensor(randomValues(sizeOf(shapes.ranges), seed + 2000, 3), shapes.ranges)
+  const tensors = [codes, ...numbers(shapes.metadata, pairs), ...numbers(shapes.outliers, outliers)]
+  if (shapes.places) tensors.push(placeWords(found, room, dim, shapes.places))
+  return { tensors, table, ...(ranges ? { ranges } : {}) }
+}
+
+/** Some channels of a row, rising: none, some, or as many as there is room for. */
+const placesOf = (line: number, room: number, dim: number): number[] => {
+  const count = Math.min(room, dim, line % (room + 2))
+  return Array.from({ length: count }, (_, i) => Math.floor(((i + (line % 7) / 7) * dim) / count))
+}
+
+function linesOf(shape: number[], lines: readonly number[][], metadata: 'f16' | 'f32'): Tensor {
+  const width = shape[2] ?? 0
+  if (metadata === 'f32') {
+    const all = new Float32Array(sizeOf(shape))
+    for (const [i, line] of lines.entries()) all.set(line, i * width)
+    return tensor(all, shape)
+  }
+  const words = new Int32Array(sizeOf(shape))
+  for (const [i, line] of lines.entries())
+    for (const [k, number] of line.entries()) {
+      const at = i * width + (k >> 1)
+      words[at] = (words[at] ?? 0) | (halfFromFloat(number) << (16 * (k & 1)))
+    }
+  return tensor(words, shape, 'int32')
+}
+
+function placeWords(found: readonly number[][], room: number, dim: number, shape: number[]): Tensor {
+  const bytes = new Uint8Array(4 * sizeOf(shape))
+  const each = placeBytes(dim)
+  for (const [line, places] of found.entries())
+    for (let slot = 0; slot < room; slot++) {
+      const place = places[slot] ?? dim
+      const at = 4 * line * (shape[2] ?? 0) + slot * each
+      bytes[at] = place & 255
+      if (each === 2) bytes[at + 1] = place >> 8
+    }
+  return tensor(new Int32Array(bytes.buffer), shape, 'int32')
+}
+
 export function disposeSegments(...lists: readonly RowSegment[][]): void {
-  for (const segment of lists.flat()) for (const page of [...segment.tensors, segment.table]) page?.dispose()
+  for (const { tensors, table, ranges } of lists.flat()) for (const page of [...tensors, table, ranges]) page?.dispose()
 }
 
 export const rowsOfPieces = (pieces: readonly Piece[]): number => pieces.reduce((sum, piece) => sum + piece.rows, 0)

@@ -2,13 +2,14 @@
 import type { Tensor } from '@tensorflow/tfjs-core'
 import { decodeElement } from '../affine/reference'
 import { decodeCodebookRow } from '../codebook/decode'
+import { codebookTensors } from '../codebook/layout'
 import type { CpuStorage } from '../cpu/storage'
 import type { RowSegment } from '../layouts'
 import { storedValue } from '../rows/reference'
 
 /** Reads one stored row, of the page, as numbers [dim]. */
 export function rowReader(
-  { layout, tensors, table, share = 1 }: RowSegment,
+  { layout, tensors, table, ranges, share = 1, mergedHeads }: RowSegment,
   kvHead: number,
   dim: number,
   storage: CpuStorage,
@@ -22,12 +23,25 @@ export function rowReader(
     const stored = layout.store === 'f32' ? storage.float32(first) : storage.int32(first)
     return byElement((row, channel) => storedValue(layout.store, stored, head * capacity + row, dim, channel))
   }
-  const metadata = second && (second.dtype === 'int32' ? storage.int32(second) : storage.float32(second))
+  const numbersOf = (tensor: Tensor | undefined) =>
+    tensor && (tensor.dtype === 'int32' ? storage.int32(tensor) : storage.float32(tensor))
   const words = storage.int32(first)
   if (layout.kind === 'codebook') {
-    const page = { codes: words, metadata, table: storage.float32(table as Tensor), rows: first.shape[1] ?? 0 }
-    return (row) => Float64Array.from(decodeCodebookRow(page, layout, dim, head, row))
+    const parts = codebookTensors(layout, tensors)
+    const page = {
+      codes: words,
+      metadata: numbersOf(parts.metadata),
+      outliers: numbersOf(parts.outliers),
+      places: parts.places && storage.int32(parts.places),
+      table: storage.float32(table as Tensor),
+      ranges: ranges && storage.float32(ranges),
+      rows: first.shape[1] ?? 0,
+    }
+    if (mergedHeads === undefined) return (row) => Float64Array.from(decodeCodebookRow(page, layout, dim, head, row))
+    const merged = (row: number) => decodeCodebookRow(page, layout, mergedHeads * dim, 0, row)
+    return (row) => Float64Array.from(merged(row).subarray(head * dim, (head + 1) * dim))
   }
+  const metadata = second.dtype === 'int32' ? storage.int32(second) : storage.float32(second)
   const rows = layout.along === 'tokens' ? (second.shape[2] ?? 0) * layout.group : (first.shape[1] ?? 0)
   return byElement((row, channel) => decodeElement(words, metadata, layout, rows, dim, head, row, channel))
 }

@@ -12,6 +12,7 @@ import {
   higgs,
   makeSegments,
   type Piece,
+  ranged,
 } from '../paged-attention/test-pages'
 import { readRows } from '../rows/index'
 import { largestError, onBackend, onBothBackends } from '../testing'
@@ -71,6 +72,21 @@ test.each([32, 7])('wasm reads what the reference reads, dim %i', async (dim) =>
     return all
   })
   expect(largestError(wasm[0] ?? [], reference[0] ?? [])).toBeLessThan(ROUNDING)
+})
+
+test.each([1, 2, 3, 4, 5, 8])('ranges and outliers, bit for bit with the reference, %i bits', async (bits) => {
+  for (const merged of [false, true])
+    for (const scale of ['row', 'channel'] as const)
+      for (const outliers of [0, 6]) {
+        const layout = ranged(scale, 2 ** bits, outliers, outliers ? 'f16' : 'f32')
+        const { reference, wasm } = await onBothBackends(() => {
+          const segments = makeSegments([{ layout, rows: 40, from: 3, page: 50, merged }], 2, 40, 7)
+          const all = readSegments({ segments, heads: 2, dim: 40 })
+          disposeSegments(segments)
+          return all
+        })
+        expect(wasm[0]).toEqual(reference[0])
+      }
 })
 
 test('heads that share a page have the same rows', async () => {

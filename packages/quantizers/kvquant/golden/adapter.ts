@@ -22,9 +22,9 @@ import {
   withArena,
   wrong,
 } from '@kvloom/golden'
+import { placeBytes } from '@kvloom/kernels'
 import { channelRanges, moved, type Normalized, nearest, normalizedRows, qNormOf } from '../src/fit'
 import { kvquant } from '../src/kvquant'
-import { placeBytes } from '../src/pack'
 
 /** KVQuant against its authors' data. */
 export const adapter: CaseAdapter = { method: 'kvquant', run }
@@ -63,7 +63,7 @@ async function run(golden: GoldenCase): Promise<Outcome> {
     const quantizer = stage.bind(siteIn(arena, oneHead(dim), 0, part), artifactOf(part, tables))
     const block = quantizer.encode(arena.own(toTensor({ shape: [1, ...x.shape], data: x.data })))
     for (const tensor of Object.values(block)) arena.own(tensor)
-    const { codes, scales, outliers, places } = block
+    const { codes, metadata, outliers, places } = block
     if (!codes) throw new GoldenError('kvquant no longer stores codes.')
     const decoded = await fromTensor(arena.own(quantizer.decode(block, tokens)))
     // The window keeps the first tokens exact.
@@ -74,7 +74,7 @@ async function run(golden: GoldenCase): Promise<Outcome> {
     }
     const outlier = new Uint8Array(tokens * dim)
     if (outliers && places) mark(outlier, await fromTensor(places), outliers.shape[2] ?? 0, dim)
-    const pairs = scales && (await fromTensor(scales)).data
+    const pairs = metadata && (await fromTensor(metadata)).data
     const results: Record<string, ArrayLike<number> | undefined> = {
       codes: unpack(await fromTensor(codes), bits, tokens, dim),
       outlier,

@@ -23,10 +23,10 @@ import {
   type Quantizer,
   type Site,
 } from '@kvloom/core'
-import { LARGEST_HALF } from '@kvloom/kernels'
+import { LARGEST_HALF, placeBytes } from '@kvloom/kernels'
 import { fitKvquant } from './fit'
 import { kvquantOptions } from './options'
-import { decode, encode, type Form, placeBytes, type Stored, type Tables } from './pack'
+import { decode, encode, type Form, layoutOf, type Stored, type Tables } from './pack'
 import { type ChannelRanges, outliersPerEnd } from './split'
 
 type Options = OptionsOf<typeof kvquantOptions>
@@ -59,14 +59,9 @@ export const kvquant = defineQuantizer({
     const { dim, room, ranges } = form
     const metadataBits = metadata === 'f16' ? 16 : 32
     return {
-      layout: {
-        kind: 'custom',
-        fields: {
-          codes: { counts: 'payload' },
-          ...(ranges ? {} : { scales: { counts: 'metadata' } }),
-          ...(room > 0 ? { outliers: { counts: 'payload' }, places: { counts: 'metadata' } } : {}),
-        },
-      },
+      layout: layoutOf(form),
+      table: tables.decoded,
+      ...(tables.ranges ? { ranges: tables.ranges } : {}),
       ...(site.heads === 1 ? {} : { mergedHeads: true }),
       rowsPerGroup: 1,
       ...limitOf(form),
@@ -130,14 +125,15 @@ function tablesOf(
   artifact: Artifact | undefined,
 ): Tables {
   const entries = signposts.length
-  const decoded = qNorm ? floats(learned(artifact, site, 'decoded', [entries])) : signposts
-  const ofChannels = (values: Float32Array) => site.hold({ shape: [1, 1, dim], values })
-  return {
-    signposts: site.hold({ shape: [entries, 1], values: signposts }),
-    decoded: site.hold({ shape: [entries, 1], values: decoded }),
-    range: ranges && ofChannels(ranges.range),
-    offset: ranges && ofChannels(ranges.offset),
-  }
+  const given = site.hold({ shape: [entries, 1], values: signposts })
+  const decoded = qNorm
+    ? site.hold({ shape: [entries, 1], values: floats(learned(artifact, site, 'decoded', [entries])) })
+    : given
+  if (!ranges) return { signposts: given, decoded, ranges: null }
+  const both = new Float32Array(2 * dim)
+  both.set(ranges.range)
+  both.set(ranges.offset, dim)
+  return { signposts: given, decoded, ranges: site.hold({ shape: [1, 2, dim], values: both }) }
 }
 
 /** The largest finite f32. */

@@ -1,30 +1,13 @@
-/** Bits of KVQuant's rows: packing is done on the host, row by row, reading by kernels. */
+/** Bits of KVQuant's rows: packing is done on the host, row by row; kernels read them as codebook codes with ranges and outliers. */
 import {
-  allocateRows,
   type CodebookLayout,
-  codebookDecode,
   codebookEncode,
   floatFromHalf,
   halfFromFloat,
-  readRows,
-  writeRows,
+  placeBytes,
+  readSegments,
 } from '@kvloom/kernels'
-import {
-  add,
-  cast,
-  greater,
-  mul,
-  ones,
-  range,
-  reshape,
-  scatterND,
-  slice,
-  sum,
-  type Tensor,
-  tensor1d,
-  tensor3d,
-  where,
-} from '@tensorflow/tfjs-core'
+import { type Tensor, tensor3d } from '@tensorflow/tfjs-core'
 import { type ChannelRanges, denseValues, keyOutliers, normalized } from './split'
 
 /** What is stored of rows `[1, n, dim]`; the last three only where the options need them. */
@@ -32,7 +15,7 @@ export interface Stored {
   /** int32 `[1, n, ceil(dim * bits / 32)]`: code i of a token at bits i · bits on. */
   readonly codes: Tensor
   /** Values: range and offset of a token, `[1, n, 2]` in the form of the metadata. */
-  readonly scales?: Tensor
+  readonly metadata?: Tensor
   /** Outliers of a token, in rising order of their channels, `[1, n, room]` in the form of the metadata; 0 in what is left of the room. */
   readonly outliers?: Tensor
   /** Their channels, int32 `[1, n, ceil(room * bytes / 4)]`: `bytes` bytes each, the lowest first; the number of channels where there is none. */
@@ -53,29 +36,31 @@ export interface Form {
   readonly signposts: Float32Array
 }
 
-/** Tables on the device: `[2^bits, 1]` to compare with and to read, ranges and offsets of key channels `[1, 1, dim]`. */
+/** Tables on the device: signposts to compare with and to read, `[2^bits, 1]`; ranges and offsets of key channels, `[1, 2, dim]`. */
 export interface Tables {
   readonly signposts: Tensor
   readonly decoded: Tensor
-  readonly range: Tensor | null
-  readonly offset: Tensor | null
+  readonly ranges: Tensor | null
 }
 
-/** Bytes of the number of a channel, and of the number that says there is none. */
-export const placeBytes = (dim: number): 1 | 2 => (dim < 256 ? 1 : 2)
-
-const codesOf = (entries: number): CodebookLayout => ({
+/** Signposts by number. */
+const codesOf = (bits: number): CodebookLayout => ({
   kind: 'codebook',
   vector: 1,
-  entries,
+  entries: 2 ** bits,
   tables: 'shared',
   scale: 'none',
   group: 0,
   hadamard: 0,
 })
 
-/** The numbers that bytes stand for. */
-const bytesTable = (): Tensor => reshape(range(0, 256, 1, 'float32'), [256, 1])
+/** How kernels read the rows. */
+export const layoutOf = ({ bits, ranges, metadata, room }: Form): CodebookLayout => ({
+  ...codesOf(bits),
+  scale: ranges ? 'channel' : 'row',
+  metadata,
+  ...(room > 0 ? { outliers: room } : {}),
+})
 
 /** Packs rows f32 `[1, n, dim]`. */
 export function encode(rows: Tensor, form: Form, tables: Tables): Stored {
@@ -86,7 +71,8 @@ export function encode(rows: Tensor, form: Form, tables: Tables): Stored {
   const scales = new Float32Array(2 * n)
   const outliers = new Float32Array(n * room)
   const bytes = placeBytes(dim)
-  const places = new Float32Array(n * room * bytes)
+  const placeWords = Math.ceil((room * bytes) / 4)
+  const places = new Int32Array(n * placeWords)
   const stored = metadata === 'f16' ? (x: number) => floatFromHalf(halfFromFloat(x)) : Math.fround
   for (let row = 0; row < n; row++) {
     const x = given.subarray(row * dim, (row + 1) * dim)
@@ -100,63 +86,44 @@ export function encode(rows: Tensor, form: Form, tables: Tables): Stored {
         : normalized(x[channel] ?? 0, offset, scale)
     for (let slot = 0; slot < room; slot++) {
       const place = out[slot] ?? dim
-      const at = row * room + slot
-      for (let byte = 0; byte < bytes; byte++) places[at * bytes + byte] = (place >> (8 * byte)) & 255
+      const word = row * placeWords + ((slot * bytes) >> 2)
+      places[word] = (places[word] ?? 0) | (place << (8 * ((slot * bytes) & 3)))
       if (place === dim) continue
-      outliers[at] = x[place] ?? 0
+      outliers[row * room + slot] = x[place] ?? 0
       // Code 0.
       dense[row * dim + place] = form.signposts[0] ?? 0
     }
   }
-  const { codes } = codebookEncode(tensor3d(dense, [1, n, dim]), codesOf(2 ** bits), tables.signposts)
+  const { codes } = codebookEncode(tensor3d(dense, [1, n, dim]), codesOf(bits), tables.signposts)
   return {
     codes,
-    ...(ranges ? {} : { scales: store(scales, metadata, n, 2) }),
+    ...(ranges ? {} : { metadata: store(scales, metadata, n, 2) }),
     ...(room === 0
       ? {}
-      : {
-          outliers: store(outliers, metadata, n, room),
-          places: codebookEncode(tensor3d(places, [1, n, room * bytes]), codesOf(256), bytesTable()).codes,
-        }),
+      : { outliers: store(outliers, metadata, n, room), places: tensor3d(places, [1, n, placeWords], 'int32') }),
   }
 }
 
 /** `[1, n, count]` as it is stored. */
 function store(numbers: Float32Array, form: 'f16' | 'f32', n: number, count: number): Tensor {
-  const rows = allocateRows(form, 1, n, count)
-  writeRows(rows, form, 0, tensor3d(numbers, [1, n, count]))
-  return rows
+  if (form === 'f32') return tensor3d(numbers, [1, n, count])
+  const words = new Int32Array(n * Math.ceil(count / 2))
+  for (let row = 0; row < n; row++)
+    for (let i = 0; i < count; i++) {
+      const at = row * Math.ceil(count / 2) + (i >> 1)
+      words[at] = (words[at] ?? 0) | (halfFromFloat(numbers[row * count + i] ?? 0) << (16 * (i & 1)))
+    }
+  return tensor3d(words, [1, n, Math.ceil(count / 2)], 'int32')
 }
 
 /** Unpacks rows f32 `[1, n, dim]`. */
-export function decode(stored: Stored, n: number, form: Form, tables: Tables): Tensor {
-  const { dim, bits, metadata } = form
-  const shape = { heads: 1, rows: n, dim }
-  const levels = codebookDecode({ codes: stored.codes }, codesOf(2 ** bits), tables.decoded, shape)
-  let rows = levels
-  if (stored.scales) {
-    const scales = readRows(stored.scales, metadata, 2, 0, n)
-    rows = add(mul(levels, slice(scales, [0, 0, 0], [1, n, 1])), slice(scales, [0, 0, 1], [1, n, 1]))
-  } else if (tables.range && tables.offset) rows = add(mul(levels, tables.range), tables.offset)
-  return stored.outliers && stored.places ? withOutliers(rows, stored.outliers, stored.places, n, form) : rows
-}
-
-/** Rows with exact numbers in their places. What is left of the room goes to a channel behind the others, which is cut off. */
-function withOutliers(
-  rows: Tensor,
-  outliers: Tensor,
-  places: Tensor,
+export function decode(
+  { codes, metadata, outliers, places }: Stored,
   n: number,
-  { dim, room, metadata }: Form,
+  form: Form,
+  { decoded, ranges }: Tables,
 ): Tensor {
-  const bytes = placeBytes(dim)
-  const shape = { heads: 1, rows: n, dim: room * bytes }
-  const read = reshape(codebookDecode({ codes: places }, codesOf(256), bytesTable(), shape), [n, room, bytes])
-  const channel = cast(sum(mul(read, tensor1d([1, 256].slice(0, bytes))), 2), 'int32')
-  const first = reshape(range(0, n * (dim + 1), dim + 1, 'int32'), [n, 1])
-  const at = reshape(add(channel, first), [n * room, 1])
-  const spread = (numbers: Tensor): Tensor =>
-    slice(reshape(scatterND(at, numbers, [n * (dim + 1)]), [1, n, dim + 1]), [0, 0, 0], [1, n, dim])
-  const exact = spread(reshape(readRows(outliers, metadata, room, 0, n), [n * room]))
-  return where(greater(spread(ones([n * room])), 0), exact, rows)
+  const tensors = [codes, metadata, outliers, places].filter((t) => t !== undefined)
+  const page = { layout: layoutOf(form), tensors, table: decoded, ...(ranges ? { ranges } : {}) }
+  return readSegments({ segments: [{ ...page, from: 0, rows: n }], heads: 1, dim: form.dim })
 }

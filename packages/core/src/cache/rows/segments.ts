@@ -10,8 +10,8 @@ import { ZONES } from './zones'
 const known = new WeakMap<View, RowSegment>()
 
 /**
- * The segments of rows `[from, from + count)`. `variantOf` says which variant of the query reads rows of a shift; `unrotated` marks keys that
- * are stored before RoPE, which the kernels rotate; `share` KV heads read each head of a page.
+ * The segments of rows `[from, from + count)`, as the KV heads of attention read them. `variantOf` says which variant of the query reads rows of a
+ * shift; `unrotated` marks keys that are stored before RoPE, which the kernels rotate; `share` KV heads read each head of `main`.
  */
 export function segmentsOf(
   of: Rows,
@@ -22,18 +22,18 @@ export function segmentsOf(
   share = 1,
 ): RowSegment[] {
   const segments: RowSegment[] = []
-  if (from === 0 && count === of.count) {
-    for (const zone of ZONES)
-      for (const view of of.views.in(zone))
-        segments.push(segmentOf(of, view, 0, view.rows, variantOf(view.shift), unrotated, share))
-    return segments
-  }
-  for (const { view, skip, rows } of of.views.cut(from, count))
-    segments.push(segmentOf(of, view, skip, rows, variantOf(view.shift), unrotated, share))
+  const merged = of.form.codec?.mergedHeads
+  const add = (view: View, skip: number, rows: number) =>
+    segments.push(
+      segmentOf(of, view, skip, rows, variantOf(view.shift), unrotated, share, view.page.sealed ? merged : undefined),
+    )
+  if (from === 0 && count === of.count)
+    for (const zone of ZONES) for (const view of of.views.in(zone)) add(view, 0, view.rows)
+  else for (const { view, skip, rows } of of.views.cut(from, count)) add(view, skip, rows)
   return segments
 }
 
-/** The segment of rows `skip ... skip + rows` of a view. */
+/** The segment of rows `skip ... skip + rows` of a view. `mergedHeads` heads of a page that has them in one row are read apart; by default they are one. */
 export function segmentOf(
   of: Rows,
   view: View,
@@ -42,12 +42,19 @@ export function segmentOf(
   query = 0,
   unrotated = false,
   share = 1,
+  mergedHeads?: number,
 ): RowSegment {
   const whole = skip === 0 && rows === view.rows
   const before = whole ? known.get(view) : undefined
-  if (before && before.query === query && before.share === share && (before.unrotated ?? false) === unrotated)
+  if (
+    before &&
+    before.query === query &&
+    before.share === share &&
+    (before.unrotated ?? false) === unrotated &&
+    before.mergedHeads === mergedHeads
+  )
     return before
-  const segment = makeSegment(of, view, view.from + skip, rows, query, unrotated, share)
+  const segment = makeSegment(of, view, view.from + skip, rows, query, unrotated, share, mergedHeads)
   if (whole) known.set(view, segment)
   return segment
 }
@@ -60,6 +67,7 @@ function makeSegment(
   query: number,
   unrotated: boolean,
   share: number,
+  mergedHeads: number | undefined,
 ): RowSegment {
   const { layout } = page.form
   const { block } = uploads(page)
@@ -68,6 +76,13 @@ function makeSegment(
   if (layout.kind === 'dense') return { layout, tensors: named('rows'), ...base }
   if (layout.kind === 'affine') return { layout, tensors: named('words', 'metadata'), ...base }
   if (layout.kind === 'custom') throw new Error('a custom layout has no segment')
-  const table = form.codec?.parts.quantizer?.table
-  return { layout, tensors: named('codes', 'metadata'), ...(table ? { table } : {}), ...base }
+  const { table, ranges } = form.codec?.parts.quantizer ?? {}
+  return {
+    layout,
+    tensors: named('codes', 'metadata', 'outliers', 'places'),
+    ...(table ? { table } : {}),
+    ...(ranges ? { ranges } : {}),
+    ...(mergedHeads === undefined ? {} : { mergedHeads }),
+    ...base,
+  }
 }

@@ -39,10 +39,14 @@ function fieldsOf(layout: PageLayout): StoredForm['fields'] {
     case 'affine':
       return { words: PLAIN, metadata: SCALE }
     case 'codebook': {
-      if (layout.scale === 'none') return { codes: PLAIN }
+      const { scale, metadata, outliers = 0 } = layout
       // Norms of two rows share a word, as halves.
-      const rowsPerUnit = layout.metadata === 'f32' ? 1 : 2
-      return { codes: PLAIN, metadata: { ...SCALE, rowsPerUnit } }
+      const rowsPerUnit = scale === 'row' || metadata === 'f32' ? 1 : 2
+      return {
+        codes: PLAIN,
+        ...(scale === 'group' || scale === 'row' ? { metadata: { ...SCALE, rowsPerUnit } } : {}),
+        ...(outliers > 0 ? { outliers: PLAIN, places: SCALE } : {}),
+      }
     }
     case 'custom':
       return layout.fields
