@@ -6,9 +6,12 @@ import type { KVCompressor } from '@kvloom/core'
 import { loadModel, type Model, resolveModel } from '@kvloom/engine'
 import {
   type Activity,
+  type CalibrationData,
   type Composition,
   compareRows,
   type Footprint,
+  type PasskeyResult,
+  type PasskeyTrial,
   type Plan,
   type Progress,
   prepareComposition,
@@ -37,6 +40,9 @@ export type PlanWish =
 export interface Measurement {
   readonly composition: string
   readonly plan: PlanWish
+  readonly calibration?: CalibrationWish
+  readonly passkeys?: string
+  readonly passkey?: PasskeyResult
   readonly measuredAt: string
   readonly machine: { readonly cpu: string; readonly node: string }
   readonly seconds: number
@@ -49,8 +55,24 @@ export interface Measurement {
   readonly artifacts: readonly { readonly stage: string; readonly fingerprint: string }[]
 }
 
-export interface Group {
+/** On what fitted stages of a group are fitted: the first tokens of a text in `fixtures/`. Without one: on the bundled text, as by default. */
+export interface CalibrationWish {
+  readonly text: string
+  readonly sequences: number
+  readonly tokens: number
+  readonly startToken: boolean
+}
+
+/** What a row is measured under. */
+interface Conditions {
   readonly plan: PlanWish
+  readonly calibration?: CalibrationWish
+  /** A file of passkey trials in `fixtures/`, which every row of the group runs besides. */
+  readonly passkeys?: string
+}
+
+export interface Group extends Conditions {
+  readonly id: string
   /** Of the first `idsHashed` ids (default: of all), as int32, little-endian. */
   readonly idsSha256: string
   readonly idsHashed?: number
@@ -60,9 +82,10 @@ export interface Group {
 export const here = (path: string) => new URL(`../${path}`, import.meta.url)
 const STORE = here('results/measurements.json')
 
-const keyOf = (plan: PlanWish, composition: string): string => JSON.stringify([plan, composition])
+const keyOf = ({ plan, calibration, passkeys }: Conditions, composition: string): string =>
+  JSON.stringify([plan, composition, calibration, passkeys])
 
-/** Measured rows by plan and composition. */
+/** Measured rows by what they were measured under and composition. */
 export class Measurements {
   private constructor(private rows: Map<string, Measurement>) {}
 
@@ -78,17 +101,17 @@ export class Measurements {
       return new Map()
     }
     const { rows } = JSON.parse(text) as { rows: readonly Measurement[] }
-    return new Map(rows.map((row) => [keyOf(row.plan, row.composition), row]))
+    return new Map(rows.map((row) => [keyOf(row, row.composition), row]))
   }
 
-  get(plan: PlanWish, composition: string): Measurement | undefined {
-    return this.rows.get(keyOf(plan, composition))
+  get(group: Conditions, composition: string): Measurement | undefined {
+    return this.rows.get(keyOf(group, composition))
   }
 
   /** Adds a row and writes the file; rows that another process added meanwhile stay. */
   async put(row: Measurement): Promise<void> {
     const stored = await Measurements.stored()
-    stored.set(keyOf(row.plan, row.composition), row)
+    stored.set(keyOf(row, row.composition), row)
     this.rows = stored
     const partial = new URL(`${STORE.href}.${process.pid}`)
     await writeFile(partial, `${JSON.stringify({ schemaVersion: 2, rows: [...stored.values()] }, null, 2)}\n`)
@@ -108,7 +131,7 @@ export const planOf = (wish: PlanWish): Plan => {
 }
 
 export interface RunOptions {
-  /** Run only compositions that contain one of these; empty: all. */
+  /** Run only compositions that contain one of these, and groups of that name; empty: all. */
   readonly only?: readonly string[]
   /** Run rows again that were measured before. */
   readonly fresh?: boolean
@@ -123,8 +146,8 @@ export async function measureMissing(
 ): Promise<Map<string, string>> {
   const failures = new Map<string, string>()
   const wanted = (group: Group, composition: string): boolean =>
-    (only.length === 0 || only.some((part) => composition.includes(part))) &&
-    (fresh || measurements.get(group.plan, composition) === undefined)
+    (only.length === 0 || only.some((part) => part === group.id || composition.includes(part))) &&
+    (fresh || measurements.get(group, composition) === undefined)
   const jobs = groups
     .map((group) => ({ group, compositions: group.compositions.filter((c) => wanted(group, c)) }))
     .filter(({ compositions }) => compositions.length > 0)
@@ -153,6 +176,7 @@ async function runGroup(
 ): Promise<void> {
   const plan = planOf(group.plan)
   const ids = await idsOf(model, group, plan)
+  const data = group.calibration && (await dataOf(group.calibration))
   const compositions: Composition[] = []
   for (const text of texts) {
     try {
@@ -171,8 +195,9 @@ async function runGroup(
     plan,
     compositions,
     decodeTokens: 0,
+    ...(group.passkeys ? { passkeyTrials: await trialsOf(group.passkeys) } : {}),
     prepare: async ({ compressor }, busy) => {
-      const prepared = await prepare(model, compressor, busy, signal)
+      const prepared = await prepare(model, compressor, data, busy, signal)
       started = performance.now()
       return prepared
     },
@@ -182,6 +207,8 @@ async function runGroup(
       await measurements.put({
         composition: row.name,
         plan: group.plan,
+        ...(group.calibration ? { calibration: group.calibration } : {}),
+        ...(group.passkeys ? { passkeys: group.passkeys } : {}),
         measuredAt: new Date().toISOString(),
         machine: { cpu: machine().cpu, node: process.version },
         seconds: Math.round((performance.now() - started) / 1000),
@@ -201,8 +228,9 @@ export function showProgress({ name, index, count, fraction, secondsLeft, activi
   process.stderr.write(`\r${line.slice(0, 150).padEnd(150)}`)
 }
 
-function numbersOf({ quality, footprint }: ResultReport) {
+function numbersOf({ quality, footprint, passkey }: ResultReport) {
   return {
+    ...(passkey ? { passkey } : {}),
     perplexity: quality.perplexity,
     meanKld: quality.meanKld,
     kld99: quality.kld99,
@@ -211,16 +239,37 @@ function numbersOf({ quality, footprint }: ResultReport) {
   }
 }
 
-/** Artifacts are fitted once, on the bundled calibration text, and kept in the user's cache. */
+/** The trials of a file: a question for all of them, context and answer of each. */
+async function trialsOf(file: string): Promise<PasskeyTrial[]> {
+  const { question, trials } = JSON.parse(await readFile(here(`fixtures/${file}`), 'utf8')) as {
+    readonly question: readonly number[]
+    readonly trials: readonly { readonly context: readonly number[]; readonly answer: readonly number[] }[]
+  }
+  return trials.map(({ context, answer }) => ({
+    context: Int32Array.from(context),
+    question: Int32Array.from(question),
+    answer: Int32Array.from(answer),
+    digits: { from: 0, to: answer.length },
+  }))
+}
+
+const dataOf = async ({ text, ...rest }: CalibrationWish): Promise<CalibrationData> => ({
+  ...rest,
+  text: await readFile(here(`fixtures/${text}`), 'utf8'),
+})
+
+/** Artifacts are fitted once and kept in the user's cache. */
 const prepare = (
   model: Model,
   compressor: KVCompressor,
+  data: CalibrationData | undefined,
   busy: (activity: Activity) => void,
   signal: AbortSignal | undefined,
 ) =>
   prepareComposition({
     model,
     compressor,
+    ...(data ? { data } : {}),
     onProgress: ({ label, detail, secondsLeft }) => busy({ activity: label, detail, secondsLeft }),
     ...(signal ? { signal } : {}),
   })

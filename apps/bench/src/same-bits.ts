@@ -48,7 +48,7 @@ interface Point {
 const points: readonly Point[] = Object.entries(FAMILIES)
   .flatMap(([family, compositions]) =>
     compositions.flatMap((composition) => {
-      const measured = measurements.get(group.plan, composition)
+      const measured = measurements.get(group, composition)
       return measured ? [{ family, composition, held: measured.footprint.residentBits, measured }] : []
     }),
   )

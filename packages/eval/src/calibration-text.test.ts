@@ -30,6 +30,12 @@ describe('calibration text', () => {
     expect(sequences.map(word)).toEqual(['abcde', 'fghij'])
     expect(sentences.map(word)).toEqual(['\u0001abc', '\u0001def', '\u0001ghi'])
   })
+  it('lets every sequence begin with the start token, where the model has one', () => {
+    const o = { text: 'abcdefghij', sequences: 2, tokens: 4, startToken: true, sentences: 1, sentenceTokens: 4 }
+    const { sequences } = calibrationTokens({ ...o, tokenizer: letters(1) })
+    expect(sequences.map((ids) => String.fromCharCode(...ids))).toEqual(['\u0001abc', '\u0001def'])
+    expect(() => calibrationTokens({ ...o, tokenizer: letters() })).toThrow(/no start token/)
+  })
   it('without a start token, sentences are text alone', () => {
     const { sentences } = calibrationTokens({
       text: 'abcdefghij',

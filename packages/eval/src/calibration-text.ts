@@ -18,7 +18,7 @@ export interface CalibrationTokenizer {
 }
 
 export interface CalibrationTokens {
-  /** Independent sequences of the same length, without a start token. */
+  /** Independent sequences of the same length; a start token stands only where it was asked for. */
   readonly sequences: readonly Int32Array[]
   /** Short sentences, each the start token and consecutive ids. */
   readonly sentences: readonly Int32Array[]
@@ -26,7 +26,7 @@ export interface CalibrationTokens {
 
 /**
  * The first `sequences * tokens` ids as independent sequences, and the first ids again as `sentences` short ones.
- * @throws EvalOptionError when the text is too short
+ * @throws EvalOptionError when the text is too short, or a start token is asked for and the model has none
  */
 export function calibrationTokens(o: {
   readonly text: string
@@ -35,18 +35,24 @@ export function calibrationTokens(o: {
   readonly sequences?: number
   /** Tokens per sequence. Default 2048. */
   readonly tokens?: number
+  /** Whether every sequence begins with the start token, which counts as one of its tokens. Default false. */
+  readonly startToken?: boolean
   /** Default 30. */
   readonly sentences?: number
   /** Tokens per sentence, the start token included. Default 64. */
   readonly sentenceTokens?: number
 }): CalibrationTokens {
-  const { sequences = 8, tokens = 2048, sentences = 30, sentenceTokens = 64 } = o
+  const { sequences = 8, tokens = 2048, startToken = false, sentences = 30, sentenceTokens = 64 } = o
   for (const [name, value] of Object.entries({ sequences, tokens, sentences, sentenceTokens }))
     if (!Number.isInteger(value) || value < 1)
       throw new EvalOptionError(name, value, 'a whole number from 1', 'Give how many to calibrate on.')
   const { bosId } = o.tokenizer
+  if (startToken && bosId === undefined)
+    throw new EvalOptionError('startToken', true, 'false: this model has no start token', 'Leave it out.')
+  const start = startToken && bosId !== undefined ? [bosId] : []
+  const ownOfSequence = tokens - start.length
   const own = bosId === undefined ? sentenceTokens : sentenceTokens - 1
-  const wanted = Math.max(sequences * tokens, sentences * own)
+  const wanted = Math.max(sequences * ownOfSequence, sentences * own)
   const ids = o.tokenizer.encodeFirst(o.text, wanted, { bos: false, special: false })
   if (ids.length < wanted)
     throw new EvalOptionError(
@@ -56,7 +62,9 @@ export function calibrationTokens(o: {
       'Give a longer text, or fewer or shorter sequences.',
     )
   return {
-    sequences: Array.from({ length: sequences }, (_, i) => ids.slice(i * tokens, (i + 1) * tokens)),
+    sequences: Array.from({ length: sequences }, (_, i) =>
+      Int32Array.from([...start, ...ids.subarray(i * ownOfSequence, (i + 1) * ownOfSequence)]),
+    ),
     sentences: Array.from({ length: sentences }, (_, i) => {
       const words = ids.slice(i * own, (i + 1) * own)
       return bosId === undefined ? words : Int32Array.from([bosId, ...words])

@@ -25,6 +25,8 @@ export interface CalibrationData {
   readonly sequences?: number
   /** Tokens per sequence. Default 2048, or the model's context where that is shorter. */
   readonly tokens?: number
+  /** Whether every sequence begins with the model's start token, which counts as one of its tokens. Default false. */
+  readonly startToken?: boolean
 }
 
 export interface CalibrateCompositionOptions {
@@ -52,6 +54,7 @@ export async function calibrateComposition(options: CalibrateCompositionOptions)
     tokenizer: model.tokenizer,
     tokens: data.tokens ?? defaultTokens(model),
     ...(data.sequences === undefined ? {} : { sequences: data.sequences }),
+    startToken: data.startToken ?? false,
     sentenceTokens: Math.min(64, model.shape.contextLength),
   })
   const meter = new FitMeter(compressor, model.shape.layers, onProgress)
@@ -94,12 +97,22 @@ export async function calibrateOn(
 ): Promise<Ready> {
   checkModelGiven('calibrateOn', model)
   checkCompressor('calibrateOn', compressor)
-  refuseUnknown('calibrateOn', options, ['text', 'sequences', 'tokens', 'known', 'onPartial', 'onProgress', 'signal'])
-  const { text, sequences, tokens, ...rest } = options
+  refuseUnknown('calibrateOn', options, [
+    'text',
+    'sequences',
+    'tokens',
+    'startToken',
+    'known',
+    'onPartial',
+    'onProgress',
+    'signal',
+  ])
+  const { text, sequences, tokens, startToken, ...rest } = options
   const data = {
     ...(text === undefined ? {} : { text: textGiven('calibrateOn', text) }),
     ...(sequences === undefined ? {} : { sequences }),
     ...(tokens === undefined ? {} : { tokens }),
+    ...(startToken === undefined ? {} : { startToken }),
   }
   return ready(compressor, await calibrateComposition({ model, compressor, data, ...rest }))
 }
@@ -109,7 +122,7 @@ const defaultTokens = (model: Model): number => Math.min(2048, model.shape.conte
 
 /** Says on what and for what artifacts were fitted: the same key, the same numbers. */
 export function calibrationKey(model: Model, compressor: KVCompressor, data: CalibrationData, text: string): string {
-  const { sequences = 8, tokens = defaultTokens(model) } = data
+  const { sequences = 8, tokens = defaultTokens(model), startToken = false } = data
   const stages = compressor.stages.map(({ kind, id, options, when, on }) => ({ kind, id, options, when, on }))
   const parts = {
     model: model.shape.fingerprint,
@@ -118,6 +131,7 @@ export function calibrationKey(model: Model, compressor: KVCompressor, data: Cal
     ownRows: compressor.ownRows,
     sequences,
     tokens,
+    ...(startToken ? { startToken } : {}),
     text,
   }
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 16)

@@ -4,7 +4,7 @@ import type * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor, Lossless, ModelShape, Ready } from '../../contract'
 import { mapRecord } from '../../tensors'
 import type { LayerCache } from '../layer'
-import type { HostArray } from '../rows/host-array'
+import { bytesIn, coded, formOf, type HostArray } from '../rows/host-array'
 import {
   type FittedRecord,
   fingerprintOf,
@@ -44,9 +44,9 @@ class Collector implements Recorder {
     for (const entry of this.collected) {
       const { tensor, record, lossless } = entry
       if (!lossless) continue
-      const coded = 'coded' in tensor ? tensor.coded : lossless.encode(await hostOf(tensor))
-      entry.tensor = { shape: record.shape, dtype: record.dtype, coded }
-      record.bytes = coded.byteLength
+      const array = 'coded' in tensor ? tensor : coded(await hostOf(tensor), lossless)
+      entry.tensor = array
+      record.bytes = bytesIn(array)
     }
   }
   /** The bytes of every tensor, in order. */
@@ -68,9 +68,8 @@ interface Entry {
 }
 
 function recordOf(t: tf.Tensor | HostArray): TensorRecord {
-  if ('coded' in t) return { shape: t.shape, dtype: t.dtype }
-  const dtype = 'values' in t ? (t.values instanceof Int32Array ? 'int32' : 'float32') : t.dtype
-  return { shape: t.shape, dtype: dtype as TensorRecord['dtype'] }
+  if ('values' in t) return { ...formOf(t) }
+  return { shape: t.shape, dtype: t.dtype as TensorRecord['dtype'] }
 }
 
 const hostOf = async (t: tf.Tensor | HostTensor): Promise<HostTensor> =>

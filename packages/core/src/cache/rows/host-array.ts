@@ -11,12 +11,15 @@ export const isCoded = (t: HostArray): t is Coded => 'coded' in t
 
 export const bytesIn = (t: HostArray): number => (isCoded(t) ? t.coded.byteLength : t.values.byteLength)
 
+/** The shape and the kind of numbers of an array. */
+export const formOf = ({ shape, values }: HostTensor): TensorForm => ({
+  shape,
+  dtype: values instanceof Int32Array ? 'int32' : 'float32',
+})
+
 /** Codes an array. Without a lossless stage it stays as it is. */
-export function coded(tensor: HostTensor, lossless: Lossless | null): HostArray {
-  if (!lossless) return tensor
-  const dtype = tensor.values instanceof Int32Array ? 'int32' : 'float32'
-  return { shape: tensor.shape, dtype, coded: lossless.encode(tensor) }
-}
+export const coded = (tensor: HostTensor, lossless: Lossless | null): HostArray =>
+  lossless ? { ...formOf(tensor), coded: lossless.encode(tensor) } : tensor
 
 /** Gives an array back. */
 export function decoded(t: HostArray, lossless: Lossless | null): HostTensor {
