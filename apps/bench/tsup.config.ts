@@ -11,6 +11,7 @@ export default preset({
     'resident',
     'same-bits',
     'steps',
+    'training',
   ].map((name) => `src/${name}.ts`),
   dts: false,
 })

@@ -46,6 +46,7 @@ export default defineConfig({
           { text: 'Reference numbers', link: '/reference-numbers' },
           { text: 'At the same bits', link: '/same-bits' },
           { text: 'Resident bytes', link: '/resident-bytes' },
+          { text: 'Training KV-Latent', link: '/kv-latent-training' },
           { text: 'Roadmap', link: '/roadmap' },
         ],
       },

@@ -96,6 +96,16 @@ export const commands = [
     says: 'npm run -s kvloom -- generate --model narrow --prompt "Once upon a time"',
     runs: 'npm run -s kvloom -- generate --model narrow --prompt "Once upon a time" --max-new-tokens 4',
   },
+  {
+    says: 'npm run -s kvloom -- train kv-latent --model tiny --out trained',
+    runs: 'npm run -s kvloom -- train kv-latent --model tiny --out trained --tokens 1280 --sequence 128 --held-out-sequences 1 --measurements 0',
+    shows: /trained on 1280 tokens/,
+    makes: 'trained/training.html',
+  },
+  {
+    says: 'npm run -s kvloom -- compare --model trained --compressor none',
+    runs: `npm run -s kvloom -- compare --model trained --compressor none ${SHORT}`,
+  },
 
   { says: 'npm run check:boundaries', shows: /no dependency violations/ },
   {
@@ -130,6 +140,11 @@ export const commands = [
   {
     says: 'npm run -s pnpm -- --filter @kvloom/bench same-bits',
     runs: 'npm run -s pnpm -- --filter @kvloom/bench same-bits --page',
+  },
+  {
+    says: 'npm run -s pnpm -- --filter @kvloom/bench training',
+    runs: 'npm run -s pnpm -- --filter @kvloom/bench training --page',
+    makes: 'docs/kv-latent-training.md',
   },
   { runs: 'npm run -s pnpm -- --filter @kvloom/bench decode-step tiny 64 2', shows: /median|kvloom, none/ },
   { runs: 'npm run -s pnpm -- --filter @kvloom/bench steps 128 1', shows: /fastgen +median/ },

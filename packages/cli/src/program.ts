@@ -36,6 +36,7 @@ export function buildProgram(done: (exitCode: number) => void, modules: ServedMo
   addCompare(program, done, modules)
   addCalibrate(program, done, modules)
   addConvert(program, done, modules)
+  addTrain(program, done, modules)
   addGenerate(program, done, modules)
   program
     .command('methods')
@@ -179,6 +180,36 @@ function addConvert(program: Command, done: (exitCode: number) => void, modules:
     .requiredOption('--out <folder>', 'where the model goes, a new folder; other commands take it as --model')
     .option('--artifacts <file>', 'what kvloom calibrate wrote; repeatable', collect, [])
     .action(async (flags) => done(await (await import('./commands/convert')).convertCommand({ ...flags, modules })))
+}
+
+function addTrain(program: Command, done: (exitCode: number) => void, modules: ServedModules): void {
+  modelOptions(program.command('train'))
+    .description('train the weights that a method makes, such as narrower heads; writes a model and training.html')
+    .argument('<composition>', 'such as kv-latent or "kv-latent(keyDim=32, valueDim=32)"')
+    .addOption(config())
+    .option(
+      '--out <folder>',
+      'where the trained model goes, a new folder; other commands take it as --model',
+      'kvloom-trained',
+    )
+    .option(
+      '--text <file>',
+      'plain text to train on, or a folder of .txt files; repeatable (default: a bundled public-domain text)',
+      collect,
+      [],
+    )
+    .option('--held-out <file>', 'plain text that perplexity is measured on (default: another bundled text)')
+    .option('--held-out-sequences <n>', 'sequences of it', whole(1), 8)
+    .option('--tokens <n>', 'tokens of all steps together', whole(1), 200_000)
+    .option('--sequence <n>', 'tokens of a sequence (default: 512, or the context of the model)', whole(2))
+    .option('--batch <n>', 'sequences a step', whole(1), 1)
+    .option('--learning-rate <x>', 'multiplies the learning rates of the method', decimal, 1)
+    .option('--measurements <n>', 'how often perplexity is measured on the way', whole(0), 10)
+    .option('--seed <n>', 'seed of the order of sequences', whole(0), 0)
+    .option('--resume', 'go on with the checkpoint that an interrupted run kept beside --out')
+    .action(async (composition, flags) =>
+      done(await (await import('./commands/train')).trainCommand(composition, { ...flags, modules })),
+    )
 }
 
 function addGenerate(program: Command, done: (exitCode: number) => void, modules: ServedModules): void {

@@ -4,6 +4,7 @@ export { BackendError, engineBackends, useBackend } from './backend'
 export { loadCache, saveCache } from './cache-file'
 export type { CalibrationProgress, CalibrationRunOptions } from './calibration/run'
 export { calibrationRun } from './calibration/run'
+export { withWeights } from './changed-weights'
 export type {
   ArtifactFileErrorCode,
   EngineErrorParts,
@@ -76,4 +77,13 @@ export type {
   TokenizerFacts,
 } from './tokenizer/tokenizer'
 export { createTokenizer } from './tokenizer/tokenizer'
+export type {
+  LayerStates,
+  LayerTarget,
+  SequenceGradients,
+  SequenceLosses,
+  TrainableModel,
+  WeightValues,
+} from './trainable'
+export { trainable } from './trainable'
 export type { HeldWeight, LayerWeights, Linear, LlamaWeights, LoadProgress } from './weights'

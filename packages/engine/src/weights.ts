@@ -20,6 +20,8 @@ export interface Linear {
   readonly weight: PackedWeight
   /** `[out]`, or null. */
   readonly bias: Tensor | null
+  /** `[in, out]`, the same numbers once more, where gradients go back through it often. */
+  readonly transposed?: PackedWeight
 }
 
 /** Weights of one layer. */

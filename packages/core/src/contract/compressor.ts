@@ -12,6 +12,7 @@ import type { ModelShape, ModelWeights } from './model'
 import type { Recall } from './recall'
 import type { Predictor, PredictorSource, Quantizer, Resample, Transform } from './rows'
 import type { Site, Space } from './space'
+import type { Training } from './training'
 import type { HostTensor, Json, Part } from './values'
 import type { MergedWindow, Windows } from './window'
 
@@ -70,6 +71,8 @@ export interface Stage<K extends Kind = Kind> {
   accepts(input: Space, earlier: string): Space
   /** How it learns from a model; a stage without it learns nothing. */
   readonly fit?: Fit
+  /** Stages of kind `model`: how the weights that they make are trained by who wants that; a stage without it is used as it is. */
+  readonly training?: Training
   /**
    * Makes the stage for one part of one layer. `artifact` is what its `fit` learned, and is there when it has one.
    * @throws ModelMismatch, ArtifactMismatch

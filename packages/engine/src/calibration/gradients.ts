@@ -3,10 +3,11 @@
 import type { HostTensor, Part } from '@kvloom/core'
 import * as tf from '@tensorflow/tfjs-core'
 import { Arena } from '../arena'
-import { afterAttention, attentionInputs, embed, mlp } from '../llama'
+import { headLoss } from '../gradients/head'
+import { layerGradients } from '../gradients/layer'
+import { forwardTraced, uploadTrace } from '../gradients/sequence'
+import { disposeTables, sequenceTables } from '../gradients/tables'
 import type { Model } from '../model'
-import { attendToItself } from './attention'
-import { layerGradients, lossGradient, sequenceTables } from './backward'
 
 /** Squared gradients of one layer and sequence. */
 export type SquaredGradients = Readonly<Record<Part, HostTensor>>
@@ -24,48 +25,41 @@ export async function squaredGradients(
 ): Promise<SquaredGradients[]> {
   const { config, packed, shape } = model
   const arena = new Arena()
+  const tables = sequenceTables(shape, ids.length)
   try {
-    const traces: { readonly input: Float32Array; readonly middle: Float32Array }[] = []
-    let hidden = arena.own(embed(packed, ids)) // [n, hidden]
-    for (const layer of packed.layers) {
-      const now = arena.own(attentionInputs(config, layer, hidden))
-      const attended = arena.own(await attendToItself(shape, now)) // [queryHeads, n, valueDim]
-      const middle = arena.own(afterAttention(layer, hidden, attended)) // [n, hidden]
-      const next = arena.own(mlp(config, layer, middle))
-      traces.push({ input: await floats(hidden), middle: await floats(middle) })
-      arena.free(now, attended, middle, hidden)
-      hidden = next
-      onLayer()
-    }
-    const tables = sequenceTables(shape, ids.length)
-    arena.own(tables.rotation ?? {})
-    for (const mask of tables.masks) arena.own(mask)
-    let gradient = arena.own(lossGradient(config, packed, hidden, ids)) // [n, hidden]
+    const { traces, hidden } = await forwardTraced(model, ids, arena, onLayer)
+    const loss = headLoss(config, packed, hidden, ids, { gradientOf: 'next-token' })
+    loss.nextToken.dispose()
+    let gradient = loss.hidden && arena.own(loss.hidden) // [n, hidden]
     arena.free(hidden)
     const squared: SquaredGradients[] = []
     for (const [number, layer] of [...packed.layers.entries()].reverse()) {
       const trace = traces.pop()
-      const back = arena.own(
-        tf.tidy(() => {
-          const rows = (values: Float32Array = new Float32Array()) =>
-            tf.tensor2d(values, [ids.length, config.hiddenSize])
-          const at = { input: rows(trace?.input), middle: rows(trace?.middle) }
-          const { keys, values, input } = layerGradients(config, shape, layer, tables, at, gradient)
-          return { keys: tf.square(keys), values: tf.square(values), input }
-        }),
-      )
+      if (!trace || !gradient) break
+      const given: tf.Tensor = gradient
+      const back = tf.tidy(() => {
+        const { keys, values, input } = layerGradients(
+          config,
+          shape,
+          layer,
+          tables,
+          uploadTrace(model, ids.length, trace),
+          given,
+        )
+        return { keys: tf.square(keys), values: tf.square(values), ...(input ? { input } : {}) }
+      })
+      arena.own(back)
       squared[number] = { keys: await hostTensor(back.keys), values: await hostTensor(back.values) }
       arena.free(gradient, back.keys, back.values)
-      gradient = back.input
+      gradient = back.input ?? null
       onLayer()
     }
     return squared
   } finally {
+    disposeTables(tables)
     arena.dispose()
   }
 }
-
-const floats = async (tensor: tf.Tensor): Promise<Float32Array> => (await tensor.data()) as Float32Array
 
 /** A copy in host memory. */
 export const hostTensor = async (tensor: tf.Tensor): Promise<HostTensor> => ({

@@ -13,6 +13,9 @@ export interface PlainResult {
   readonly keysBeforeRope: readonly Rows[]
   readonly keys: readonly Rows[]
   readonly values: readonly Rows[]
+  /** Per layer `[n][hidden]`: after attention was added, and behind the MLP. */
+  readonly middles: readonly Rows[]
+  readonly outputs: readonly Rows[]
 }
 
 /** What a test may change. */
@@ -83,6 +86,8 @@ export function plainLlama(
   const allKeys: Rows[] = []
   const allKeysBeforeRope: Rows[] = []
   const allValues: Rows[] = []
+  const middles: Rows[] = []
+  const outputs: Rows[] = []
   for (let l = 0; l < config.layers; l++) {
     const layer = `layers.${l}`
     const normed = x.map((row) => norm(row, weight(`${layer}.attentionNorm`)))
@@ -111,15 +116,17 @@ export function plainLlama(
       }
     }
     x = plus(x, linear(attended, `${layer}.attention.output`))
+    middles.push(x)
     const inner = x.map((row) => norm(row, weight(`${layer}.mlpNorm`)))
     const gate = linear(inner, `${layer}.mlp.gate`)
     const up = linear(inner, `${layer}.mlp.up`)
     const product = gate.map((row, t) => row.map((g, i) => activate(config.activation, g) * up[t]![i]!))
     x = plus(x, linear(product, `${layer}.mlp.down`))
+    outputs.push(x)
   }
   const last = x.map((row) => norm(row, weight('finalNorm')))
   const logits = linear(last, config.tiedEmbeddings ? 'embedding' : 'output')
-  return { logits, hidden: last, keysBeforeRope: allKeysBeforeRope, keys: allKeys, values: allValues }
+  return { logits, hidden: last, keysBeforeRope: allKeysBeforeRope, keys: allKeys, values: allValues, middles, outputs }
 }
 
 const dot = (a: Float64Array, b: Float64Array): number => a.reduce((sum, v, i) => sum + v * b[i]!, 0)

@@ -20,7 +20,7 @@ export const seriesOf = (report: Report): readonly Series[] =>
 
 /** Every plot is drawn twice: for a page, and for a phone, where the wide one could not be read. */
 export type PlotSize = 'wide' | 'narrow'
-const WIDTH: Readonly<Record<PlotSize, number>> = { wide: 860, narrow: 360 }
+export const WIDTH: Readonly<Record<PlotSize, number>> = { wide: 860, narrow: 360 }
 
 /** Divergences below this are drawn here: nobody sees them in a text, and zero has no place on a log axis. */
 export const KLD_FLOOR = 1e-4
@@ -132,7 +132,7 @@ function stepsOf(points: readonly { readonly x: number; readonly y: number }[]):
 }
 
 /** Ticks at the powers of ten inside a range, so that a log axis stays readable. */
-function decades(
+export function decades(
   low: number,
   high: number,
 ): { readonly ticks: readonly number[]; readonly tickFormat: (value: number) => string } {
@@ -260,7 +260,7 @@ function lines<T extends { readonly place: number; readonly name: string }>(
 }
 
 /** Draws without a browser. Class names differ between the two sizes, since each brings a style of its own. */
-function svg(size: PlotSize, options: Plot.PlotOptions): string {
+export function svg(size: PlotSize, options: Plot.PlotOptions): string {
   const { document } = parseHTML('<!doctype html><html><body></body></html>')
   const drawn = Plot.plot({
     ...options,

@@ -25,6 +25,7 @@ import {
 import { gather, type Tensor, tensor1d, tidy } from '@tensorflow/tfjs-core'
 import { modifiedFrequencies } from './frequencies'
 import { kvLatentOptions } from './options'
+import { kvLatentTraining } from './training'
 
 type Options = OptionsOf<typeof kvLatentOptions>
 
@@ -54,6 +55,7 @@ export const kvLatent = defineMethod(
       when: 'load',
       // Later stages see the rows of the new model: its own dims, plain keys and values. 0 is half of the old model's.
       accepts: (space) => ({ ...space, dim: (space.part === 'keys' ? keyDim : options.valueDim) || null }),
+      training: kvLatentTraining,
       bind: () => ({ transform: (weights) => narrower(weights, options) }),
     }
     return { stages: [stage] }

@@ -1,0 +1,7 @@
+export type { TrainingErrorCode } from './errors'
+export { TrainingError } from './errors'
+export type { CurvePoint, PerplexityPoint, TrainingRecord } from './record'
+export { recovered } from './record'
+export { textSequences } from './sequences'
+export type { CheckpointOptions, Trained, TrainOptions, TrainProgress } from './train'
+export { train } from './train'

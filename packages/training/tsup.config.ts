@@ -1,0 +1,3 @@
+import { preset } from '../../tools/presets/tsup'
+
+export default preset()
