@@ -108,9 +108,9 @@ export {
   definePick,
   defineQuantizer,
   defineScorer,
-  defineTransform,
 } from './define'
 export { defineLossless } from './define-lossless'
+export { defineTransform } from './define-transform'
 export {
   ArtifactMismatch,
   CacheStateError,

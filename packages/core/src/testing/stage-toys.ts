@@ -2,7 +2,8 @@
 import * as tf from '@tensorflow/tfjs-core'
 import { expect } from 'vitest'
 import type { HostTensor, KVCompressor, ModelShape, Quantizer, Recall, Space, Stage } from '../contract'
-import { definePick, defineQuantizer, defineTransform } from '../define'
+import { definePick, defineQuantizer } from '../define'
+import { defineTransform } from '../define-transform'
 import { evenWindows } from '../merge-zones'
 import { integer, oneOf } from '../options'
 
