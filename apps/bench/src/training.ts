@@ -1,10 +1,10 @@
 // KV-Latent trained on the tiny model with several widths of keys and values, as the table of the paper has them, each from the same seed
 // and text. Writes results/training.json and docs/kv-latent-training.md, which also shows the record of a longer run on another model.
 //
-//   node dist/training.js [--only "keyDim=16, valueDim=16"] [--page] [--keep FOLDER --name NAME]
+//   node dist/training.js [--only "keyDim=16, valueDim=16"] [--page] [--keep FOLDER --name NAME --about TEXT]
 //
 // --only measures the rows that contain all of the texts; others are kept. --keep takes over training.json of a folder that `kvloom train`
-// wrote, as results/training-NAME.json. --page only makes the page.
+// wrote, as results/training-NAME.json; TEXT says what it was trained on. --page only makes the page.
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -50,6 +50,8 @@ interface LongRun {
   readonly schemaVersion: 1
   readonly machine: ReturnType<typeof machine>
   readonly name: string
+  /** What it was trained on, a sentence for the page. */
+  readonly about: string
   readonly record: TrainingRecord
 }
 
@@ -59,6 +61,7 @@ const { values: flags } = parseArgs({
     page: { type: 'boolean', default: false },
     keep: { type: 'string' },
     name: { type: 'string', default: 'model' },
+    about: { type: 'string', default: '' },
   },
 })
 async function rowsMeasured(): Promise<readonly Row[]> {
@@ -83,9 +86,9 @@ async function measure(): Promise<void> {
   model.dispose()
 }
 
-async function keepRecord(folder: string, name: string): Promise<void> {
+async function keepRecord(folder: string, name: string, about: string): Promise<void> {
   const record = JSON.parse(await readFile(join(folder, 'training.json'), 'utf8')) as TrainingRecord
-  const kept: LongRun = { schemaVersion: 1, machine: machine(), name, record }
+  const kept: LongRun = { schemaVersion: 1, machine: machine(), name, about, record }
   await writeFile(here(`results/training-${name}.json`), `${JSON.stringify(kept, null, 2)}\n`)
 }
 
@@ -140,8 +143,8 @@ function tinyTable(): string[] {
 const cached = (text: string): number =>
   [...text.matchAll(/(?:keyDim|valueDim)=(\d+)/g)].reduce((sum, [, dim]) => sum + 8 * Number(dim), 0)
 
-function longRun({ name: title, record }: LongRun): string[] {
-  const { settings, dense, untrained, perplexities, phases, seconds, stages, trainedWeights } = record
+function longRun({ name: title, about, record }: LongRun): string[] {
+  const { settings, tokensTrained, dense, untrained, perplexities, phases, seconds, stages, trainedWeights } = record
   const words = phases.map(
     ({ name, steps, loss, learningRate, passes }) =>
       `${name}: ${steps} steps, loss \`${loss}\`, rate ${learningRate}${passes > 1 ? `, ${passes} passes` : ''}`,
@@ -149,7 +152,8 @@ function longRun({ name: title, record }: LongRun): string[] {
   return [
     `## ${title}`,
     '',
-    `${stages.map(({ id, options }) => `\`${id}\` ${JSON.stringify(options)}`).join(', ')}; ${settings.tokens} tokens in sequences of ${settings.sequence}, ${settings.batch} a step, seed ${settings.seed}; ${trainedWeights} trained weights.`,
+    `${stages.map(({ id, options }) => `\`${id}\` ${JSON.stringify(options)}`).join(', ')}; ${tokensTrained} ${tokensTrained === settings.tokens ? '' : `of ${settings.tokens} `}tokens in sequences of ${settings.sequence}, ${settings.batch} a step, seed ${settings.seed}; ${trainedWeights} trained weights.`,
+    ...(about === '' ? [] : [about]),
     `${words.join('; ')}. ${Math.round(seconds.training / 60)} minutes of steps, ${Math.round(seconds.measuring / 60)} of measuring.`,
     '',
     ...table(
@@ -176,6 +180,6 @@ const endOf = ({ perplexities }: TrainingRecord, phase: number): number =>
 const share = (record: TrainingRecord): string => `${(100 * recovered(record)).toFixed(1)} %`
 
 const rows = new Map((await rowsMeasured()).map((row) => [row.composition, row]))
-if (flags.keep !== undefined) await keepRecord(flags.keep, flags.name)
+if (flags.keep !== undefined) await keepRecord(flags.keep, flags.name, flags.about)
 if (!flags.page && flags.keep === undefined) await measure()
 await writeFile(new URL('../../../docs/kv-latent-training.md', import.meta.url), await page())

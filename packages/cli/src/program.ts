@@ -207,6 +207,7 @@ function addTrain(program: Command, done: (exitCode: number) => void, modules: S
     .option('--measurements <n>', 'how often perplexity is measured on the way', whole(0), 10)
     .option('--seed <n>', 'seed of the order of sequences', whole(0), 0)
     .option('--resume', 'go on with the checkpoint that an interrupted run kept beside --out')
+    .option('--as-is', 'with --resume: train no more, write the model that the checkpoint holds')
     .action(async (composition, flags) =>
       done(await (await import('./commands/train')).trainCommand(composition, { ...flags, modules })),
     )

@@ -2,7 +2,7 @@
 import { OptionError } from '@kvloom/core'
 import { type LoadModelOptions, loadModelFiles, type Model } from './model'
 import type { WeightInfo } from './models/model-files'
-import type { WeightValues } from './trainable'
+import type { WeightValues } from './trained-weights'
 
 /**
  * A copy of a model in which some weights have other values, held as f32; the others stay packed as in the file.

@@ -83,7 +83,7 @@ export type {
   SequenceGradients,
   SequenceLosses,
   TrainableModel,
-  WeightValues,
 } from './trainable'
 export { trainable } from './trainable'
+export type { WeightValues } from './trained-weights'
 export type { HeldWeight, LayerWeights, Linear, LlamaWeights, LoadProgress } from './weights'

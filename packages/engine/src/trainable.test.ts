@@ -10,7 +10,8 @@ import type { ModelConfig } from './models/config'
 import { narrow, stage } from './testing/changed-model'
 import { plainLlama } from './testing/plain-llama'
 import { type RandomLlamaSettings, writeRandomLlama } from './testing/random-llama'
-import { type TrainableModel, trainable, type WeightValues } from './trainable'
+import { type TrainableModel, trainable } from './trainable'
+import type { WeightValues } from './trained-weights'
 
 /** Largest error over the largest slope of a weight: float32 sums over tokens against finite differences in float64. */
 const GRADIENTS = 2e-4

@@ -1,6 +1,5 @@
 // A model some of whose weights may change: forward, losses, and gradients of those weights. What trains it lies outside.
 import { OptionError } from '@kvloom/core'
-import { type PackedWeight, packWeight, unpackWeight } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import { Arena } from './arena'
 import { useBackend } from './backend'
@@ -10,10 +9,8 @@ import { attentionForward, floats, forwardTraced, layerForward, uploadTrace } fr
 import { disposeTables, sequenceTables } from './gradients/tables'
 import { embed, mlp } from './llama'
 import type { Model } from './model'
-import type { LayerWeights, Linear, LlamaWeights } from './weights'
-
-/** Weights by canonical name (`layers.3.attention.query`, `finalNorm`), their numbers `[out, in]` row by row. */
-export type WeightValues = ReadonlyMap<string, Float32Array>
+import { PARTS, TrainedWeights, type WeightValues } from './trained-weights'
+import type { LlamaWeights } from './weights'
 
 /** Where the output of a layer is compared with the original model's: after attention was added, or behind the MLP. */
 export type LayerTarget = 'attention' | 'layer'
@@ -36,22 +33,6 @@ export interface SequenceLosses {
   /** KL(teacher || model); null without a teacher. */
   readonly divergence: number | null
 }
-
-/** The parts of a layer that may be trained. */
-const PARTS = [
-  'attentionNorm',
-  'attention.query',
-  'attention.key',
-  'attention.value',
-  'attention.queryNorm',
-  'attention.keyNorm',
-  'attention.output',
-  'mlpNorm',
-  'mlp.gate',
-  'mlp.up',
-  'mlp.down',
-] as const
-type Part = (typeof PARTS)[number]
 
 /**
  * Opens a model for training.
@@ -87,104 +68,32 @@ function namesOf(model: Model, weights: readonly string[]): string[] {
   return [...layers, ...weights.filter((part) => part === 'finalNorm')].filter((name) => has.has(name))
 }
 
-/**
- * A model under training. Trained weights are f32 and owned by it; frozen ones are the model's, packed as they are, and where gradients go back
- * through them they are held unpacked besides, in both directions, which multiplies faster.
- */
+/** A model under training. It owns the weights that are trained. */
 export class TrainableModel {
-  private readonly own = new Map<string, { dispose(): void }>()
-  private weights: LlamaWeights
-  private trained: ReadonlyMap<string, Float32Array> = new Map()
-  private outputTransposed: PackedWeight | null = null
+  private readonly held: TrainedWeights
 
   /** Made by `trainable()`. */
   constructor(private readonly model: Model) {
-    this.weights = model.packed
+    this.held = new TrainedWeights(model.packed)
   }
 
-  /** Unpacks the matrices of the MLP and the output matrix; `trainable()` calls it. Memory: 8 bytes a number. */
+  /** Prepares for gradients that go back through frozen weights; `trainable()` calls it. Memory: 8 bytes a number of these. */
   unpackFrozen(): void {
-    const unpack = (name: string, weight: PackedWeight): UnpackedWeight => ({
-      weight: this.hold(name, repacked(weight, false)),
-      transposed: this.hold(`${name}, transposed`, repacked(weight, true)),
-    })
-    const layers = this.weights.layers.map((layer, number) => {
-      const linear = (part: 'gate' | 'up' | 'down'): Linear => ({
-        ...layer[part],
-        ...unpack(`layers.${number}.mlp.${part}`, layer[part].weight),
-      })
-      return { ...layer, gate: linear('gate'), up: linear('up'), down: linear('down') }
-    })
-    const { weight, transposed } = unpack('output', this.weights.output)
-    this.weights = { ...this.weights, layers, output: weight }
-    this.outputTransposed = transposed
+    this.held.unpackFrozen()
   }
 
   /** What the trained weights are now; not to be changed in place. */
   get values(): WeightValues {
-    return this.trained
+    return this.held.values
   }
 
-  /** Gives weights new values, which are copied; others stay as they are. */
+  /** Gives weights new values, which are kept and not to be changed afterwards; others stay as they are. */
   set(values: WeightValues): void {
-    const layers = [...this.weights.layers]
-    let { finalNorm } = this.weights
-    for (const [name, numbers] of values) {
-      const [, number, part] = /^layers\.(\d+)\.(.+)$/.exec(name) ?? []
-      const layer = layers[Number(number)]
-      if (layer && part) layers[Number(number)] = this.withPart(layer, part as Part, name, numbers)
-      else if (name === 'finalNorm') finalNorm = this.hold(name, tf.tensor1d(numbers))
-    }
-    this.weights = { ...this.weights, layers, finalNorm }
-    this.trained = new Map([...this.trained, ...values])
+    this.held.set(values)
   }
 
-  private withPart(layer: LayerWeights, part: string, name: string, numbers: Float32Array): LayerWeights {
-    const vector = (): tf.Tensor1D => this.hold(name, tf.tensor1d(numbers))
-    const [matrix, isBias] = [part.replace(/\.bias$/, ''), part.endsWith('.bias')]
-    const linear = (old: Linear): Linear => {
-      if (isBias) return { ...old, bias: vector() }
-      const { outFeatures, inFeatures } = old.weight
-      const weight = this.hold(name, packWeight({ format: 'f32', data: numbers, outFeatures, inFeatures }))
-      this.free(`${name}, transposed`)
-      return { weight, bias: old.bias }
-    }
-    switch (matrix as Part) {
-      case 'attentionNorm':
-        return { ...layer, attentionNorm: vector() }
-      case 'mlpNorm':
-        return { ...layer, mlpNorm: vector() }
-      case 'attention.queryNorm':
-        return { ...layer, queryNorm: vector() }
-      case 'attention.keyNorm':
-        return { ...layer, keyNorm: vector() }
-      case 'attention.query':
-        return { ...layer, query: linear(layer.query) }
-      case 'attention.key':
-        return { ...layer, key: linear(layer.key) }
-      case 'attention.value':
-        return { ...layer, value: linear(layer.value) }
-      case 'attention.output':
-        return { ...layer, output: linear(layer.output) }
-      case 'mlp.gate':
-        return { ...layer, gate: linear(layer.gate) }
-      case 'mlp.up':
-        return { ...layer, up: linear(layer.up) }
-      case 'mlp.down':
-        return { ...layer, down: linear(layer.down) }
-    }
-  }
-
-  /** Keeps what stands for a weight, and frees what stood for it before. */
-  private hold<T extends { dispose(): void }>(name: string, tensor: T): T {
-    this.free(name)
-    this.own.set(name, tensor)
-    return tensor
-  }
-
-  private free(name: string): void {
-    this.own.get(name)?.dispose()
-    this.own.delete(name)
+  private get weights(): LlamaWeights {
+    return this.held.packed
   }
 
   private get parts() {
@@ -280,11 +189,12 @@ export class TrainableModel {
     try {
       const states = loss === 'teacher' && teacher ? await teacher.states(ids, arena, onLayer) : null
       const { traces, hidden } = await forwardTraced(this.parts, ids, arena, onLayer, { attended: true })
-      const finalNorm = this.trained.has('finalNorm') && parts.includes('finalNorm')
+      const { outputTransposed } = this.held
+      const finalNorm = this.held.values.has('finalNorm') && parts.includes('finalNorm')
       const head = headLoss(config, this.weights, hidden, ids, {
         gradientOf: loss,
         finalNorm,
-        ...(this.outputTransposed ? { outputTransposed: this.outputTransposed } : {}),
+        ...(outputTransposed ? { outputTransposed } : {}),
         ...(states ? { teacher: states } : {}),
       })
       const losses = await lossesOf(head)
@@ -354,13 +264,12 @@ export class TrainableModel {
   /** Those of `parts` that are trained in a layer, and their biases. */
   private wanted(layer: number, parts: readonly string[]): ReadonlySet<string> {
     const named = parts.flatMap((part) => [part, `${part}.bias`])
-    return new Set(named.filter((part) => this.trained.has(`layers.${layer}.${part}`)))
+    return new Set(named.filter((part) => this.held.values.has(`layers.${layer}.${part}`)))
   }
 
   /** Frees the trained weights. The model stays. */
   dispose(): void {
-    for (const each of this.own.values()) each.dispose()
-    this.own.clear()
+    this.held.dispose()
   }
 }
 
@@ -368,23 +277,6 @@ export class TrainableModel {
 const SMALLEST_LENGTH = 1e-12
 
 const nothing = (): void => {}
-
-interface UnpackedWeight {
-  readonly weight: PackedWeight
-  readonly transposed: PackedWeight
-}
-
-/** A matrix as f32, or its transpose. */
-function repacked(packed: PackedWeight, transposes: boolean): PackedWeight {
-  const matrix = tf.tidy(() => {
-    const whole = unpackWeight(packed) as tf.Tensor2D // [out, in]
-    return transposes ? tf.transpose(whole) : whole
-  })
-  const [outFeatures = 0, inFeatures = 0] = matrix.shape
-  const data = matrix.dataSync() as Float32Array
-  matrix.dispose()
-  return packWeight({ format: 'f32', data, outFeatures, inFeatures })
-}
 
 async function lossesOf(head: {
   readonly nextToken: tf.Tensor

@@ -41,6 +41,8 @@ export interface TrainingRecord {
     readonly passes: number
     readonly weights: readonly string[]
   }[]
+  /** Of `settings.tokens`; fewer where a run was ended before. */
+  readonly tokensTrained: number
   /** Sequences of the text that is trained on, and of the held-out text. */
   readonly sequences: number
   readonly heldOut: number

@@ -7,9 +7,10 @@ import { loadModel, type Model } from '@kvloom/engine'
 import { memory, mul } from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { TrainingError } from './errors'
+import type { TrainOptions } from './options'
 import { recovered } from './record'
 import { textSequences } from './sequences'
-import { type Trained, type TrainOptions, train } from './train'
+import { type Trained, train } from './train'
 
 const LENGTH = 24
 
@@ -120,22 +121,27 @@ describe('train', () => {
   })
 
   it('gives the same bytes for the same seed, also when it was interrupted twice, and others for another seed', async () => {
-    const whole = await train(options())
+    // Eleven steps a phase: the first one has a block and a part of the next.
+    const [first, second] = training.phases
+    const phases = [{ ...first!, passes: 1 }, second!]
+    const short = (more: Partial<TrainOptions> = {}) =>
+      options({ tokens: 22 * LENGTH, training: { phases }, heldOut: sequences.slice(24, 25), ...more })
+    const whole = await train(short())
     const { curve, perplexities, trained } = whole.record
     const bytes = await bytesOf(whole)
-    expect(await bytesOf(await train(options()))).toBe(bytes)
-    expect(await bytesOf(await train(options({ seed: 4 })))).not.toBe(bytes)
+    expect(await bytesOf(await train(short()))).toBe(bytes)
+    expect(await bytesOf(await train(short({ seed: 4 })))).not.toBe(bytes)
 
     const file = join(folder, 'interrupted.safetensors')
     const before = memory().numTensors
-    // Inside a block of the first phase, and in the second one.
+    // Inside the second block of the first phase, and in the second phase.
     for (const [at, resume] of [
-      [11, false],
-      [27, true],
+      [9, false],
+      [17, true],
     ] as const) {
       const stop = new AbortController()
       const interrupted = train(
-        options({
+        short({
           checkpoint: { file, resume },
           signal: stop.signal,
           onProgress: ({ tokens }) => tokens === at * LENGTH && stop.abort(),
@@ -144,7 +150,11 @@ describe('train', () => {
       await expect(interrupted).rejects.toMatchObject(codeOf('INTERRUPTED'))
       expect(memory().numTensors).toBe(before)
     }
-    const resumed = await train(options({ checkpoint: { file, resume: true } }))
+    const early = await train(short({ checkpoint: { file, resume: true, asIs: true } }))
+    expect(early.record).toMatchObject({ tokensTrained: 17 * LENGTH, curve: curve.slice(0, 17) })
+    expect(early.record.perplexities.at(-1)).toMatchObject({ phase: 1, tokens: 17 * LENGTH })
+    early.model.dispose()
+    const resumed = await train(short({ checkpoint: { file, resume: true } }))
     expect(resumed.record.curve).toEqual(curve)
     expect(resumed.record.perplexities).toEqual(perplexities)
     expect(resumed.record.trained).toBe(trained)
@@ -204,6 +214,7 @@ describe('train', () => {
       [{ heldOut: [Int32Array.of(1, 260)] }, 'OPTION'],
       [{ sequences: [new Int32Array(4096)] }, 'OPTION'],
       [{ steps: 4 } as never, 'OPTION'],
+      [{ checkpoint: { file: 'nowhere', asIs: true } }, 'OPTION'],
     ]
     for (const [more, code] of cases) await expect(train(options(more))).rejects.toMatchObject({ code })
     await expect(train(options({ learningRate: 1e30 }))).rejects.toMatchObject(codeOf('NOT_FINITE'))

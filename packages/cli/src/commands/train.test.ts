@@ -75,6 +75,7 @@ describe('kvloom train', () => {
 
   it('refuses mistakes before it begins', async () => {
     await expect(trainCommand('kv-latent', flags('model'))).rejects.toThrow(/a new folder or an empty one/)
+    await expect(trainCommand('kv-latent', flags('f', { asIs: true }))).rejects.toThrow(/give --resume too/)
     await expect(trainCommand('kivi', flags('a'))).rejects.toMatchObject({ code: 'OTHER_STAGES' })
     await expect(trainCommand('none', flags('b'))).rejects.toMatchObject({ code: 'NOTHING_TO_TRAIN' })
     await expect(trainCommand('kv-latent', flags('c', { text: ['nowhere.txt'] }))).rejects.toThrow(UsageError)

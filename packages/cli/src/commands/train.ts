@@ -36,6 +36,7 @@ export interface TrainFlags {
   readonly learningRate: number
   readonly measurements: number
   readonly resume?: boolean
+  readonly asIs?: boolean
 }
 
 /** Tokens of a sequence when nobody says. */
@@ -44,6 +45,7 @@ const DEFAULT_SEQUENCE = 512
 /** @returns the exit code. */
 export async function trainCommand(asked: string, flags: TrainFlags): Promise<number> {
   const compressor = buildChecked(asked, await knownMethods(flags))
+  if (flags.asIs && !flags.resume) throw new UsageError('--as-is writes what a checkpoint holds; give --resume too.')
   await refuseFull(flags.out)
   const text = await textOf(flags.text)
   const heldOutText = flags.heldOut === undefined ? await sampleText() : await readText(flags.heldOut)
@@ -69,7 +71,7 @@ export async function trainCommand(asked: string, flags: TrainFlags): Promise<nu
         seed,
         learningRate,
         measurements,
-        checkpoint: { file: checkpoint, resume: flags.resume === true },
+        checkpoint: { file: checkpoint, resume: flags.resume === true, asIs: flags.asIs === true },
         signal,
         onProgress: ({ fraction, label, loss, perplexity, secondsLeft }) =>
           line.show({
@@ -87,7 +89,7 @@ export async function trainCommand(asked: string, flags: TrainFlags): Promise<nu
       line.stop()
       try {
         await keep(trained.model, trained.record, flags.out)
-        await rm(checkpoint, { force: true })
+        if (trained.record.tokensTrained === trained.record.settings.tokens) await rm(checkpoint, { force: true })
       } finally {
         trained.model.dispose()
       }
@@ -107,10 +109,10 @@ async function keep(model: Model, record: TrainingRecord, out: string): Promise<
 }
 
 function summary(asked: string, model: Model, record: TrainingRecord): string {
-  const { settings, seconds, dense, untrained, perplexities } = record
+  const { tokensTrained, seconds, dense, untrained, perplexities } = record
   const last = perplexities.at(-1)?.perplexity ?? untrained
   const shown = (perplexity: number): string => perplexity.toPrecision(4)
-  return `${asked} of ${model.shape.name}, trained on ${settings.tokens} tokens in ${duration(seconds.training)}; perplexity ${shown(untrained)} before, ${shown(last)} after, ${shown(dense)} of the original: ${(100 * recovered(record)).toFixed(1)} % of the loss is back`
+  return `${asked} of ${model.shape.name}, trained on ${tokensTrained} tokens in ${duration(seconds.training)}; perplexity ${shown(untrained)} before, ${shown(last)} after, ${shown(dense)} of the original: ${(100 * recovered(record)).toFixed(1)} % of the loss is back`
 }
 
 /** A long training shall not end at a folder that is in use. @throws UsageError */

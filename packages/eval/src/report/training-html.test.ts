@@ -13,6 +13,7 @@ const record: TrainingRecord = {
     { name: 'layer-wise', loss: 'attention', steps: 60, learningRate: 1e-3, passes: 4, weights: ['attention.key'] },
     { name: 'end to end', loss: 'teacher', steps: 40, learningRate: 1e-4, passes: 1, weights: ['attention.key'] },
   ],
+  tokensTrained: 1000,
   sequences: 30,
   heldOut: 2,
   trainedWeights: 12_345,

@@ -48,10 +48,22 @@ function summary(record: TrainingRecord): string {
   return `Perplexity ${format.number(untrained)} before training, ${format.number(last)} after it, ${format.number(dense)} of the original model: ${format.percent(recovered(record))} of what was lost is back.`
 }
 
-function facts({ settings, stages, phases, trainedWeights, seconds, sequences, heldOut }: TrainingRecord): string {
+function facts({
+  settings,
+  tokensTrained,
+  stages,
+  phases,
+  trainedWeights,
+  seconds,
+  sequences,
+  heldOut,
+}: TrainingRecord): string {
   const entries: [string, string][] = [
     ['Composition', stages.map(({ id, options }) => `${id} ${JSON.stringify(options)}`).join(' + ')],
-    ['Tokens', `${settings.tokens} in sequences of ${settings.sequence}, ${settings.batch} a step`],
+    [
+      'Tokens',
+      `${tokensTrained === settings.tokens ? '' : `${tokensTrained} of `}${settings.tokens} in sequences of ${settings.sequence}, ${settings.batch} a step`,
+    ],
     ['Text', `${sequences} sequences, ${heldOut} held out`],
     ['Phases', phases.map(({ name, steps }) => `${name}, ${steps} steps`).join('; ')],
     ['Trained weights', trainedWeights.toLocaleString('en')],
