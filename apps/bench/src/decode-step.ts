@@ -1,10 +1,9 @@
 // Whole decode step of SmolLM2-135M (Q4_1 file) behind 1,024 tokens, one thread: caches without compression, methods beside them, and the same model with
 // f32 weights and tfjs ops. All caches are filled first and then take a step each in turn, so that what the machine does meanwhile hits all alike.
 //
+// What methods learn is fitted once and kept beside the models.
+//
 //   node dist/decode-step.js [MODEL] [CONTEXT] [ROUNDS] [NAME OF THE RESULT]
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { openCache } from '@kvloom/core'
 import { loadModel, prefill, resolveModel } from '@kvloom/engine'
 import { prepareComposition } from '@kvloom/eval'
@@ -35,13 +34,12 @@ const CALIBRATION = { sequences: 2, tokens: 256 }
 const { path } = await resolveModel(name)
 const model = await loadModel(path, { backend: 'wasm' })
 const ids = Int32Array.from({ length: context }, (_, i) => (i * 7919) % model.config.vocabSize)
-const cacheDir = await mkdtemp(join(tmpdir(), 'kvloom-decode-step-'))
 const candidates: Candidate[] = []
 const bytes: Record<string, number> = {}
 for (const composition of COMPOSITIONS) {
   const composed = composeText(composition)
   if ('refused' in composed) throw new Error(`${composition}: ${composed.refused}`)
-  const prepared = await prepareComposition({ model, compressor: composed.compressor, data: CALIBRATION, cacheDir })
+  const prepared = await prepareComposition({ model, compressor: composed.compressor, data: CALIBRATION })
   const cache = openCache(prepared.model.shape, prepared.ready)
   const started = performance.now()
   const logits = await prefill(prepared.model, cache, ids, { logits: 'none' })
@@ -69,7 +67,6 @@ candidates.push({
   },
 })
 const timings = await interleave(candidates, rounds)
-await rm(cacheDir, { recursive: true, force: true })
 await keep(result, {
   what: `One decoded token from context ${context} on (the context grows by one a round), ${name}, wasm, one thread; milliseconds for the whole step.`,
   model: name,

@@ -41,13 +41,6 @@ export const mergeHeads = (x: tf.Tensor): tf.Tensor2D => {
   return tf.reshape(tf.transpose(x, [1, 0, 2]), [n, heads * dim])
 }
 
-/** Splits `[n, heads * dim]` into heads `[heads, n, dim]`. */
-export const splitHeads = (x: tf.Tensor, heads: number): tf.Tensor3D => {
-  const [n = 0, width = 0] = x.shape
-  if (heads === 1) return tf.reshape(x, [1, n, width])
-  return tf.transpose(tf.reshape(x, [n, heads, width / heads]), [1, 0, 2]) as tf.Tensor3D
-}
-
 /** Takes heads `from ... from + count` of a tensor `[heads, n, dim]`. The result is the caller's. */
 export const headsOf = (t: tf.Tensor, { from, count }: { from: number; count: number }): tf.Tensor =>
   tf.slice(t as tf.Tensor3D, [from, 0, 0], [count, -1, -1])

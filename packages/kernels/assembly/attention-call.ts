@@ -10,9 +10,11 @@ export const SCORE_STRIDE: i32 = 68
 /** Bytes of a call; addresses of query variants follow it. */
 export const CALL_BYTES: usize = 208
 /** Bytes of a segment. */
-export const SEGMENT_BYTES: usize = 128
-/** Bytes of the table that turns a byte of codes into four channels: the address it was made from, padding, 256 vectors. */
-export const LOOKUP_BYTES: i32 = 16 + 4096
+export const SEGMENT_BYTES: usize = 144
+/** Where the map of a block lies behind the table that turns a byte of codes into four channels: the table's address, padding, 256 vectors. */
+export const MAP_AT: i32 = 16 + 4096
+/** Bytes of that table and of a map: its address, padding, 64 rows of 64 floats, and another row. */
+export const LOOKUP_BYTES: i32 = MAP_AT + 16 + 65 * 256
 
 @unmanaged
 export class Call {
@@ -86,6 +88,8 @@ export class Call {
   touched: u32
   /** What those loads read is added here, so that the compiler does not leave them out */
   sink: i32
+  /** f32 [rows, padded dim]: queries, or sums, of rows whose pieces are multiplied by maps */
+  mapped: u32
 }
 
 /** Addresses are of head 0; strides in bytes. A line is a row, or a channel when codes run along tokens. */
@@ -121,10 +125,11 @@ export class Segment {
   share: i32
   /** 1: the page's rows hold all heads side by side */
   merged: i32
-  /** Entries are scaled and moved: 1 by range and offset of the row, whose halves or floats are the metadata, 2 by those of each channel */
+  /** Entries are scaled and moved: 1 by range and offset of the row, whose halves or floats are the metadata, 2 by those of each channel, 3 by maps */
   ranged: i32
   /** f32: ranges of the channels of a page's row, then their offsets, `rangesLine` bytes on; the heads of a page follow each other, or share the row */
   ranges: u32
+  /** With maps: channels of a piece instead */
   rangesLine: u32
   /** Exact numbers of a row that stand in place of what its codes say, 0 for none; and their channels, `placeBytes` bytes each, rising */
   room: i32
@@ -133,6 +138,19 @@ export class Segment {
   places: u32
   placesLine: u32
   placeBytes: i32
+  /** Matrices [piece, piece] of blocks of `block` rows, whose scales are a line of metadata */
+  maps: u32
+  mapsHead: u32
+  mapsLine: u32
+  block: i32
+}
+
+/** Forgets what the look-up was made of. */
+// @ts-ignore: decorator
+@inline
+export function clearLookup(lookup: usize): void {
+  store<u32>(lookup, 0)
+  store<u32>(lookup + MAP_AT, 0)
 }
 
 // @ts-ignore: decorator

@@ -1,5 +1,6 @@
 // One KV head and one chunk of queries: its scratch, and the softmax with a running maximum and a running sum.
 import { CALL_BYTES, Call, LOOKUP_BYTES, SCORE_STRIDE, TILE, pad } from './attention-call'
+import { codeScratch } from './code-lines'
 import { permutedScratch } from './code-rows'
 import { butterfly } from './hadamard'
 import { max4, sum4 } from './math'
@@ -145,6 +146,7 @@ export function beginChunk(call: Call, head: i32, firstQuery: i32, queries: i32)
   call.tile = <u32>(output + <usize>rows * outputStride)
   call.turned = call.tile + tileBytes(call.keyDim, call.valueDim)
   call.codeScratch = call.cos ? call.turned + tileBytes(call.keyDim, call.valueDim) : call.turned
+  call.mapped = (call.codeScratch + codeScratch(max(call.keyDim, TILE)) + 15) & ~15
 
   copyQueries(call, head, firstQuery, queries, query)
   if (call.keyBlock) {

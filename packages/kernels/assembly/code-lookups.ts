@@ -1,6 +1,6 @@
 // Products of a few query rows (1 to 3) with codebook rows in which a byte stands for four channels, without unpacking them to memory: the four
 // channels are loaded from the table where the sums need them, and a row's factor is applied to its score or its weight. `H` is a constant.
-import { LOOKUP_BYTES, Segment } from './attention-call'
+import { Segment } from './attention-call'
 import { fillLookup, normsOf } from './codebook-rows'
 import { unpackHalves } from './half'
 import { sums4 } from './transpose'
@@ -15,7 +15,7 @@ export function lookupTable(segment: Segment, head: i32, lookup: usize): usize {
   const table = <usize>segment.table + <usize>head * segment.tableHead
   if (segment.bits == 8) return table
   fillLookup(table, segment.vector, segment.bits, segment.entries, lookup)
-  return lookup + (LOOKUP_BYTES - 4096)
+  return lookup + 16
 }
 
 /**

@@ -1,9 +1,10 @@
 // Codebook codes to rows of f32. Where a byte stands for four channels (1 channel of 2 bits, 2 of 4, 4 of 8) it is one look-up of a vector: in the table
 // itself, or in a table of all 256 bytes made once a call. Other layouts take their codes one by one.
-import { LOOKUP_BYTES, Segment } from './attention-call'
+import { Segment, clearLookup } from './attention-call'
 import { halfValue } from './half'
 import { butterfly } from './hadamard'
-import { moveRow, placeOutliers } from './ranged-rows'
+import { mapRow, scaleOfRow } from './mapped-rows'
+import { moveRow, offsetOfRow, placeOutliers, rangeOfRow, rangesOf } from './ranged-rows'
 
 /** Writes the four channels of every byte to `lookup`, unless it holds them already. */
 export function fillLookup(table: usize, vector: i32, bits: i32, entries: i32, lookup: usize): void {
@@ -30,28 +31,49 @@ function fillPairs(table: usize, bits: i32, entries: i32, lookup: usize): void {
   }
 }
 
-/** Eight codes of B bits (3 or 4) that begin at byte `from`, by pairs. Reads a byte past codes of 3 bits, which the allocator always has. */
+/** Entries as they are scaled: by a factor; by range and offset of the row; by those of each channel. */
+const enum Scaled { factor = 0, row = 1, channel = 2 }
+
+/** Four entries at the pairs `first` and `second`; `ranges` and `offsets` are those of their channels. */
 // @ts-ignore: decorator
 @inline
-function eightOf(B: i32, from: usize, pairs: usize, factors: v128, to: usize): void {
-  const mask: u32 = ((1 << (2 * B)) - 1) << 3
-  const word = load<u32>(from)
-  let four = v128.load64_zero(pairs + <usize>((word << 3) & mask))
-  four = v128.load64_lane(pairs + <usize>((word >> (2 * B - 3)) & mask), four, 1)
-  v128.store(to, f32x4.mul(factors, four))
-  four = v128.load64_zero(pairs + <usize>((word >> (4 * B - 3)) & mask))
-  four = v128.load64_lane(pairs + <usize>((word >> (6 * B - 3)) & mask), four, 1)
-  v128.store(to, f32x4.mul(factors, four), 16)
+function fourOf(scaled: Scaled, first: usize, second: usize, factors: v128, moves: v128, ranges: usize, offsets: usize): v128 {
+  const entries = v128.load64_lane(second, v128.load64_zero(first), 1)
+  if (scaled == Scaled.channel) return f32x4.add(f32x4.mul(entries, v128.load(ranges)), v128.load(offsets))
+  const y = f32x4.mul(entries, factors)
+  return scaled == Scaled.row ? f32x4.add(y, moves) : y
 }
 
-/** `channels` codes of 3 or 4 bits, a multiple of eight. */
+/** `channels` codes of B bits (3 or 4), a multiple of eight, from byte `from` on, by pairs. Reads a byte past codes of 3 bits, which the allocator always has. */
 // @ts-ignore: decorator
 @inline
-function eightsOf(bits: i32, from: usize, channels: i32, pairs: usize, factor: f32, to: usize): void {
-  const factors = f32x4.splat(factor)
-  const end = to + <usize>channels * 4
-  if (bits == 3) for (; to < end; to += 32, from += 3) eightOf(3, from, pairs, factors, to)
-  else for (; to < end; to += 32, from += 4) eightOf(4, from, pairs, factors, to)
+function eightsOf(B: i32, scaled: Scaled, from: usize, channels: i32, pairs: usize, factor: f32, offset: f32, ranges: usize, rangesLine: usize, to: usize): void {
+  const factors = f32x4.splat(factor), moves = f32x4.splat(offset)
+  const mask: u32 = ((1 << (2 * B)) - 1) << 3
+  let offsets = ranges + rangesLine
+  for (const end = to + <usize>channels * 4; to < end; to += 32, from += B, ranges += 32, offsets += 32) {
+    const word = load<u32>(from)
+    v128.store(to, fourOf(scaled, pairs + <usize>((word << 3) & mask), pairs + <usize>((word >> (2 * B - 3)) & mask), factors, moves, ranges, offsets))
+    v128.store(to, fourOf(scaled, pairs + <usize>((word >> (4 * B - 3)) & mask), pairs + <usize>((word >> (6 * B - 3)) & mask), factors, moves, ranges + 16, offsets + 16), 16)
+  }
+}
+
+/** Rows row..row+count (of the page) of a head whose entries are scaled and moved, and whose codes lie by eights at whole bytes. */
+function movedEights(segment: Segment, head: i32, row: i32, count: i32, dim: i32, to: usize, stride: usize, pairs: usize): void {
+  const bits = segment.bits
+  let line = <usize>segment.data + <usize>head * segment.dataHead + <usize>row * segment.dataLine
+  const ranges = rangesOf(segment, head, dim)
+  for (let i = 0; i < count; i++, line += segment.dataLine, to += stride) {
+    if (segment.ranged == 2) {
+      if (bits == 3) eightsOf(3, Scaled.channel, line, dim, pairs, 0, 0, ranges, segment.rangesLine, to)
+      else eightsOf(4, Scaled.channel, line, dim, pairs, 0, 0, ranges, segment.rangesLine, to)
+    } else {
+      const range = rangeOfRow(segment, head, row + i), offset = offsetOfRow(segment, head, row + i)
+      if (bits == 3) eightsOf(3, Scaled.row, line, dim, pairs, range, offset, 0, 0, to)
+      else eightsOf(4, Scaled.row, line, dim, pairs, range, offset, 0, 0, to)
+    }
+    if (segment.room) placeOutliers(segment, head, row + i, dim, to)
+  }
 }
 
 /** Norm of the first group of a row: halves of rows 2i and 2i + 1 share words. The norms of its other groups follow, 4 bytes apart. */
@@ -127,7 +149,7 @@ function unitsOfAny(vector: i32, line: usize, bit: i32, bits: i32, units: i32, c
   else unitsOf(8, line, bit, bits, units, channels, table, unitBytes, factor, to)
 }
 
-/** Rows row..row+count (of the page) of a head to `to`, `stride` bytes apart; in the space of the table, or with `back` after the Hadamard transform. */
+/** Rows row..row+count (of the page) of a head to `to`, `stride` bytes apart; in the space of the table, or with `back` after the Hadamard transform, or the map of the block. */
 export function decodeCodeRows(segment: Segment, head: i32, row: i32, count: i32, dim: i32, to: usize, stride: usize, lookup: usize, back: bool): void {
   const vector = segment.vector, bits = segment.bits, span = segment.group
   const unitBytes = <usize>segment.tableUnit
@@ -136,10 +158,16 @@ export function decodeCodeRows(segment: Segment, head: i32, row: i32, count: i32
   // Eight codes begin at whole bytes.
   const eights = !whole && vector == 1 && (bits == 3 || bits == 4) && unitBytes == 0 && (span & 7) == 0
   let table = <usize>segment.table + <usize>head * segment.tableHead
+  const pairs = lookup + 16
   if (eights) fillPairs(table, bits, segment.entries, lookup)
+  const mapped = segment.ranged == 3
+  if (eights && segment.ranged && !mapped) {
+    movedEights(segment, head, row, count, dim, to, stride, pairs)
+    return
+  }
   if (whole && bits != 8) {
     fillLookup(table, vector, bits, segment.entries, lookup)
-    table = lookup + (LOOKUP_BYTES - 4096)
+    table = lookup + 16
   }
   let line = <usize>segment.data + <usize>head * segment.dataHead + <usize>row * segment.dataLine
   const norms = normsOf(segment, head, 0), pairLine = <usize>segment.metadataLine, paired = segment.wide ? 0 : 1
@@ -147,16 +175,20 @@ export function decodeCodeRows(segment: Segment, head: i32, row: i32, count: i32
     let group = 0
     let norm = normsFrom(norms, pairLine, paired, row + i)
     for (let start = 0; start < dim; start += span, group++, norm += 4) {
-      const factor = factorAt(segment, norm)
+      const factor = mapped ? scaleOfRow(segment, head, row + i) : factorAt(segment, norm)
       const unit = group * perSpan
       const tables = table + <usize>unit * unitBytes
       const target = to + <usize>start * 4
-      if (eights) eightsOf(bits, line + <usize>((unit * bits) >> 3), span, lookup + (LOOKUP_BYTES - 4096), factor, target)
-      else if (whole) bytesOf(line + <usize>((unit * bits) >> 3), span >> 2, tables, unitBytes, f32x4.splat(factor), target)
+      const codes = line + <usize>((unit * bits) >> 3)
+      if (eights && bits == 3) eightsOf(3, Scaled.factor, codes, span, pairs, factor, 0, 0, 0, target)
+      else if (eights) eightsOf(4, Scaled.factor, codes, span, pairs, factor, 0, 0, 0, target)
+      else if (whole) bytesOf(codes, span >> 2, tables, unitBytes, f32x4.splat(factor), target)
       else unitsOfAny(vector, line, unit * bits, bits, perSpan, span, tables, unitBytes, factor, target)
     }
     if (back && segment.hadamard) butterfly(to, dim, segment.hadamard)
-    if (segment.ranged) moveRow(segment, head, row + i, dim, to)
+    if (mapped) {
+      if (back) mapRow(segment, head, row + i, dim, to, lookup)
+    } else if (segment.ranged) moveRow(segment, head, row + i, dim, to)
     if (segment.room) placeOutliers(segment, head, row + i, dim, to)
   }
 }
@@ -164,7 +196,7 @@ export function decodeCodeRows(segment: Segment, head: i32, row: i32, count: i32
 /** All rows of a segment as f32 [heads, rows, dim]. lookup: LOOKUP_BYTES. */
 export function codebookDecode(record: usize, heads: i32, dim: i32, output: usize, lookup: usize): void {
   const segment = changetype<Segment>(record)
-  store<u32>(lookup, 0)
+  clearLookup(lookup)
   for (let head = 0; head < heads; head++) {
     decodeCodeRows(segment, head, segment.from, segment.rows, dim, output, <usize>dim * 4, lookup, true)
     output += <usize>segment.rows * dim * 4

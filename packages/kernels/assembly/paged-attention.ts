@@ -1,6 +1,6 @@
 // Attention over segments in one pass, with a running maximum and a running sum. A tile of at most 64 tokens is read once per KV head
 // and used by all of its query rows; key and value segments have their own boundaries.
-import { Call, Kind, LOOKUP_BYTES, SCORE_STRIDE, TILE, segmentAt, pad } from './attention-call'
+import { Call, Kind, LOOKUP_BYTES, SCORE_STRIDE, TILE, clearLookup, segmentAt, pad } from './attention-call'
 import { beginChunk, endChunk, expScores, maskScores, queryBytes, seenBy, softmaxTile, tileBytes } from './attention-chunk'
 import { codeScratch } from './code-lines'
 import { attendListed } from './listed-attention'
@@ -17,12 +17,12 @@ function chunkQueries(group: i32, n: i32): i32 {
   return min(n, max(1, CHUNK_ROWS / group))
 }
 
-/** Bytes of scratch that `pagedAttention` and `attentionMass` need. `keyBlock` and `valueBlock`: Hadamard blocks of the call; `turned`: 1 with keys stored before the rotary embedding. */
-export function attentionScratch(group: i32, n: i32, keyDim: i32, valueDim: i32, variants: i32, keyBlock: i32, valueBlock: i32, turned: i32): i32 {
+/** Bytes of scratch that `pagedAttention` and `attentionMass` need. `keyBlock` and `valueBlock`: Hadamard blocks of the call; `turned`: 1 with keys stored before the rotary embedding; `mapped`: 1 with rows that maps are multiplied with. */
+export function attentionScratch(group: i32, n: i32, keyDim: i32, valueDim: i32, variants: i32, keyBlock: i32, valueBlock: i32, turned: i32, mapped: i32): i32 {
   const rows = chunkQueries(group, n) * group
   const queries = variants * queryBytes(rows, keyDim) * (keyBlock ? 2 : 1)
   const outputs = rows * pad(valueDim, 64) * 4 * (valueBlock ? 2 : 1)
-  return rows * 8 + TILE * 4 + rows * SCORE_STRIDE * 4 + queries + outputs + tileBytes(keyDim, valueDim) * (turned ? 2 : 1) + codeScratch(max(keyDim, TILE)) + 2 * LOOKUP_BYTES + 128
+  return rows * 8 + TILE * 4 + rows * SCORE_STRIDE * 4 + queries + outputs + tileBytes(keyDim, valueDim) * (turned ? 2 : 1) + codeScratch(max(keyDim, TILE)) + 2 * LOOKUP_BYTES + 128 + (mapped ? max(rows * pad(keyDim, 4) * 4, outputs) : 0)
 }
 
 /** Rows of a tile that may be seen, as int32 masks; zeros after `count`. */
@@ -115,8 +115,8 @@ export function pagedAttention(call: usize): void {
   record.keyLookup = (record.scratch + 15) & ~15
   record.valueLookup = record.keyLookup + LOOKUP_BYTES
   record.touched = 0
-  store<u32>(record.keyLookup, 0)
-  store<u32>(record.valueLookup, 0)
+  clearLookup(record.keyLookup)
+  clearLookup(record.valueLookup)
   record.firstMember = 0
   record.members = record.lists ? 1 : record.group
   for (let head = 0; head < record.kvHeads; head++) {

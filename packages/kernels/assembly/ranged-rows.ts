@@ -2,20 +2,45 @@
 import { Segment } from './attention-call'
 import { halfValue } from './half'
 
+/** Ranges of the channels of a head; their offsets are `rangesLine` bytes on. */
+export function rangesOf(segment: Segment, head: i32, dim: i32): usize {
+  return <usize>segment.ranges + <usize>head * (segment.merged ? <usize>dim * 4 : 2 * <usize>segment.rangesLine)
+}
+
+// @ts-ignore: decorator
+@inline
+function pairOf(segment: Segment, head: i32, row: i32): usize {
+  return <usize>segment.metadata + <usize>head * segment.metadataHead + <usize>row * segment.metadataLine
+}
+
+/** Range of row `row` of the page. */
+// @ts-ignore: decorator
+@inline
+export function rangeOfRow(segment: Segment, head: i32, row: i32): f32 {
+  const pair = pairOf(segment, head, row)
+  return segment.wide ? load<f32>(pair) : halfValue(<u32>load<u16>(pair))
+}
+
+/** Offset of row `row` of the page. */
+// @ts-ignore: decorator
+@inline
+export function offsetOfRow(segment: Segment, head: i32, row: i32): f32 {
+  const pair = pairOf(segment, head, row)
+  return segment.wide ? load<f32>(pair, 4) : halfValue(<u32>load<u16>(pair, 2))
+}
+
 /** The row at `to` of row `row` of the page, `dim` channels of head `head`: y * range + offset, two f32 operations. */
 export function moveRow(segment: Segment, head: i32, row: i32, dim: i32, to: usize): void {
   const bytes = <usize>dim * 4
   let k: usize = 0
   if (segment.ranged == 2) {
-    const ranges = <usize>segment.ranges + <usize>head * (segment.merged ? bytes : 2 * <usize>segment.rangesLine)
+    const ranges = rangesOf(segment, head, dim)
     const offsets = ranges + segment.rangesLine
     for (; k + 16 <= bytes; k += 16) v128.store(to + k, f32x4.add(f32x4.mul(v128.load(to + k), v128.load(ranges + k)), v128.load(offsets + k)))
     for (; k < bytes; k += 4) store<f32>(to + k, load<f32>(to + k) * load<f32>(ranges + k) + load<f32>(offsets + k))
     return
   }
-  const metadata = <usize>segment.metadata + <usize>head * segment.metadataHead + <usize>row * segment.metadataLine
-  const range = segment.wide ? load<f32>(metadata) : halfValue(<u32>load<u16>(metadata))
-  const offset = segment.wide ? load<f32>(metadata, 4) : halfValue(<u32>load<u16>(metadata, 2))
+  const range = rangeOfRow(segment, head, row), offset = offsetOfRow(segment, head, row)
   const ranges = f32x4.splat(range), offsets = f32x4.splat(offset)
   for (; k + 16 <= bytes; k += 16) v128.store(to + k, f32x4.add(f32x4.mul(v128.load(to + k), ranges), offsets))
   for (; k < bytes; k += 4) store<f32>(to + k, load<f32>(to + k) * range + offset)

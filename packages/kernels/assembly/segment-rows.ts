@@ -1,6 +1,6 @@
 // Rows of segments as f32: all of them one after the other, or those of a list.
 import { decodeLine } from './affine'
-import { Kind, Segment, pageHead, segmentAt } from './attention-call'
+import { Kind, Segment, clearLookup, pageHead, segmentAt } from './attention-call'
 import { decodeCodeRows } from './codebook-rows'
 import { unpackHalves } from './half'
 
@@ -53,7 +53,7 @@ export function decodeSegment(segment: Segment, head: i32, at: i32, count: i32, 
 /** All rows of `count` segments, `total` in all, to output f32 [heads, total, dim]. lookup: LOOKUP_BYTES; scratch: TOKENS floats. */
 export function readSegments(segments: usize, count: i32, heads: i32, total: i32, dim: i32, output: usize, lookup: usize, scratch: usize): void {
   const stride = <usize>dim * 4
-  store<u32>(lookup, 0)
+  clearLookup(lookup)
   for (let head = 0; head < heads; head++) {
     for (let i = 0; i < count; i++) {
       const segment = segmentAt(segments, i)

@@ -7,6 +7,7 @@ import { addLookups, dotLookups, lookupTable, readsLookups, rowFactors } from '.
 import { decodeCodeRows } from './codebook-rows'
 import { addRows, dotRows } from './dense-rows'
 import { unpackHalves } from './half'
+import { addMapped, mapQueries, oneMap } from './mapped-rows'
 import { linesToRows, rotateRows } from './rotate-rows'
 
 /** Up to this many query rows codes are used as they are; above, a tile is unpacked once to f32 for all of them. */
@@ -54,7 +55,7 @@ function broughtNext(call: Call, seen: i32): void {
   call.nextBytes = 0
 }
 
-/** Rows at..at+count of a row-wise segment (of head `head` of its page) as f32 rows of `padded` floats: their own memory where it has that form, else `tile`. `back`: undo the Hadamard transform of codebooks. */
+/** Rows at..at+count of a row-wise segment (of head `head` of its page) as f32 rows of `padded` floats: their own memory where it has that form, else `tile`. `back`: undo the Hadamard transform of codebooks, and multiply by maps. */
 function plainRows(segment: Segment, head: i32, at: i32, count: i32, dim: i32, padded: i32, tile: usize, lookup: usize, back: bool, touched: usize): usize {
   const row = segment.from + at
   const data = <usize>segment.data + <usize>head * segment.dataHead + <usize>row * segment.dataLine
@@ -106,6 +107,13 @@ function inRotatedSpace(segment: Segment, block: i32): bool {
   return segment.kind == Kind.codebook && block != 0 && segment.hadamard == block && !segment.unrotated && !segment.room
 }
 
+/** True for rows that are read before they are multiplied by their map: the call's query, or the sums, are multiplied instead. */
+// @ts-ignore: decorator
+@inline
+function beforeMap(segment: Segment, at: i32, count: i32): bool {
+  return segment.kind == Kind.codebook && segment.ranged == 3 && !segment.unrotated && oneMap(segment, segment.from + at, count)
+}
+
 /**
  * scores[m][i] += query[m] . key[at + i] for the query rows first..rows of a chunk of `rows`. `scores` points at the column of the first token,
  * which is number `start` of all.
@@ -117,7 +125,12 @@ export function addScores(call: Call, segment: Segment, kvHead: i32, at: i32, co
   const queryStride = <usize>padded * 4
   const scoreStride: usize = SCORE_STRIDE * 4
   const rotated = inRotatedSpace(segment, call.keyBlock)
-  const queries = <usize>(rotated ? call.rotatedQuery : call.query) + <usize>(segment.query * rows) * queryStride
+  let queries = <usize>(rotated ? call.rotatedQuery : call.query) + <usize>(segment.query * rows) * queryStride
+  const mapped = beforeMap(segment, at, count)
+  if (mapped) {
+    mapQueries(segment, head, segment.from + at, queries, first, rows, dim, padded, call.mapped, call.keyLookup)
+    queries = call.mapped
+  }
   const tile = <usize>call.tile
   const turn = segment.unrotated != 0
   const along = segment.kind == Kind.tokens && !turn
@@ -132,7 +145,7 @@ export function addScores(call: Call, segment: Segment, kvHead: i32, at: i32, co
     rowFactors(segment, head, segment.from + at, count, tile)
   } else if (directRows) permuteQueries(rows - first, queries + <usize>first * queryStride, padded, dim, segment.bits, tile)
   else if (turn) plain = turnedRows(call, segment, kvHead, at, count, start, dim, padded)
-  else if (!along) plain = plainRows(segment, head, at, count, dim, padded, tile, call.keyLookup, !rotated, call.touched)
+  else if (!along) plain = plainRows(segment, head, at, count, dim, padded, tile, call.keyLookup, !rotated && !mapped, call.touched)
   else if (!direct) plainLines(segment, head, at, count, dim, lineWidth, tile)
   const stride = plain == tile || plain == <usize>call.turned ? queryStride : <usize>segment.dataLine
   for (let m = first; m < rows; ) {
@@ -184,13 +197,19 @@ export function addValues(call: Call, segment: Segment, kvHead: i32, at: i32, co
   const lineWidth = (count + 3) & ~3
   let plain: usize = tile
   if (rotated) output += call.rotatedOutput
+  const mapped = beforeMap(segment, at, count)
+  const sums = output
+  if (mapped) {
+    output = call.mapped
+    memory.fill(output + <usize>first * outputStride, 0, <usize>(rows - first) * outputStride)
+  }
   const lookups = segment.kind == Kind.codebook && rows - first <= DIRECT_ROWS && (rotated || !segment.hadamard) && readsLookups(segment, dim)
   let table: usize = 0
   if (lookups) {
     table = lookupTable(segment, head, call.valueLookup)
     rowFactors(segment, head, segment.from + at, count, tile)
   } else if (along) plainLines(segment, head, at, count, dim, lineWidth, tile)
-  else if (!direct) plain = plainRows(segment, head, at, count, dim, padded, tile, call.valueLookup, !rotated, call.touched)
+  else if (!direct) plain = plainRows(segment, head, at, count, dim, padded, tile, call.valueLookup, !rotated && !mapped, call.touched)
   for (let m = first; m < rows; ) {
     const h = blockOf(rows - m)
     const x = weights + <usize>m * weightStride
@@ -204,4 +223,5 @@ export function addValues(call: Call, segment: Segment, kvHead: i32, at: i32, co
     }
     m += h
   }
+  if (mapped) addMapped(segment, head, segment.from + at, output, first, rows, dim, sums, outputStride, call.valueLookup)
 }

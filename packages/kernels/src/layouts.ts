@@ -34,7 +34,7 @@ export type RowLayout = DenseLayout | AffineLayout | CodebookLayout
 /** A run of rows of one page, as attention reads it. Treat it as immutable: its checked form is kept for as long as the object lives, so make a new object when a view changes. */
 export interface RowSegment {
   readonly layout: RowLayout
-  /** The page: [rows] of a row store, [words, metadata] of affine codes; of codebook codes [codes], then metadata, outliers and places where the layout has them. */
+  /** The page: [rows] of a row store, [words, metadata] of affine codes; of codebook codes [codes], then metadata, maps, outliers and places where the layout has them. */
   readonly tensors: readonly Tensor[]
   /** First row of the page in this view; a multiple of `group` for codes along tokens. */
   readonly from: number

@@ -5,7 +5,9 @@ import { codebookShapes, codebookTensors, placeBytes } from './codebook/layout'
 import type { RowSegment } from './layouts'
 import type { WasmRuntime } from './wasm/runtime'
 
-export const recordWords = 32
+export const recordWords = 36
+/** Scratch of a table that turns a byte of codes into channels, and of a map: LOOKUP_BYTES of the assembly. */
+export const lookupBytes = 16 + 4096 + 16 + 65 * 256
 
 const kinds = { f32: 0, f16: 1, channels: 2, tokens: 3, codebook: 4 } as const
 
@@ -59,8 +61,8 @@ export function writeRecords(records: readonly Int32Array[], table: Int32Array, 
   }
 }
 
-/** Whose ranges scale the entries of a codebook: none, those of rows, those of channels. */
-const ranged = { none: 0, group: 0, row: 1, channel: 2 } as const
+/** What scales the entries of a codebook besides norms: nothing, ranges of rows, those of channels, maps of blocks. */
+const ranged = { none: 0, group: 0, row: 1, channel: 2, map: 3 } as const
 
 /** kind, bits, group, wide, data, its head and line strides, metadata, its strides, from, rows, query, unrotated; then share, and what codebooks need. Strides in bytes. */
 function makeRecord(segment: RowSegment, dim: number, runtime: WasmRuntime): Int32Array {
@@ -94,8 +96,8 @@ function codebookRecord(
   const { layout, tensors, table, ranges, mergedHeads } = segment
   if (layout.kind !== 'codebook' || !table) return
   const { vector, entries, hadamard, tables, scale, outliers: room = 0 } = layout
-  const { bits, span, units } = codebookShapes('codebook', { ...layout, outliers: 0 }, 1, segment.rows, dim)
-  const { codes, metadata, outliers, places } = codebookTensors(layout, tensors)
+  const { bits, span, units } = codebookShapes('codebook', { ...layout, outliers: 0 }, 1, 0, dim)
+  const { codes, metadata, maps, outliers, places } = codebookTensors(layout, tensors)
   const pointerOf = (tensor: TensorInfo | undefined) => (tensor ? runtime.pointerOf(tensor) : 0)
   const lineOf = (tensor: TensorInfo | undefined) => (tensor?.shape[2] ?? 0) * 4
   const headOf = (tensor: TensorInfo | undefined) => lineOf(tensor) * (tensor?.shape[1] ?? 0)
@@ -109,7 +111,9 @@ function codebookRecord(
   record.set([pointerOf(metadata), metadataHead, lineOf(metadata), ...view], 7)
   record.set([vector, entries, pointerOf(table), unitBytes * units, unitBytes, hadamard], 14)
   new Float32Array(record.buffer)[20] = codebookFactor(layout)
-  record.set([one ? 1 : 0, ranged[scale], pointerOf(ranges), lineOf(ranges)], 22)
+  // Pieces of maps take the place of the line of ranges, which no layout has beside them.
+  record.set([one ? 1 : 0, ranged[scale], pointerOf(ranges), scale === 'map' ? layout.group : lineOf(ranges)], 22)
   record.set([room, pointerOf(outliers), lineOf(outliers), pointerOf(places), lineOf(places)], 26)
-  record[31] = placeBytes((mergedHeads ?? 1) * dim)
+  record.set([placeBytes((mergedHeads ?? 1) * dim), pointerOf(maps), one ? 0 : headOf(maps), lineOf(maps)], 31)
+  record[35] = layout.block ?? 1
 }

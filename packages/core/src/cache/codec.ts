@@ -2,11 +2,10 @@
  * Seals the rows of one part of one layer and reads them back: transform, predictor and quantizer in this order, as one thing. A codec holds
  * no state of a sequence; what a prompt fitted (`state`) and what is predicted are handed in.
  */
-import { allocateRows, readRows, readsMergedHeads, splitHeads as splitRows, writeRows } from '@kvloom/kernels'
+import { allocateRows, mergeHeads, readRows, readsMergedHeads, splitHeads, writeRows } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Lossless, Predictor, Quantizer, RowStore, Tensors, Transform } from '../contract'
 import { UnsupportedStage } from '../errors'
-import { mergeHeads, splitHeads } from '../tensors'
 import { formOf, listStored, mapStored, type PageLayout, type Stored, type StoredForm } from './rows/stored'
 
 /** How many bits a scale and a number of an exact row take, by formula. */
@@ -161,8 +160,9 @@ export class Codec {
   /** Makes `main` f32 `[mainHeads, rows, mainDim]` of what a page holds, decoded `[stored.heads, rows, stored.dim]`. */
   mainOf(x: tf.Tensor, prediction: tf.Tensor | null): tf.Tensor3D {
     return tf.tidy(() => {
-      if (prediction) return splitHeads(tf.add(tf.squeeze(x, [0]), prediction), this.mainHeads)
-      return x.shape[0] === this.mainHeads ? (x as tf.Tensor3D) : splitHeads(tf.squeeze(x, [0]), this.mainHeads)
+      const split = (rows: tf.Tensor) => splitHeads(rows, this.mainHeads) as tf.Tensor3D
+      if (prediction) return split(tf.add(tf.squeeze(x, [0]), prediction))
+      return x.shape[0] === this.mainHeads ? (x as tf.Tensor3D) : split(tf.squeeze(x, [0]))
     })
   }
 
@@ -200,7 +200,7 @@ const dense = (main: tf.Tensor, store: RowStore): Tensors => {
   return { rows }
 }
 
-const merged = (x: tf.Tensor): tf.Tensor => tf.expandDims(mergeHeads(x), 0)
+const merged = (x: tf.Tensor): tf.Tensor => (x.shape[0] === 1 ? x : tf.expandDims(mergeHeads(x), 0))
 
 /**
  * Multiplies main `[m, n, r]` by up `[m, r, w]` and splits each head of main into the heads that it stands for:
@@ -214,7 +214,7 @@ export function expand(main: tf.Tensor, up: tf.Tensor, heads: number): tf.Tensor
   const pieces = Array.from({ length: mainHeads }, (_, i) =>
     perMain === 1
       ? tf.expandDims(tf.matMul(of(main, i), of(up, i)), 0)
-      : splitRows(tf.matMul(of(main, i), of(up, i)), perMain),
+      : splitHeads(tf.matMul(of(main, i), of(up, i)), perMain),
   )
   return pieces.length === 1 ? (pieces[0] as tf.Tensor3D) : (tf.concat(pieces, 0) as tf.Tensor3D)
 }

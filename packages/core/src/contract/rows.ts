@@ -113,8 +113,8 @@ export interface CustomLayout<B extends IsBlock<B> = Block> {
  */
 export interface Quantizer<B extends IsBlock<B> = Block> {
   /**
-   * How the block is to be read. Attention kernels read `affine` (`{ words, metadata }`) and `codebook` (`{ codes, metadata?, outliers?,
-   * places? }`) as they are stored; `custom` is decoded a tile at a time.
+   * How the block is to be read. Attention kernels read `affine` (`{ words, metadata }`) and `codebook` (`{ codes, metadata?, maps?,
+   * outliers?, places? }`) as they are stored; `custom` is decoded a tile at a time.
    */
   readonly layout: AffineLayout | CodebookLayout | CustomLayout<B>
   /**

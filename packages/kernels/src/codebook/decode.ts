@@ -12,6 +12,7 @@ export interface CodebookPage {
   readonly rows: number
   /** Scale 'channel': ranges and offsets of the channels of every head. */
   readonly ranges?: Float32Array | undefined
+  readonly maps?: Int32Array | Float32Array | undefined
   readonly outliers?: Int32Array | Float32Array | undefined
   readonly places?: Int32Array | undefined
 }
@@ -21,15 +22,19 @@ export function codebookFactor({ scale, group, hadamard }: CodebookLayout): numb
   return Math.fround(1 / Math.sqrt((scale === 'group' ? group : 1) * Math.max(1, hadamard)))
 }
 
-/** Stored norm of a group, counted over the row. */
+/** Stored norm of a group, counted over the row; with maps the factor of the row. */
 function scaleAt(
   { metadata, rows }: CodebookPage,
-  { scale, metadata: store }: CodebookLayout,
+  { scale, metadata: store, block = 1 }: CodebookLayout,
   groups: number,
   head: number,
   row: number,
   group: number,
 ): number {
+  if (scale === 'map' && metadata) {
+    const line = (head * rows + row - (row % block)) / block
+    return storedNumber(metadata, line * widthOf(metadata, block), row % block)
+  }
   if (scale !== 'group' || !metadata) return 1
   if (store === 'f32') return metadata[(head * rows + row) * groups + group] ?? 0
   const word = metadata[(head * Math.ceil(rows / 2) + (row >> 1)) * groups + group] ?? 0
@@ -41,6 +46,31 @@ const storedNumber = (line: Int32Array | Float32Array, from: number, at: number)
   line instanceof Float32Array
     ? (line[from + at] ?? 0)
     : floatFromHalf(((line[from + (at >> 1)] ?? 0) >>> (16 * (at & 1))) & 0xffff)
+
+/** Words or floats of a line of `numbers` stored numbers. */
+const widthOf = (stored: Int32Array | Float32Array, numbers: number): number =>
+  stored instanceof Float32Array ? numbers : Math.ceil(numbers / 2)
+
+/** Pieces of a row times the map of its block, sums in the order of the piece's numbers, each step one f32 operation. */
+function mapRow(
+  output: Float32Array,
+  { maps, rows }: CodebookPage,
+  { scale, group, block = 1 }: CodebookLayout,
+  head: number,
+  row: number,
+): void {
+  if (scale !== 'map' || !maps) return
+  const from = ((head * rows + row - (row % block)) / block) * widthOf(maps, group * group)
+  const map = Float32Array.from({ length: group * group }, (_, at) => storedNumber(maps, from, at))
+  const given = output.slice()
+  for (let start = 0; start < output.length; start += group)
+    for (let to = 0; to < group; to++) {
+      let sum = 0
+      for (let i = 0; i < group; i++)
+        sum = Math.fround(sum + Math.fround((given[start + i] ?? 0) * (map[i * group + to] ?? 0)))
+      output[start + to] = sum
+    }
+}
 
 /** A row of entries to `y * range + offset`, each step one f32 operation. */
 function moveRow(
@@ -121,6 +151,7 @@ export function decodeCodebookRow(
   }
   if (hadamard > 0) butterfly(output, hadamard)
   moveRow(output, page, layout, head, row)
+  mapRow(output, page, layout, head, row)
   placeOutliers(output, page, sizes, layout.outliers ?? 0, head, row)
   return output
 }

@@ -57,7 +57,7 @@ export function codebookDecode(
 ): Tensor {
   const where = 'codebookDecode'
   checkPlain(where, layout)
-  const tensors = { codes, metadata, outliers: undefined, places: undefined, table, ranges: undefined }
+  const tensors = { codes, metadata, maps: undefined, outliers: undefined, places: undefined, table, ranges: undefined }
   const rows = checkCodebookPage(where, layout, tensors, shape.heads, shape.dim)
   if (rows !== shape.rows) {
     throw new KernelInputError({
@@ -76,14 +76,14 @@ export function codebookDecode(
   )
 }
 
-/** What ranges and outliers are is the quantizer's to say, and pages with them have more tensors than are given here. */
+/** What ranges, maps and outliers are is the quantizer's to say, and pages with them have more tensors than are given here. */
 function checkPlain(where: string, { scale, outliers = 0 }: CodebookLayout): void {
   if ((scale === 'none' || scale === 'group') && outliers === 0) return
   throw new KernelInputError({
     where,
     given: `scale '${scale}' and room for ${outliers} outliers`,
     allowed: "scale 'none' or 'group', without outliers",
-    cure: "Encode (x - offset) / range with scale 'none', and read such pages by readSegments.",
+    cure: "Encode the entries' side of such rows with scale 'none', and read pages of them by readSegments.",
   })
 }
 

@@ -7,13 +7,16 @@ import { KernelInputError } from '../errors'
  * A code names one of `entries` vectors of `vector` channels. Row decode: `y = factor * table[code]`, then `x = H y` on blocks of `hadamard` channels
  * (H orthonormal, its own inverse). With `scale: 'group'` each `group` channels keep their Euclidean norm s, and `factor = s / sqrt(group)`: entries are
  * in units of the group's root mean square. Else the factor is 1. With 'row' and 'channel', which go without a Hadamard transform,
- * `x = y * range + offset`: range and offset of the row, or of each channel.
+ * `x = y * range + offset`: range and offset of the row, or of each channel. With 'map', which goes without a Hadamard transform too, pieces of `group`
+ * channels are `x = (s * y) M`: s of the row, M of its block of `block` rows.
  *
  * codes int32 [heads, rows, ceil(codes of a row * bits / 32)], bits = ceil(log2(entries)): a stream along channels, lowest bits first. Codes start
  * anew at every group (without groups: at every row), so ceil(group / vector) codes a group; the last vector may be cut short.
  * metadata (scale 'group'): int32 [heads, ceil(rows / 2), dim / group], word (i, g) the halves of row 2i (low) and row 2i + 1 (high; 0 when there is
  * no such row); or float32 [heads, rows, dim / group] for 'f32'.
  * metadata (scale 'row'): int32 [heads, rows, 1], halves of range (low) and offset (high); or float32 [heads, rows, 2] for 'f32'.
+ * metadata (scale 'map'): halves of s, int32 [heads, rows / block, ceil(block / 2)]; or float32 [heads, rows / block, block] for 'f32'.
+ * maps (scale 'map'): halves of M, row after row, int32 [heads, rows / block, ceil(group * group / 2)]; or float32 [heads, rows / block, group * group].
  * outliers: halves of the numbers that stand in place of what the codes say, int32 [heads, rows, ceil(outliers / 2)]; or float32
  * [heads, rows, outliers] for 'f32'. In rising order of their channels; what is left of the room holds anything.
  * places: their channels, int32 [heads, rows, ceil(outliers * bytes / 4)], lowest byte first: one byte each below 256 channels, else two. The number of
@@ -29,10 +32,12 @@ export interface CodebookLayout {
   readonly entries: number
   /** One table for all, or one for each head and code of a row. */
   readonly tables: 'shared' | 'channels'
-  readonly scale: 'none' | 'group' | 'row' | 'channel'
-  /** Channels that share a scale, a divisor of the row's channels; read with scale 'group' only. */
+  readonly scale: 'none' | 'group' | 'row' | 'channel' | 'map'
+  /** Channels that share a scale, or channels of a piece (64 at most), a divisor of the row's channels; read with scale 'group' and 'map' only. */
   readonly group: number
-  /** How scales, ranges of rows and outliers are kept. Default 'f16'. */
+  /** Rows that share a map, with scale 'map' only. */
+  readonly block?: number
+  /** How scales, ranges of rows, maps and outliers are kept. Default 'f16'. */
   readonly metadata?: 'f16' | 'f32'
   /** How many exact numbers a row has room for beside its codes. Default 0. */
   readonly outliers?: number
@@ -56,11 +61,15 @@ export interface CodebookSizes {
   readonly units: number
   readonly codes: number[]
   readonly metadata: number[] | undefined
+  readonly maps: number[] | undefined
   readonly outliers: number[] | undefined
   readonly places: number[] | undefined
   readonly table: number[]
   readonly ranges: number[] | undefined
 }
+
+/** Channels of a piece that a map takes, at most. */
+const mostPiece = 64
 
 /** Numbers of channels, and the number that stands for none, take two bytes at most. */
 const mostChannels = 2 ** 16 - 1
@@ -76,7 +85,7 @@ export function codebookShapes(
   rows: number,
   dim: number,
 ): CodebookSizes {
-  const { vector, entries, tables, scale, group, metadata = 'f16', hadamard, outliers = 0 } = layout
+  const { vector, entries, tables, scale, group, metadata = 'f16', hadamard, outliers = 0, block = 0 } = layout
   const wide = metadata === 'f32'
   if (!vectors.includes(vector))
     throw new KernelInputError({
@@ -96,16 +105,18 @@ export function codebookShapes(
       cure: 'Choose a group size that divides the row, or pad the row.',
     })
   checkHadamardBlock(where, hadamard, span)
-  const ranged = scale === 'row' || scale === 'channel'
-  if (ranged && hadamard > 0)
+  if (scale !== 'none' && scale !== 'group' && hadamard > 0)
     throw new KernelInputError({
       where,
       given: `Hadamard blocks of ${hadamard} with scale '${scale}'`,
       allowed: '0',
       cure: 'Rotate the rows before they are encoded.',
     })
-  checkInteger(where, 'outliers', outliers, 0, dim)
+  if (scale === 'map') checkMap(where, group, block, rows, dim)
+  checkInteger(where, 'outliers', outliers, 0, scale === 'map' ? 0 : dim)
   if (outliers > 0) checkInteger(where, 'channels of a row with outliers', dim, 1, mostChannels)
+  /** Halves lie two in a word. */
+  const width = (numbers: number) => (wide ? numbers : Math.ceil(numbers / 2))
   const bits = codebookBits(entries)
   const units = (dim / span) * Math.ceil(span / vector)
   const groups = dim / span
@@ -118,23 +129,39 @@ export function codebookShapes(
       scale === 'group'
         ? [heads, wide ? rows : Math.ceil(rows / 2), groups]
         : scale === 'row'
-          ? [heads, rows, wide ? 2 : 1]
-          : undefined,
-    outliers: outliers > 0 ? [heads, rows, wide ? outliers : Math.ceil(outliers / 2)] : undefined,
+          ? [heads, rows, width(2)]
+          : scale === 'map'
+            ? [heads, rows / block, width(block)]
+            : undefined,
+    maps: scale === 'map' ? [heads, rows / block, width(group * group)] : undefined,
+    outliers: outliers > 0 ? [heads, rows, width(outliers)] : undefined,
     places: outliers > 0 ? [heads, rows, Math.ceil((outliers * placeBytes(dim)) / 4)] : undefined,
     table: tables === 'shared' ? [entries, vector] : [heads, units, entries, vector],
     ranges: scale === 'channel' ? [heads, 2, dim] : undefined,
   }
 }
 
+function checkMap(where: string, piece: number, block: number, rows: number, dim: number): void {
+  checkInteger(where, 'group', piece, 1, mostPiece)
+  checkInteger(where, 'block', block, 1)
+  if (dim % piece === 0 && rows % block === 0) return
+  throw new KernelInputError({
+    where,
+    given: `${rows} rows of ${dim} channels in blocks of ${block} rows and pieces of ${piece} channels`,
+    allowed: 'whole blocks and whole pieces',
+    cure: 'Encode whole blocks, in pieces that divide the row.',
+  })
+}
+
 /**
  * Whether kernels can read the heads of pages that hold all of them as one row: `dim` channels each, whose codes begin at a whole byte, and no code,
- * group or Hadamard block of which belongs to two heads.
+ * group, piece or Hadamard block of which belongs to two heads.
  */
 export function readsMergedHeads(layout: CodebookLayout, dim: number): boolean {
   const { vector, scale, group, hadamard, entries } = layout
   const span = scale === 'group' ? group : dim
   if (dim % span !== 0 || span % vector !== 0 || (hadamard > 0 && dim % hadamard !== 0)) return false
+  if (scale === 'map' && dim % group !== 0) return false
   return ((dim / vector) * codebookBits(entries)) % 8 === 0
 }
 
@@ -157,6 +184,7 @@ export function checkHadamardBlock(where: string, block: number, span: number): 
 export interface CodebookTensors {
   readonly codes: Tensor
   readonly metadata: Tensor | undefined
+  readonly maps: Tensor | undefined
   readonly outliers: Tensor | undefined
   readonly places: Tensor | undefined
   readonly table: Tensor | undefined
@@ -167,13 +195,15 @@ export interface CodebookTensors {
 export function codebookTensors<T>(
   { scale, outliers = 0 }: CodebookLayout,
   tensors: readonly T[],
-): { codes: T | undefined; metadata: T | undefined; outliers: T | undefined; places: T | undefined } {
-  const after = scale === 'group' || scale === 'row' ? 2 : 1
+): Record<'codes' | 'metadata' | 'maps' | 'outliers' | 'places', T | undefined> {
+  let at = 0
+  const next = (has: boolean) => (has ? tensors[at++] : undefined)
   return {
-    codes: tensors[0],
-    metadata: after === 2 ? tensors[1] : undefined,
-    outliers: outliers > 0 ? tensors[after] : undefined,
-    places: outliers > 0 ? tensors[after + 1] : undefined,
+    codes: next(true),
+    metadata: next(scale === 'group' || scale === 'row' || scale === 'map'),
+    maps: next(scale === 'map'),
+    outliers: next(outliers > 0),
+    places: next(outliers > 0),
   }
 }
 
@@ -190,13 +220,14 @@ export function checkCodebookPage(
   const shapes = codebookShapes(where, layout, heads, rows, dim)
   checkTensor(where, 'codes', codes, 'int32', shapes.codes)
   const stored = layout.metadata === 'f32' ? 'float32' : 'int32'
-  for (const name of ['metadata', 'outliers', 'places'] as const) {
+  for (const name of ['metadata', 'maps', 'outliers', 'places'] as const) {
     const [tensor, shape] = [tensors[name], shapes[name]]
     if ((shape === undefined) !== (tensor === undefined)) {
       throw new KernelInputError({
         where,
         given: `${tensor ? '' : 'no '}${name} with scale '${layout.scale}' and room for ${layout.outliers ?? 0} outliers`,
-        allowed: "metadata with scale 'group' or 'row', outliers and places with room for them, and only there",
+        allowed:
+          "metadata with scale 'group', 'row' or 'map', maps with scale 'map', outliers and places with room for them, and only there",
         cure: 'Pass the tensors of one page.',
       })
     }

@@ -1,6 +1,6 @@
 import type { Tensor, TensorInfo } from '@tensorflow/tfjs-core'
 import { wasmKernel } from '../kernel'
-import { recordOf, recordWords } from '../segment-record'
+import { lookupBytes, recordOf, recordWords } from '../segment-record'
 import { codebookShapes } from './layout'
 import {
   type CodebookDecode,
@@ -46,8 +46,6 @@ export const codebookEncodeWasm = wasmKernel<{ rows: TensorInfo; table: TensorIn
     return metadata ? [codes, metadata] : [codes]
   },
 )
-
-const lookupBytes = 16 + 4096
 
 export const codebookDecodeWasm = wasmKernel<Record<string, TensorInfo>, CodebookDecode>(
   codebookDecodeName,

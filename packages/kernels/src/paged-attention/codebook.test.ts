@@ -2,6 +2,7 @@
 import { type Tensor, tensor } from '@tensorflow/tfjs-core'
 import { describe, expect, test } from 'vitest'
 import { codebookEncode } from '../codebook/index'
+import { codebookShapes } from '../codebook/layout'
 import { KernelInputError } from '../errors'
 import type { RowSegment } from '../layouts'
 import { readSegments } from '../segment-rows/index'
@@ -15,6 +16,7 @@ import {
   f32,
   higgs,
   makeSegments,
+  mapped,
   type Piece,
   ranged,
   rowsOfPieces,
@@ -256,6 +258,56 @@ describe('ranges of rows and channels, and outliers', () => {
     },
   )
 
+  test.each([
+    { dim: 64, layout: mapped(15, 16, 32) },
+    { dim: 64, layout: mapped(8, 32, 12) },
+    { dim: 32, layout: mapped(15, 4, 7, 'f32') },
+    { dim: 64, layout: mapped(3, 64, 64) },
+    { dim: 24, layout: mapped(256, 3, 5) },
+    { dim: 16, layout: mapped(15, 1, 8) },
+    { dim: 48, layout: mapped(32, 24, 1) },
+  ])(
+    'maps: $dim channels in pieces of $layout.group, $layout.entries entries, blocks of $layout.block rows',
+    async ({ dim, layout }) => {
+      const block = layout.block ?? 1
+      const page = block * Math.ceil(70 / block)
+      for (const merged of [false, true])
+        for (const n of [1, 14]) {
+          const keys = [
+            { layout, rows: 70, page, merged, unrotated: n === 1 },
+            // The second row of a block, and blocks that a tile cuts.
+            { layout, rows: page - 1, from: 1, page, merged },
+            { layout: f32, rows: 3 },
+          ]
+          const values = [
+            { layout, rows: page, merged },
+            { layout, rows: 30, from: 2, page: block * Math.ceil(32 / block), merged },
+            { layout: f16, rows: 42 },
+          ]
+          await agree({ kvHeads: 3, keyDim: dim, n, keys, values, ...(n === 1 ? { pairs: dim / 2 } : {}) })
+        }
+    },
+  )
+
+  test('maps beside a Hadamard block, query variants, and rows of lists', async () => {
+    const layout = mapped(15, 16, 10)
+    await agree({
+      variants: 2,
+      n: 4,
+      keyDim: 32,
+      keys: [
+        { layout, rows: 40, merged: true },
+        { layout, rows: 40, query: 1 },
+        { layout: higgs(2, 16, 32), rows: 9 },
+      ],
+      values: [
+        { layout: higgs(2, 16, 32), rows: 29 },
+        { layout, rows: 60 },
+      ],
+      dead: 0.3,
+    })
+  })
+
   test('codes of a head that begin within a byte, heads apart', async () => {
     const layout = ranged('row', 8, 3)
     for (const keyDim of [7, 20])
@@ -274,8 +326,7 @@ describe('ranges of rows and channels, and outliers', () => {
   })
 
   test('rows of lists', async () => {
-    const layout = ranged('channel', 8, 4)
-    const compute = () => {
+    const compute = (layout: Piece['layout']) => () => {
       const [keys, values] = [100, 200].map((seed) => makeSegments([{ layout, rows: 70, merged: true }], 2, 32, seed))
       if (!keys || !values) throw new Error('no segments')
       const query = tensor(randomValues(4 * 32, 1), [4, 1, 32])
@@ -286,8 +337,10 @@ describe('ranges of rows and channels, and outliers', () => {
       query.dispose()
       return [output]
     }
-    const { reference, wasm } = await onBothBackends(compute)
-    expect(largestError(wasm[0]!, reference[0]!)).toBeLessThan(attentionTolerance)
+    for (const layout of [ranged('channel', 8, 4), mapped(15, 16, 10)]) {
+      const { reference, wasm } = await onBothBackends(compute(layout))
+      expect(largestError(wasm[0]!, reference[0]!)).toBeLessThan(attentionTolerance)
+    }
   })
 
   test('merged heads are read as the same rows apart', async () => {
@@ -330,6 +383,10 @@ describe('ranges of rows and channels, and outliers', () => {
       expect(() => read({ layout: { ...layout, outliers: 97 } })).toThrow(/outliers = 97/)
       expect(() => read({}, 20)).toThrow(/begin at a whole byte/)
       expect(() => read({ layout: f16 })).toThrow(/begin at a whole byte/)
+      expect(() => codebookShapes('test', mapped(8, 65, 3), 1, 9, 130)).toThrow(/group = 65/)
+      expect(() => read({ layout: mapped(8, 16, 2) })).toThrow(/9 rows of 96 channels in blocks of 2/)
+      expect(() => read({ layout: { ...mapped(8, 16, 3), outliers: 2 } })).toThrow(/outliers = 2/)
+      expect(() => read({ layout: mapped(8, 16, 3) })).toThrow(/3 tensors|metadata/)
       const rows = tensor(new Float32Array(8), [1, 1, 8])
       const table = tensor(new Float32Array(8), [8, 1])
       expect(() => codebookEncode(rows, layout, table)).toThrow(/scale 'channel' and room for 5 outliers/)

@@ -96,7 +96,8 @@ function checkSegment(where: string, label: string, segment: RowSegment, heads: 
     throw new KernelInputError({
       where,
       given: `${label} of ${tensors.length} tensors with layout ${layout.kind}`,
-      allowed: '[rows] for dense, [words, metadata] for affine, [codes, metadata?, outliers?, places?] for codebook',
+      allowed:
+        '[rows] for dense, [words, metadata] for affine, [codes, metadata?, maps?, outliers?, places?] for codebook',
       cure: 'Pass the tensors of one page.',
     })
   }

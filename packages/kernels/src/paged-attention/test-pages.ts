@@ -58,6 +58,24 @@ export const ranged = (
   hadamard: 0,
 })
 
+/** DecoQuant: levels of one table, a scale of each row, and pieces of `piece` channels times a map of each block of `block` rows. */
+export const mapped = (
+  entries: number,
+  piece: number,
+  block: number,
+  metadata: 'f16' | 'f32' = 'f16',
+): CodebookLayout => ({
+  kind: 'codebook',
+  vector: 1,
+  entries,
+  tables: 'shared',
+  scale: 'map',
+  group: piece,
+  block,
+  metadata,
+  hadamard: 0,
+})
+
 /** A run of rows to make: the page has `page` rows (default: just enough), the view takes `rows` of them from `from` on. */
 export interface Piece {
   readonly layout: RowLayout
@@ -99,7 +117,7 @@ function makePage(
     if (layout.kind === 'codebook') {
       const shapes = codebookShapes('test', layout, heads, rows, dim)
       const table = tensor(randomValues(sizeOf(shapes.table), seed + 1000, 2), shapes.table)
-      if (layout.scale === 'row' || layout.scale === 'channel' || layout.outliers)
+      if ((layout.scale !== 'none' && layout.scale !== 'group') || layout.outliers)
         return rangedPage(values, layout, table, seed)
       const { codes, metadata } = codebookEncode(values, layout, table)
       return { tensors: metadata ? [codes, metadata] : [codes], table }
@@ -127,12 +145,20 @@ function rangedPage(
   const numbers = (shape: readonly number[] | undefined, lines: number[][]): Tensor[] =>
     shape ? [linesOf([...shape], lines, layout.metadata ?? 'f16')] : []
   const lines = Array.from({ length: heads * rows }, (_, line) => line)
-  const pairs = lines.map((line) => [...randomValues(2, seed + 31 * line, 3)])
+  const { scale, group, block = 1 } = layout
+  const blocks = lines.slice(0, lines.length / block)
+  const numbersOf = (count: number, from: number, size: number) => (line: number) => [
+    ...randomValues(count, seed + from + 31 * line, size),
+  ]
+  const pairs = scale === 'map' ? blocks.map(numbersOf(block, 0, 3)) : lines.map(numbersOf(2, 0, 3))
+  // Maps that leave rows about as long as they are.
+  const maps = blocks.map(numbersOf(group * group, 500, 1 / Math.sqrt(group)))
   const room = layout.outliers ?? 0
   const found = lines.map((line) => placesOf(line, room, dim))
   const outliers = found.map((places, line) => [...randomValues(places.length, seed + 17 * line, 9)])
   const ranges = shapes.ranges && tensor(randomValues(sizeOf(shapes.ranges), seed + 2000, 3), shapes.ranges)
-  const tensors = [codes, ...numbers(shapes.metadata, pairs), ...numbers(shapes.outliers, outliers)]
+  const tensors = [codes, ...numbers(shapes.metadata, pairs), ...numbers(shapes.maps, maps)]
+  tensors.push(...numbers(shapes.outliers, outliers))
   if (shapes.places) tensors.push(placeWords(found, room, dim, shapes.places))
   return { tensors, table, ...(ranges ? { ranges } : {}) }
 }

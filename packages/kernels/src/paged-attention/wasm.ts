@@ -27,6 +27,9 @@ interface Targets {
 /** Words of a record: keys stored before the rotary embedding, Hadamard block of codes. */
 const unrotatedWord = 13
 const hadamardWord = 19
+/** What scales the entries of codes; 3 says maps. */
+const rangedWord = 23
+const hasMaps = (record: Int32Array): boolean => record[rangedWord] === 3
 
 /** Hadamard block of the first codebook segment that has one: what the call's queries or outputs are rotated by. */
 function hadamardBlock(records: readonly Int32Array[]): number {
@@ -83,6 +86,7 @@ function runCall(
     keyBlock,
     valueBlock,
     rotation ? 1 : 0,
+    keys.some(hasMaps) || values.some(hasMaps) ? 1 : 0,
   )
   const done = runtime.withScratch(tableWords * 4 + scratchBytes, (pointer) => {
     const table = runtime.int32At(pointer, tableWords)

@@ -31,6 +31,7 @@ export function rowReader(
     const page = {
       codes: words,
       metadata: numbersOf(parts.metadata),
+      maps: numbersOf(parts.maps),
       outliers: numbersOf(parts.outliers),
       places: parts.places && storage.int32(parts.places),
       table: storage.float32(table as Tensor),

@@ -11,6 +11,7 @@ import {
   f32,
   higgs,
   makeSegments,
+  mapped,
   type Piece,
   ranged,
 } from '../paged-attention/test-pages'
@@ -87,6 +88,19 @@ test.each([1, 2, 3, 4, 5, 8])('ranges and outliers, bit for bit with the referen
         })
         expect(wasm[0]).toEqual(reference[0])
       }
+})
+
+test.each([1, 6, 16])('maps, bit for bit with the reference, pieces of %i channels', async (piece) => {
+  for (const merged of [false, true]) {
+    const layout = mapped(15, piece, 10, merged ? 'f16' : 'f32')
+    const { reference, wasm } = await onBothBackends(() => {
+      const segments = makeSegments([{ layout, rows: 40, from: 3, page: 50, merged }], 2, 48, 7)
+      const all = readSegments({ segments, heads: 2, dim: 48 })
+      disposeSegments(segments)
+      return all
+    })
+    expect(wasm[0]).toEqual(reference[0])
+  }
 })
 
 test('heads that share a page have the same rows', async () => {

@@ -50,7 +50,7 @@ async function run(golden: GoldenCase): Promise<Outcome> {
       return { block, recon: { ...recon, shape: x.shape } }
     }
     const { block, recon } = await through(channels)
-    const { codes: words, scales, small } = block
+    const { codes: words, metadata: scales, maps: small } = block
     if (!words || !scales || !small)
       throw new GoldenError('decoquant no longer stores codes, scales and a small factor.')
     const { singular, rank } = decompose(x.data, channels)

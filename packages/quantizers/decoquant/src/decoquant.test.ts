@@ -197,15 +197,22 @@ describe('decoquant', () => {
       dispose([rows, ...Object.values(block)])
       return found
     }
+    // Attention reads it as it is stored, unless a block has fewer pieces than a piece has channels.
+    expect(quantizer({ block: 8 }, 3, 64).layout).toMatchObject({ kind: 'codebook', scale: 'map', group: 16, block: 8 })
+    expect(quantizer({ block: 1, channels: 32 }, 3, 64).layout).toMatchObject({ kind: 'custom' })
     // 192 codes of 4 bits a token; halves of scales and of the small factor share words.
-    expect(shapes({ block: 8 }, 3, 64, 16)).toEqual({ codes: [1, 16, 24], scales: [1, 2, 4], small: [1, 2, 128] })
+    expect(shapes({ block: 8 }, 3, 64, 16)).toEqual({ codes: [1, 16, 24], metadata: [1, 2, 4], maps: [1, 2, 128] })
     expect(shapes({ block: 8, metadata: 'f32' }, 3, 64, 8)).toEqual({
       codes: [1, 8, 24],
-      scales: [1, 1, 8],
-      small: [1, 1, 256],
+      metadata: [1, 1, 8],
+      maps: [1, 1, 256],
     })
     // One token has 12 pieces of 16 channels: rank 12.
-    expect(shapes({ block: 1, bits: 3 }, 3, 64, 2)).toEqual({ codes: [1, 2, 14], scales: [1, 2, 1], small: [1, 2, 96] })
+    expect(shapes({ block: 1, bits: 3 }, 3, 64, 2)).toEqual({
+      codes: [1, 2, 14],
+      metadata: [1, 2, 1],
+      maps: [1, 2, 96],
+    })
     expect(quantizer({ block: 128 }, 3, 64).theoreticalBitsPerValue).toBeCloseTo(
       4 + 16 / 192 + (16 * 256) / (128 * 192),
       12,

@@ -20,9 +20,10 @@ import {
   halfFromFloat,
   LARGEST_HALF,
   readRows,
+  readSegments,
   writeRows,
 } from '@kvloom/kernels'
-import { matMul, mul, range, reshape, type Tensor, tensor3d } from '@tensorflow/tfjs-core'
+import { matMul, mul, reshape, type Tensor, tensor3d } from '@tensorflow/tfjs-core'
 import { decompose, largestLevel, quantizeRows } from './decompose'
 import { decoquantOptions } from './options'
 
@@ -44,22 +45,24 @@ export const decoquant = defineQuantizer({
   rowsPerGroup: ({ block }) => block,
   channels: ({ channels }) => ({ multipleOf: channels, of: 'token' }),
   quantizer(options, site): Quantizer<Stored> {
-    const { metadata, block } = options
+    const { metadata, block, bits } = options
     const sizes = sizesOf(options, site)
+    const table = site.hold({ shape: [sizes.layout.entries, 1], values: levelsOf(bits) })
     const metadataBits = metadata === 'f16' ? 16 : 32
     return {
-      layout: {
+      layout: readLayout(options, sizes) ?? {
         kind: 'custom',
-        fields: { codes: { counts: 'payload' }, scales: { counts: 'metadata' }, small: { counts: 'metadata' } },
+        fields: { codes: { counts: 'payload' }, metadata: { counts: 'metadata' }, maps: { counts: 'metadata' } },
       },
+      table,
       ...(site.heads === 1 ? {} : { mergedHeads: true }),
       rowsPerGroup: block,
       ...limitOf(options, sizes),
       theoreticalBitsPerValue:
-        (options.bits * sizes.width + metadataBits) / sizes.dim +
+        (bits * sizes.width + metadataBits) / sizes.dim +
         (metadataBits * sizes.rank * options.channels) / (block * sizes.dim),
-      encode: (rows) => encode(rows, options, sizes),
-      decode: (stored, rows) => decode(stored, rows, options, sizes),
+      encode: (rows) => encode(rows, options, sizes, table),
+      decode: (stored, rows) => decode(stored, rows, options, sizes, table),
     }
   },
 })
@@ -68,10 +71,10 @@ export const decoquant = defineQuantizer({
 interface Stored {
   /** Codes of the large factor, int32 `[1, n, ceil(J1 * rank * bits / 32)]`: code i of a token at bits i · b on; level + largest level. */
   readonly codes: Tensor
-  /** `[1, n / block, block]` in the form of the metadata. */
-  readonly scales: Tensor
-  /** `[1, n / block, rank * J2]` in the form of the metadata. */
-  readonly small: Tensor
+  /** Scales, `[1, n / block, block]` in the form of the metadata. */
+  readonly metadata: Tensor
+  /** Small factors, `[1, n / block, rank * J2]` in the form of the metadata. */
+  readonly maps: Tensor
 }
 
 interface Sizes {
@@ -81,8 +84,13 @@ interface Sizes {
   readonly rank: number
   /** Numbers of the large factor per token. */
   readonly width: number
+  /** Codes alone, without what they are multiplied by. */
   readonly layout: CodebookLayout
 }
+
+/** How kernels read the rows; null where the small factor is not square, so that rows have fewer codes than channels. */
+const readLayout = ({ channels, block, metadata }: Options, { rank, layout }: Sizes): CodebookLayout | null =>
+  rank === channels ? { ...layout, scale: 'map', group: channels, block, metadata } : null
 
 /** @throws ModelMismatch when the pieces do not fit the channels of a token */
 function sizesOf({ bits, channels, block }: Options, { heads, dim }: Site): Sizes {
@@ -121,14 +129,14 @@ function limitOf({ metadata, block, channels }: Options, { dim }: Sizes) {
     : { largest: LARGEST_F32 / (norm * channels) }
 }
 
-/** The levels that codes name, f32 `[entries, 1]`. */
-function tableOf({ bits }: Options): Tensor {
+/** The levels that codes name. */
+function levelsOf(bits: number): Float32Array {
   const top = largestLevel(bits)
-  return reshape(range(-top, top + 1, 1, 'float32'), [-1, 1])
+  return Float32Array.from({ length: 2 * top + 1 }, (_, code) => code - top)
 }
 
 /** Packs rows f32 `[1, n, dim]`. They are decomposed on the host, in float64, since small singular values are lost in f32. */
-function encode(rows: Tensor, options: Options, { dim, rank, width, layout }: Sizes): Stored {
+function encode(rows: Tensor, options: Options, { dim, rank, width, layout }: Sizes, table: Tensor): Stored {
   const { bits, channels, block, metadata } = options
   const [, n = 0] = rows.shape
   const given = rows.dataSync<'float32'>()
@@ -144,11 +152,11 @@ function encode(rows: Tensor, options: Options, { dim, rank, width, layout }: Si
     scales.set(quantized.scales, group * block)
     small.set(factors.small, group * rank * channels)
   }
-  const { codes } = codebookEncode(tensor3d(levels, [1, n, width]), layout, tableOf(options))
+  const { codes } = codebookEncode(tensor3d(levels, [1, n, width]), layout, table)
   return {
     codes,
-    scales: store(scales, metadata, groups, block),
-    small: store(small, metadata, groups, rank * channels),
+    metadata: store(scales, metadata, groups, block),
+    maps: store(small, metadata, groups, rank * channels),
   }
 }
 
@@ -160,13 +168,19 @@ function store(numbers: Float32Array, form: 'f16' | 'f32', groups: number, count
 }
 
 /** Unpacks rows f32 `[1, n, dim]`. */
-function decode({ codes, scales, small }: Stored, n: number, options: Options, sizes: Sizes): Tensor {
+function decode(stored: Stored, n: number, options: Options, sizes: Sizes, table: Tensor): Tensor {
   const { channels, block, metadata } = options
   const { dim, rank, width, layout } = sizes
+  const { codes, maps } = stored
+  const whole = readLayout(options, sizes)
+  if (whole) {
+    const tensors = [codes, stored.metadata, maps]
+    return readSegments({ segments: [{ layout: whole, tensors, table, from: 0, rows: n }], heads: 1, dim })
+  }
   const groups = n / block
-  const levels = codebookDecode({ codes }, layout, tableOf(options), { heads: 1, rows: n, dim: width })
-  const scale = reshape(readRows(scales, metadata, block, 0, groups), [n, 1])
+  const levels = codebookDecode({ codes }, layout, table, { heads: 1, rows: n, dim: width })
+  const scale = reshape(readRows(stored.metadata, metadata, block, 0, groups), [n, 1])
   const large = reshape(mul(reshape(levels, [n, width]), scale), [groups, (n / groups) * (width / rank), rank])
-  const factor = reshape(readRows(small, metadata, rank * channels, 0, groups), [groups, rank, channels])
+  const factor = reshape(readRows(maps, metadata, rank * channels, 0, groups), [groups, rank, channels])
   return reshape(matMul(large, factor), [1, n, dim])
 }

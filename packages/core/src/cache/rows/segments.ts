@@ -79,7 +79,7 @@ function makeSegment(
   const { table, ranges } = form.codec?.parts.quantizer ?? {}
   return {
     layout,
-    tensors: named('codes', 'metadata', 'outliers', 'places'),
+    tensors: named('codes', 'metadata', 'maps', 'outliers', 'places'),
     ...(table ? { table } : {}),
     ...(ranges ? { ranges } : {}),
     ...(mergedHeads === undefined ? {} : { mergedHeads }),

@@ -41,10 +41,11 @@ function fieldsOf(layout: PageLayout): StoredForm['fields'] {
     case 'codebook': {
       const { scale, metadata, outliers = 0 } = layout
       // Norms of two rows share a word, as halves.
-      const rowsPerUnit = scale === 'row' || metadata === 'f32' ? 1 : 2
+      const rowsPerUnit = scale !== 'group' || metadata === 'f32' ? 1 : 2
       return {
         codes: PLAIN,
-        ...(scale === 'group' || scale === 'row' ? { metadata: { ...SCALE, rowsPerUnit } } : {}),
+        ...(scale === 'none' || scale === 'channel' ? {} : { metadata: { ...SCALE, rowsPerUnit } }),
+        ...(scale === 'map' ? { maps: SCALE } : {}),
         ...(outliers > 0 ? { outliers: PLAIN, places: SCALE } : {}),
       }
     }
