@@ -73,6 +73,26 @@ describe('kvloom train', () => {
     )
   })
 
+  it('keeps a checkpoint when it is interrupted, and writes the model that it holds', async () => {
+    const written = vi.spyOn(process.stdout, 'write').mockReturnValue(true)
+    const said = vi.spyOn(process.stderr, 'write').mockImplementation((text) => {
+      if (/layer-wise/.test(String(text))) process.emit('SIGINT')
+      return true
+    })
+    const long = flags('interrupted', { tokens: 16_000 })
+    await expect(trainCommand('kv-latent', long)).rejects.toMatchObject({ code: 'INTERRUPTED' })
+    expect(said.mock.calls.map(([text]) => String(text)).join('')).toContain('the same command with --resume goes on')
+    said.mockImplementation(() => true)
+    expect(await trainCommand('kv-latent', { ...long, resume: true, asIs: true })).toBe(EXIT.ok)
+    expect(String(written.mock.calls.at(-1)?.[0])).toMatch(/trained on 16 tokens/)
+    said.mockRestore()
+    written.mockRestore()
+    expect(await readdir(folder)).toContain('interrupted.checkpoint.safetensors')
+    const model = await loadModel(long.out)
+    expect(model.shape.keyDim).toBe(16)
+    model.dispose()
+  })
+
   it('refuses mistakes before it begins', async () => {
     await expect(trainCommand('kv-latent', flags('model'))).rejects.toThrow(/a new folder or an empty one/)
     await expect(trainCommand('kv-latent', flags('f', { asIs: true }))).rejects.toThrow(/give --resume too/)

@@ -10,7 +10,7 @@ import {
   sampleText,
   writeAtomic,
 } from '@kvloom/eval'
-import { recovered, type TrainingRecord, textSequences, train } from '@kvloom/training'
+import { recovered, TrainingError, type TrainingRecord, textSequences, train } from '@kvloom/training'
 import type { ServedModules } from '../config-modules'
 import { EXIT, UsageError } from '../errors'
 import { openModel } from '../models'
@@ -95,6 +95,11 @@ export async function trainCommand(asked: string, flags: TrainFlags): Promise<nu
       }
       process.stdout.write(`${relative('.', flags.out) || flags.out}: ${summary(asked, model, trained.record)}\n`)
       return EXIT.ok
+    } catch (error) {
+      line.stop()
+      if (error instanceof TrainingError && error.code === 'INTERRUPTED')
+        process.stderr.write(`\nkvloom: ${error.cure}\n`)
+      throw error
     } finally {
       line.stop()
       model.dispose()
