@@ -9,6 +9,7 @@ import type { TrainOptions } from './options'
 import type { TrainingRecord } from './record'
 import { isLayerLoss, learningRateAt, type PlannedPhase, planPhases, SequenceStream } from './schedule'
 import { type StepResult, Steps } from './steps'
+import { turn } from './turn'
 
 /** One run, from its beginning or its checkpoint to its end. */
 export class Run {
@@ -86,6 +87,7 @@ export class Run {
     const { signal } = this.options
     try {
       for (;;) {
+        await turn()
         signal?.throwIfAborted()
         const asIs = this.options.checkpoint?.asIs === true
         await this.measureWhenDue(asIs)
@@ -184,6 +186,7 @@ export class Run {
     let total = 0
     let count = 0
     for (const ids of heldOut) {
+      await turn()
       total += (await model.losses(ids, null, () => signal?.throwIfAborted())).nextToken
       count += ids.length - 1
     }

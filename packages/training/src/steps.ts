@@ -8,6 +8,7 @@ import {
   type SequenceStream,
   sequencesOfBlock,
 } from './schedule'
+import { turn } from './turn'
 
 /** What a step is made with. */
 export interface StepContext {
@@ -68,8 +69,10 @@ export class Steps {
     if (this.block?.name === name) return this.block.states
     this.block = null
     const states: LayerStates[][] = []
-    for (const place of sequencesOfBlock(phase, block, batch))
+    for (const place of sequencesOfBlock(phase, block, batch)) {
+      await turn()
       states.push(await original.layerStates(this.sequence(stream.at(place)), target, breathe))
+    }
     this.block = { name, states }
     return states
   }
@@ -82,6 +85,7 @@ export class Steps {
     let total = 0
     let tokens = 0
     for (let i = 0; i < batch; i++) {
+      await turn()
       const ids = this.sequence(stream.at(phase.firstSequence + step * batch + i))
       const teacher = loss === 'teacher' ? original : null
       const found = await student.sequenceGradients(ids, loss, teacher, phase.weights, breathe)

@@ -161,6 +161,16 @@ describe('train', () => {
     expect(await bytesOf(resumed)).toBe(bytes)
   })
 
+  it('lets timers and signals in between two steps', async () => {
+    const stop = new AbortController()
+    let steps = 0
+    const onProgress = ({ loss }: { readonly loss: number | null }) => {
+      if (loss !== null && ++steps === 1) setTimeout(() => stop.abort())
+    }
+    await expect(train(options({ signal: stop.signal, onProgress }))).rejects.toMatchObject(codeOf('INTERRUPTED'))
+    expect(steps).toBeLessThan(4)
+  })
+
   it('refuses checkpoints that are not there, damaged or of another run, and leaves them as they are', async () => {
     const file = join(folder, 'checkpoint.safetensors')
     const checkpoint = { file, resume: true }
