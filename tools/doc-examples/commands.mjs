@@ -205,6 +205,20 @@ export const commands = [
     makes: 'narrow/config.json',
     installed: true,
   },
+  { says: 'kvloom train', runs: 'kvloom train --help', shows: /--as-is/, installed: true },
+  {
+    says: 'kvloom train kv-latent --model tiny',
+    runs: 'kvloom train kv-latent --model tiny --out trained-installed --tokens 1280 --sequence 128 --held-out-sequences 1 --measurements 0',
+    makes: 'trained-installed/config.json',
+    installed: true,
+  },
+  { says: 'kvloom train kv-latent --model tiny --out trained', not: SETS_UP },
+  { says: 'kvloom train --text FOLDER', not: SETS_UP },
+  {
+    says: 'kvloom train kv-latent --model smollm2-135m-instruct --text books --tokens 81920 --learning-rate 2 --measurements 8 --held-out-sequences 3 --seed 1',
+    not: 'trains for an hour',
+  },
+  { says: 'kvloom compare --protocol W --tokens 1024 --score-from 64', not: SETS_UP },
   { says: 'kvloom convert', runs: 'kvloom convert --help', shows: /--compressor/, installed: true },
   {
     says: 'kvloom generate',
