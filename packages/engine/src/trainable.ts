@@ -5,9 +5,9 @@ import { Arena } from './arena'
 import { useBackend } from './backend'
 import { type HeadWish, headLoss, type TeacherStates } from './gradients/head'
 import { type GradientsWanted, layerGradients } from './gradients/layer'
-import { attentionForward, floats, forwardTraced, layerForward, uploadTrace } from './gradients/sequence'
+import { attentionForward, backThroughLayers, floats, forwardTraced, throughLayers } from './gradients/sequence'
 import { disposeTables, sequenceTables } from './gradients/tables'
-import { embed, mlp } from './llama'
+import { mlp } from './llama'
 import type { Model } from './model'
 import { PARTS, TrainedWeights, type WeightValues } from './trained-weights'
 import type { LlamaWeights } from './weights'
@@ -41,7 +41,7 @@ export interface SequenceLosses {
  * @throws OptionError for other names
  */
 export async function trainable(model: Model, weights: readonly string[]): Promise<TrainableModel> {
-  const wrong = weights.find((name) => name !== 'finalNorm' && !PARTS.some((part) => part === name))
+  const wrong = weights.find((name) => name !== 'finalNorm' && !PARTS.includes(name))
   if (wrong !== undefined)
     throw new OptionError('trainable', 'weights', wrong, `of ${[...PARTS, 'finalNorm'].join(', ')}`)
   await useBackend(model.backend)
@@ -111,15 +111,10 @@ export class TrainableModel {
     const arena = new Arena()
     try {
       const states: LayerStates[] = []
-      let hidden = arena.own(embed(this.weights, ids)) // [n, hidden]
-      for (const layer of this.weights.layers) {
-        const { middle, attended, output } = await layerForward(this.parts, layer, hidden)
-        for (const each of [middle, attended, output]) arena.own(each)
-        states.push({ input: await floats(hidden), output: await floats(target === 'attention' ? middle : output) })
-        arena.free(hidden, middle, attended)
-        hidden = output
+      await throughLayers(this.parts, ids, arena, async ({ input, middle, output }) => {
+        states.push({ input: await floats(input), output: await floats(target === 'attention' ? middle : output) })
         onLayer()
-      }
+      })
       return states
     } finally {
       arena.dispose()
@@ -183,15 +178,13 @@ export class TrainableModel {
     parts: readonly string[],
     onLayer: () => void = nothing,
   ): Promise<SequenceLosses & { readonly gradients: WeightValues }> {
-    const { config, shape } = this.model
     const arena = new Arena()
-    const tables = sequenceTables(shape, ids.length)
     try {
       const states = loss === 'teacher' && teacher ? await teacher.states(ids, arena, onLayer) : null
       const { traces, hidden } = await forwardTraced(this.parts, ids, arena, onLayer, { attended: true })
       const { outputTransposed } = this.held
       const finalNorm = this.held.values.has('finalNorm') && parts.includes('finalNorm')
-      const head = headLoss(config, this.weights, hidden, ids, {
+      const head = headLoss(this.model.config, this.weights, hidden, ids, {
         gradientOf: loss,
         finalNorm,
         ...(outputTransposed ? { outputTransposed } : {}),
@@ -204,27 +197,17 @@ export class TrainableModel {
         gradients.set('finalNorm', await floats(head.finalNorm))
         head.finalNorm.dispose()
       }
-      let gradient = head.hidden && arena.own(head.hidden) // [n, hidden]
-      for (const [number, layer] of [...this.weights.layers.entries()].reverse()) {
-        const trace = traces.pop()
-        if (!trace || !gradient) break
-        const given: tf.Tensor = gradient
-        const wanted: GradientsWanted = { weights: this.wanted(number, parts), input: number > 0, at: 'output' }
-        const back = tf.tidy(() => {
-          const at = uploadTrace(this.model, ids.length, trace)
-          const { input, weights } = layerGradients(config, shape, layer, tables, at, given, wanted)
-          return { weights, ...(input ? { input } : {}) }
+      if (head.hidden)
+        await backThroughLayers(this.parts, traces, arena.own(head.hidden), arena, {
+          wanted: (layer) => ({ weights: this.wanted(layer, parts), input: layer > 0, at: 'output' }),
+          pick: ({ weights }) => weights,
+          visit: async (layer, weights) => {
+            for (const [name, numbers] of await onHost(layer, weights)) gradients.set(name, numbers)
+            onLayer()
+          },
         })
-        for (const each of Object.values(back.weights)) arena.own(each)
-        if (back.input) arena.own(back.input)
-        for (const [name, numbers] of await onHost(number, back.weights)) gradients.set(name, numbers)
-        arena.free(gradient, back.weights)
-        gradient = back.input ?? null
-        onLayer()
-      }
       return { ...losses, gradients }
     } finally {
-      disposeTables(tables)
       arena.dispose()
     }
   }
@@ -249,15 +232,7 @@ export class TrainableModel {
   /** The last layer's output, owned by `arena`. */
   private async states(ids: Int32Array, arena: Arena, onLayer: () => void): Promise<TeacherStates> {
     await useBackend(this.model.backend)
-    let hidden = arena.own(embed(this.weights, ids)) // [n, hidden]
-    for (const layer of this.weights.layers) {
-      const { middle, attended, output } = await layerForward(this.parts, layer, hidden)
-      tf.dispose([middle, attended])
-      arena.own(output)
-      arena.free(hidden)
-      hidden = output
-      onLayer()
-    }
+    const hidden = await throughLayers(this.parts, ids, arena, onLayer)
     return { config: this.model.config, weights: this.weights, hidden }
   }
 

@@ -6,21 +6,22 @@ import type { LayerWeights, Linear, LlamaWeights } from './weights'
 /** Weights by canonical name (`layers.3.attention.query`, `finalNorm`), their numbers `[out, in]` row by row. */
 export type WeightValues = ReadonlyMap<string, Float32Array>
 
-/** The parts of a layer that may be trained. */
-export const PARTS = [
-  'attentionNorm',
-  'attention.query',
-  'attention.key',
-  'attention.value',
-  'attention.queryNorm',
-  'attention.keyNorm',
-  'attention.output',
-  'mlpNorm',
-  'mlp.gate',
-  'mlp.up',
-  'mlp.down',
-] as const
-type Part = (typeof PARTS)[number]
+/** Where the forward pass has the parts of a layer that may be trained. */
+const FIELDS = {
+  attentionNorm: 'attentionNorm',
+  'attention.query': 'query',
+  'attention.key': 'key',
+  'attention.value': 'value',
+  'attention.queryNorm': 'queryNorm',
+  'attention.keyNorm': 'keyNorm',
+  'attention.output': 'output',
+  mlpNorm: 'mlpNorm',
+  'mlp.gate': 'gate',
+  'mlp.up': 'up',
+  'mlp.down': 'down',
+} as const satisfies Readonly<Record<string, keyof LayerWeights>>
+/** Their names. */
+export const PARTS: readonly string[] = Object.keys(FIELDS)
 
 /**
  * Weights under training. Trained ones are f32 and owned by this; frozen ones are the model's, packed as they are, and where gradients go back
@@ -74,7 +75,7 @@ export class TrainedWeights {
     for (const [name, numbers] of values) {
       const [, number, part] = /^layers\.(\d+)\.(.+)$/.exec(name) ?? []
       const layer = layers[Number(number)]
-      if (layer && part) layers[Number(number)] = this.withPart(layer, part as Part, name, numbers)
+      if (layer && part) layers[Number(number)] = this.withPart(layer, part, name, numbers)
       else if (name === 'finalNorm') finalNorm = this.hold(name, tf.tensor1d(numbers))
     }
     this.weights = { ...this.weights, layers, finalNorm }
@@ -82,39 +83,21 @@ export class TrainedWeights {
   }
 
   private withPart(layer: LayerWeights, part: string, name: string, numbers: Float32Array): LayerWeights {
-    const vector = (): tf.Tensor1D => this.hold(name, tf.tensor1d(numbers))
-    const [matrix, isBias] = [part.replace(/\.bias$/, ''), part.endsWith('.bias')]
-    const linear = (old: Linear): Linear => {
-      if (isBias) return { ...old, bias: vector() }
-      const { outFeatures, inFeatures } = old.weight
-      const weight = this.hold(name, packWeight({ format: 'f32', data: numbers, outFeatures, inFeatures }))
-      this.free(`${name}, transposed`)
-      return { weight, bias: old.bias }
+    const field = FIELDS[part.replace(/\.bias$/, '') as keyof typeof FIELDS]
+    const old = layer[field]
+    const isLinear = old !== null && 'weight' in old
+    return {
+      ...layer,
+      [field]: isLinear ? this.linear(old, part, name, numbers) : this.hold(name, tf.tensor1d(numbers)),
     }
-    switch (matrix as Part) {
-      case 'attentionNorm':
-        return { ...layer, attentionNorm: vector() }
-      case 'mlpNorm':
-        return { ...layer, mlpNorm: vector() }
-      case 'attention.queryNorm':
-        return { ...layer, queryNorm: vector() }
-      case 'attention.keyNorm':
-        return { ...layer, keyNorm: vector() }
-      case 'attention.query':
-        return { ...layer, query: linear(layer.query) }
-      case 'attention.key':
-        return { ...layer, key: linear(layer.key) }
-      case 'attention.value':
-        return { ...layer, value: linear(layer.value) }
-      case 'attention.output':
-        return { ...layer, output: linear(layer.output) }
-      case 'mlp.gate':
-        return { ...layer, gate: linear(layer.gate) }
-      case 'mlp.up':
-        return { ...layer, up: linear(layer.up) }
-      case 'mlp.down':
-        return { ...layer, down: linear(layer.down) }
-    }
+  }
+
+  private linear(old: Linear, part: string, name: string, numbers: Float32Array): Linear {
+    if (part.endsWith('.bias')) return { ...old, bias: this.hold(name, tf.tensor1d(numbers)) }
+    const { outFeatures, inFeatures } = old.weight
+    const weight = this.hold(name, packWeight({ format: 'f32', data: numbers, outFeatures, inFeatures }))
+    this.free(`${name}, transposed`)
+    return { weight, bias: old.bias }
   }
 
   /** Keeps what stands for a weight, and frees what stood for it before. */

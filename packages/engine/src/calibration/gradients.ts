@@ -4,9 +4,7 @@ import type { HostTensor, Part } from '@kvloom/core'
 import * as tf from '@tensorflow/tfjs-core'
 import { Arena } from '../arena'
 import { headLoss } from '../gradients/head'
-import { layerGradients } from '../gradients/layer'
-import { forwardTraced, uploadTrace } from '../gradients/sequence'
-import { disposeTables, sequenceTables } from '../gradients/tables'
+import { backThroughLayers, forwardTraced } from '../gradients/sequence'
 import type { Model } from '../model'
 
 /** Squared gradients of one layer and sequence. */
@@ -23,40 +21,24 @@ export async function squaredGradients(
   ids: Int32Array,
   onLayer: () => void,
 ): Promise<SquaredGradients[]> {
-  const { config, packed, shape } = model
+  const { config, packed } = model
   const arena = new Arena()
-  const tables = sequenceTables(shape, ids.length)
   try {
     const { traces, hidden } = await forwardTraced(model, ids, arena, onLayer)
     const loss = headLoss(config, packed, hidden, ids, { gradientOf: 'next-token' })
     loss.nextToken.dispose()
-    let gradient = loss.hidden && arena.own(loss.hidden) // [n, hidden]
     arena.free(hidden)
     const squared: SquaredGradients[] = []
-    for (const [number, layer] of [...packed.layers.entries()].reverse()) {
-      const trace = traces.pop()
-      if (!trace || !gradient) break
-      const given: tf.Tensor = gradient
-      const back = tf.tidy(() => {
-        const { keys, values, input } = layerGradients(
-          config,
-          shape,
-          layer,
-          tables,
-          uploadTrace(model, ids.length, trace),
-          given,
-        )
-        return { keys: tf.square(keys), values: tf.square(values), ...(input ? { input } : {}) }
+    if (loss.hidden)
+      await backThroughLayers(model, traces, arena.own(loss.hidden), arena, {
+        pick: ({ keys, values }) => ({ keys: tf.square(keys), values: tf.square(values) }),
+        visit: async (layer, { keys, values }) => {
+          squared[layer] = { keys: await hostTensor(keys), values: await hostTensor(values) }
+          onLayer()
+        },
       })
-      arena.own(back)
-      squared[number] = { keys: await hostTensor(back.keys), values: await hostTensor(back.values) }
-      arena.free(gradient, back.keys, back.values)
-      gradient = back.input ?? null
-      onLayer()
-    }
     return squared
   } finally {
-    disposeTables(tables)
     arena.dispose()
   }
 }

@@ -6,7 +6,8 @@ import { attendToItself } from '../calibration/attention'
 import { afterAttention, attentionInputs, embed, mlp } from '../llama'
 import type { ModelConfig } from '../models/config'
 import type { LayerWeights, LlamaWeights } from '../weights'
-import type { LayerTrace } from './layer'
+import { type GradientsWanted, type LayerGradients, type LayerTrace, layerGradients } from './layer'
+import { disposeTables, sequenceTables } from './tables'
 
 /** What a backward pass needs to know of a model. */
 export interface Layered {
@@ -27,12 +28,15 @@ export interface TraceWish {
   readonly attended: boolean
 }
 
+/** What a layer leaves while a sequence goes through: its trace and its output `[n, hidden]`. */
+export type LayerLeft = Required<LayerTrace> & { readonly output: tf.Tensor }
+
 /** One layer of n tokens forward: its trace and output `[n, hidden]`, all the caller's except `input`, which is `hidden`. */
-export async function layerForward(
+async function layerForward(
   { config, shape }: Omit<Layered, 'packed'>,
   layer: LayerWeights,
   hidden: tf.Tensor,
-): Promise<Required<LayerTrace> & { readonly output: tf.Tensor }> {
+): Promise<LayerLeft> {
   const { middle, attended } = await attentionForward({ config, shape }, layer, hidden)
   return { input: hidden, middle, attended, output: mlp(config, layer, middle) }
 }
@@ -53,7 +57,31 @@ export async function attentionForward(
 }
 
 /**
- * All layers. Host memory: 2 · layers · n · hidden numbers, and layers · n · queryHeads · valueDim with `attended`.
+ * One sequence through all layers.
+ * @param arena owns the output, and what a layer leaves until it was visited
+ * @param visit called after each layer; what it throws ends the pass
+ * @returns the last layer's output `[n, hidden]`
+ */
+export async function throughLayers(
+  model: Layered,
+  ids: Int32Array,
+  arena: Arena,
+  visit: (left: LayerLeft) => void | Promise<void>,
+): Promise<tf.Tensor> {
+  let hidden = arena.own(embed(model.packed, ids)) // [n, hidden]
+  for (const layer of model.packed.layers) {
+    const left = await layerForward(model, layer, hidden)
+    const { middle, attended, output } = left
+    arena.own({ middle, attended, output })
+    await visit(left)
+    arena.free(hidden, middle, attended)
+    hidden = output
+  }
+  return hidden
+}
+
+/**
+ * The same with traces in host memory: 2 · layers · n · hidden numbers, and layers · n · queryHeads · valueDim with `attended`.
  * @param arena owns the output
  * @param onLayer called after each layer
  * @returns traces by layer, and the last layer's output `[n, hidden]`
@@ -66,24 +94,65 @@ export async function forwardTraced(
   { attended: keepsAttended }: TraceWish = { attended: false },
 ): Promise<{ readonly traces: HostTrace[]; readonly hidden: tf.Tensor }> {
   const traces: HostTrace[] = []
-  let hidden = arena.own(embed(model.packed, ids)) // [n, hidden]
-  for (const layer of model.packed.layers) {
-    const { middle, attended, output } = await layerForward(model, layer, hidden)
-    for (const each of [middle, attended, output]) arena.own(each)
+  const hidden = await throughLayers(model, ids, arena, async ({ input, middle, attended }) => {
     traces.push({
-      input: await floats(hidden),
+      input: await floats(input),
       middle: await floats(middle),
       attended: keepsAttended ? await floats(attended) : null,
     })
-    arena.free(hidden, middle, attended)
-    hidden = output
     onLayer()
-  }
+  })
   return { traces, hidden }
 }
 
+/** What is done with the gradients of each layer on the way back. */
+export interface BackwardVisit<G extends Readonly<Record<string, tf.Tensor>>> {
+  /** Default: all but those of weights. */
+  readonly wanted?: (layer: number) => GradientsWanted
+  /** What is kept of them; runs in a tidy. */
+  readonly pick: (gradients: LayerGradients) => G
+  /** Called after each layer with what was picked, which is freed afterwards; what it throws ends the pass. */
+  readonly visit: (layer: number, picked: G) => Promise<void>
+}
+
+/**
+ * Back through all layers, the last one first; each is computed again from its trace.
+ * @param traces by layer; taken one by one, so that their memory goes as the pass does
+ * @param gradient `[n, hidden]` at the last layer's output, owned by `arena`; it is freed
+ */
+export async function backThroughLayers<G extends Readonly<Record<string, tf.Tensor>>>(
+  model: Layered,
+  traces: HostTrace[],
+  gradient: tf.Tensor,
+  arena: Arena,
+  { wanted, pick, visit }: BackwardVisit<G>,
+): Promise<void> {
+  const { config, shape, packed } = model
+  const n = gradient.shape[0] ?? 0
+  const tables = sequenceTables(shape, n)
+  let given: tf.Tensor | undefined = gradient
+  try {
+    for (const [number, layer] of [...packed.layers.entries()].reverse()) {
+      const trace = traces.pop()
+      if (!trace || !given) return
+      const at: tf.Tensor = given
+      const { picked, input }: { readonly picked: G; readonly input?: tf.Tensor } = tf.tidy(() => {
+        const left = uploadTrace(model, n, trace)
+        const found = layerGradients(config, shape, layer, tables, left, at, wanted?.(number))
+        return { picked: pick(found), ...(found.input ? { input: found.input } : {}) }
+      })
+      arena.own(picked)
+      given = input && arena.own(input)
+      await visit(number, picked)
+      arena.free(at, picked)
+    }
+  } finally {
+    disposeTables(tables)
+  }
+}
+
 /** A trace on the backend again; for use in a tidy. */
-export function uploadTrace({ config, shape }: Omit<Layered, 'packed'>, n: number, trace: HostTrace): LayerTrace {
+function uploadTrace({ config, shape }: Omit<Layered, 'packed'>, n: number, trace: HostTrace): LayerTrace {
   const rows = (values: Float32Array) => tf.tensor2d(values, [n, config.hiddenSize])
   return {
     input: rows(trace.input),
