@@ -3,12 +3,12 @@
 import fs from 'node:fs/promises'
 import type { Artifact, FittedFor, HostTensor, Json } from '@kvloom/core'
 import { ArtifactFileError, ModelFileError } from './errors'
-import { bytesSource } from './files/byte-source'
-import { openSafetensors, tensorValues } from './files/safetensors'
-import { encodeSafetensors, type TensorToWrite } from './files/safetensors-write'
-import { writeWhole } from './files/write-whole'
+import { type Described, openDescribed, writeDescribed } from './files/described'
+import type { TensorToWrite } from './files/safetensors-write'
 
 const version = 1
+/** Name of the metadata entry. */
+const key = 'kvloom-artifacts'
 
 /** The metadata entry. */
 interface Contents {
@@ -52,10 +52,8 @@ export async function saveArtifacts(file: string, artifacts: readonly Artifact[]
       json,
     })),
   }
-  const text = JSON.stringify(contents)
-  const sha256 = await digestOf(text, tensors)
   try {
-    await writeWhole(file, [encodeSafetensors(tensors, { 'kvloom-artifacts': text, sha256 })])
+    await writeDescribed(file, key, JSON.stringify(contents), tensors)
   } catch (cause) {
     refuse(
       'CANNOT_WRITE',
@@ -72,11 +70,10 @@ export async function saveArtifacts(file: string, artifacts: readonly Artifact[]
  * @throws ArtifactFileError('CANNOT_READ'), ('DAMAGED'), ('OTHER_VERSION')
  */
 export async function loadArtifacts(file: string): Promise<Artifact[]> {
-  const { tensors, metadata } = await readAll(file)
-  const text = metadata.get('kvloom-artifacts')
+  const { text, tensors, isWhole } = await readAll(file)
   if (text === undefined) return damaged(file, 'it holds no artifacts')
   const contents = parse(file, text)
-  if ((await digestOf(text, tensors)) !== metadata.get('sha256')) return damaged(file, 'its SHA-256 differs')
+  if (!(await isWhole())) return damaged(file, 'its SHA-256 differs')
   return contents.artifacts.map(({ stage, fingerprint, fittedFor, json }) => {
     const own = Object.entries(tensors).filter(([name]) => name.startsWith(`${stage}/`))
     return {
@@ -94,9 +91,9 @@ export async function loadArtifacts(file: string): Promise<Artifact[]> {
   })
 }
 
-type Tensors = Record<string, { readonly shape: readonly number[]; readonly data: Float32Array | Int32Array }>
+type Tensors = Readonly<Record<string, { readonly shape: readonly number[]; readonly data: Float32Array | Int32Array }>>
 
-async function readAll(file: string): Promise<{ tensors: Tensors; metadata: ReadonlyMap<string, string> }> {
+async function readAll(file: string): Promise<Omit<Described, 'tensors'> & { readonly tensors: Tensors }> {
   let bytes: Uint8Array
   try {
     bytes = await fs.readFile(file)
@@ -109,20 +106,20 @@ async function readAll(file: string): Promise<{ tensors: Tensors; metadata: Read
       cause,
     )
   }
+  let read: Described
   try {
-    const opened = await openSafetensors(bytesSource(bytes, file))
-    const tensors: Tensors = {}
-    for (const { name, dtype, shape } of opened.tensors.values()) {
-      const data = tensorValues(dtype, await opened.read(name))
-      if (!(data instanceof Float32Array || data instanceof Int32Array) || !(dtype === 'F32' || dtype === 'I32'))
-        return damaged(file, `${name} is of type ${dtype}`)
-      tensors[name] = { shape, data }
-    }
-    return { tensors, metadata: opened.metadata }
+    read = await openDescribed(bytes, file, key)
   } catch (cause) {
     if (cause instanceof ModelFileError) return damaged(file, cause.message, cause)
     throw cause
   }
+  const tensors: Record<string, Tensors[string]> = {}
+  for (const [name, { shape, data, dtype }] of Object.entries(read.tensors)) {
+    if (!(data instanceof Float32Array || data instanceof Int32Array) || !(dtype === 'F32' || dtype === 'I32'))
+      return damaged(file, `${name} is of type ${dtype}`)
+    tensors[name] = { shape, data }
+  }
+  return { ...read, tensors }
 }
 
 function parse(file: string, text: string): Contents {
@@ -160,13 +157,6 @@ const isFittedFor = (given: unknown): given is FittedFor => {
       (s: Partial<FittedFor['stages'][number]> | null) => typeof s?.kind === 'string' && typeof s.id === 'string',
     )
   )
-}
-
-/** SHA-256 over the description and every tensor by name. */
-async function digestOf(text: string, tensors: Readonly<Record<string, TensorToWrite>>): Promise<string> {
-  const body = encodeSafetensors(tensors, { 'kvloom-artifacts': text })
-  const digest = await globalThis.crypto.subtle.digest('SHA-256', body as Uint8Array<ArrayBuffer>)
-  return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, '0')).join('')
 }
 
 const reasonOf = (cause: unknown): string =>

@@ -23,6 +23,8 @@ export {
 export type { ByteSource, FileFolder } from './files/byte-source'
 export { blobSource, bytesSource, diskFolder, fileSource, urlFolder } from './files/byte-source'
 export { dequantize } from './files/dequantize'
+export type { Described } from './files/described'
+export { openDescribed, writeDescribed } from './files/described'
 export type { GgufFile, GgufTensor, GgufValue } from './files/gguf'
 export { openGguf } from './files/gguf'
 export type {

@@ -4,20 +4,20 @@
  */
 import { access, readFile } from 'node:fs/promises'
 import {
-  bytesSource,
-  encodeSafetensors,
+  type Described,
   ModelFileError,
-  openSafetensors,
+  openDescribed,
   type TensorToWrite,
-  tensorValues,
   type WeightValues,
-  writeSafetensors,
+  writeDescribed,
 } from '@kvloom/engine'
 import type { Moments } from './adam'
 import { TrainingError } from './errors'
 import type { CurvePoint, PerplexityPoint } from './record'
 
 const VERSION = 1
+/** Name of the metadata entry. */
+const KEY = 'kvloom-training'
 
 /** How far a run is. */
 export interface Progressed {
@@ -61,9 +61,8 @@ export async function writeCheckpoint(file: string, settings: string, state: Che
     tensors[`second/${name}`] = { shape: [second.length], data: second }
   }
   const contents: Contents = { version: VERSION, settings, progress: state.progress }
-  const text = JSON.stringify(contents)
   try {
-    await writeSafetensors(file, tensors, { 'kvloom-training': text, sha256: await digestOf(text, tensors) })
+    await writeDescribed(file, KEY, JSON.stringify(contents), tensors)
   } catch (cause) {
     const reason = cause instanceof Error && 'code' in cause ? String(cause.code) : String(cause)
     throw new TrainingError(
@@ -81,8 +80,7 @@ export async function writeCheckpoint(file: string, settings: string, state: Che
  * @throws TrainingError('CHECKPOINT_MISSING'), ('CHECKPOINT_DAMAGED'), ('CHECKPOINT_MISMATCH'); the file stays as it is
  */
 export async function readCheckpoint(file: string, settings: string, names: Iterable<string>): Promise<Checkpoint> {
-  const tensors = await readAll(file)
-  const text = tensors.metadata.get('kvloom-training')
+  const { text, tensors, isWhole } = await readAll(file)
   if (text === undefined) return damaged(file, 'it holds no training')
   const contents = parse(file, text)
   if (contents.version !== VERSION)
@@ -92,8 +90,7 @@ export async function readCheckpoint(file: string, settings: string, names: Iter
       `version ${VERSION}`,
       'Go on with the kvloom that wrote it, or begin anew at another place.',
     )
-  if ((await digestOf(text, tensors.tensors)) !== tensors.metadata.get('sha256'))
-    return damaged(file, 'its SHA-256 differs')
+  if (!(await isWhole())) return damaged(file, 'its SHA-256 differs')
   if (contents.settings !== settings)
     throw new TrainingError(
       'CHECKPOINT_MISMATCH',
@@ -102,7 +99,7 @@ export async function readCheckpoint(file: string, settings: string, names: Iter
       'Repeat the command it was begun with, or begin anew at another place.',
     )
   const get = (name: string): Float32Array => {
-    const data = tensors.tensors[name]?.data
+    const data = tensors[name]?.data
     return data instanceof Float32Array ? data : damaged(file, `it lacks ${name}`)
   }
   const weights = new Map<string, Float32Array>()
@@ -114,10 +111,7 @@ export async function readCheckpoint(file: string, settings: string, names: Iter
   return { progress: contents.progress, weights, moments }
 }
 
-async function readAll(file: string): Promise<{
-  readonly tensors: Readonly<Record<string, TensorToWrite>>
-  readonly metadata: ReadonlyMap<string, string>
-}> {
+async function readAll(file: string): Promise<Described> {
   let bytes: Uint8Array
   try {
     bytes = await readFile(file)
@@ -131,11 +125,7 @@ async function readAll(file: string): Promise<{
     )
   }
   try {
-    const opened = await openSafetensors(bytesSource(bytes, file))
-    const tensors: Record<string, TensorToWrite> = {}
-    for (const { name, dtype, shape } of opened.tensors.values())
-      tensors[name] = { shape, data: tensorValues(dtype, await opened.read(name)) }
-    return { tensors, metadata: opened.metadata }
+    return await openDescribed(bytes, file, KEY)
   } catch (cause) {
     if (cause instanceof ModelFileError) return damaged(file, cause.message, cause)
     throw cause
@@ -162,13 +152,6 @@ function firstDifference(held: string, asked: string): string {
   )
   if (name === undefined) return 'settings in another order'
   return `${name} ${JSON.stringify(before[name])}, and ${JSON.stringify(now[name])} is asked for`
-}
-
-/** SHA-256 over the description and every tensor by name. */
-async function digestOf(text: string, tensors: Readonly<Record<string, TensorToWrite>>): Promise<string> {
-  const body = encodeSafetensors(tensors, { 'kvloom-training': text })
-  const digest = await globalThis.crypto.subtle.digest('SHA-256', body as Uint8Array<ArrayBuffer>)
-  return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, '0')).join('')
 }
 
 const sizeOf = (tensors: Readonly<Record<string, TensorToWrite>>): number =>
