@@ -1,6 +1,6 @@
 /** The report as one HTML page: no scripts, nothing loaded from elsewhere, readable by screen readers, on paper and in the dark. */
 import * as format from './format'
-import { STYLE } from './html-style'
+import { htmlPage } from './html-page'
 import { escapeHtml, ledgerTable, resultTable, swatch } from './html-tables'
 import { bytesPlot, KLD_FLOOR, layerPlot, type PlotSize, paretoPlot, seriesOf } from './plots'
 import type { CompositionReport, Report } from './schema'
@@ -8,17 +8,9 @@ import type { CompositionReport, Report } from './schema'
 /** Renders a report, partial ones included. */
 export function renderHtml(report: Report): string {
   const title = `kvloom: KV-cache compression of ${report.model.name}`
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${escapeHtml(title)}</title>
-<style>${STYLE}</style>
-</head>
-<body>
-<main>
-<header>
+  return htmlPage(
+    title,
+    `<header>
 <h1>KV-cache compression of ${escapeHtml(report.model.name)}</h1>
 <p class="soft">${escapeHtml(format.protocolSentence(report.protocol))}</p>
 ${banner(report)}
@@ -57,11 +49,8 @@ ${ledgerTable(report)}
 ${report.compositions.map((row, i) => compositionDetails(row, i + 1)).join('\n')}
 <details><summary>What the numbers mean</summary>${WORDS}</details>
 <details><summary>Run, machine and versions</summary><pre>${escapeHtml(JSON.stringify({ startedAt: report.startedAt, finishedAt: report.finishedAt, seed: report.seed, protocol: report.protocol, text: report.text, model: report.model, machine: report.machine, versions: report.versions }, null, 2))}</pre></details>
-</section>
-</main>
-</body>
-</html>
-`
+</section>`,
+  )
 }
 
 function banner(report: Report): string {

@@ -3,7 +3,7 @@
 import { recovered, type TrainingRecord } from '@kvloom/training'
 import * as Plot from '@observablehq/plot'
 import * as format from './format'
-import { STYLE } from './html-style'
+import { htmlPage } from './html-page'
 import { escapeHtml } from './html-tables'
 import { colorOf } from './markers'
 import { type PlotSize, svg, WIDTH } from './plots'
@@ -14,17 +14,9 @@ const MOST_POINTS = 200
 /** Renders the record of a run. */
 export function renderTrainingHtml(record: TrainingRecord): string {
   const title = `kvloom: training of ${record.model.name}`
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${escapeHtml(title)}</title>
-<style>${STYLE}</style>
-</head>
-<body>
-<main>
-<header>
+  return htmlPage(
+    title,
+    `<header>
 <h1>Training of ${escapeHtml(record.model.name)}</h1>
 <p class="soft">${escapeHtml(summary(record))}</p>
 ${facts(record)}
@@ -34,11 +26,8 @@ ${record.phases.map((phase, i) => section(`loss-${i}`, `Loss, ${phase.name}`, (s
 <section aria-labelledby="numbers"><h2 id="numbers">Numbers</h2>
 ${perplexityTable(record)}
 <details><summary>Settings</summary><pre>${escapeHtml(JSON.stringify({ ...record, curve: undefined, perplexities: undefined }, null, 2))}</pre></details>
-</section>
-</main>
-</body>
-</html>
-`
+</section>`,
+  )
 }
 
 /** What came of it, in one sentence. */
