@@ -7,8 +7,9 @@
 import { openCache } from '@kvloom/core'
 import { loadModel, prefill, resolveModel } from '@kvloom/engine'
 import { prepareComposition } from '@kvloom/eval'
+import { composition as compressorOf } from '@kvloom/methods'
+import { decodeCandidate } from './decode-candidate'
 import { type Candidate, interleave, keep } from './harness'
-import { composeText } from './matrix-cases'
 import { plainLlama } from './plain-llama'
 
 const name = process.argv[2] ?? 'smollm2-135m-instruct'
@@ -37,9 +38,7 @@ const ids = Int32Array.from({ length: context }, (_, i) => (i * 7919) % model.co
 const candidates: Candidate[] = []
 const bytes: Record<string, number> = {}
 for (const composition of COMPOSITIONS) {
-  const composed = composeText(composition)
-  if ('refused' in composed) throw new Error(`${composition}: ${composed.refused}`)
-  const prepared = await prepareComposition({ model, compressor: composed.compressor, data: CALIBRATION })
+  const prepared = await prepareComposition({ model, compressor: compressorOf(composition), data: CALIBRATION })
   const cache = openCache(prepared.model.shape, prepared.ready)
   const started = performance.now()
   const logits = await prefill(prepared.model, cache, ids, { logits: 'none' })
@@ -47,14 +46,7 @@ for (const composition of COMPOSITIONS) {
   const perSecond = context / ((performance.now() - started) / 1000)
   process.stderr.write(`${composition}: prefill ${perSecond.toFixed(0)} tokens/s\n`)
   bytes[composition] = cache.bytes().total
-  candidates.push({
-    name: composition,
-    async run() {
-      const logits = await prepared.model.forward(cache, Int32Array.of(42), 'decode')
-      await logits?.data()
-      logits?.dispose()
-    },
-  })
+  candidates.push(decodeCandidate(composition, prepared.model, cache))
 }
 const plain = await plainLlama(model)
 plain.fill(context)

@@ -4,10 +4,10 @@
 //   node dist/long-run.js [--only streaming,tova]
 import { openCache } from '@kvloom/core'
 import { loadModel, resolveModel } from '@kvloom/engine'
+import { composition } from '@kvloom/methods'
 import { randomNormal, type Tensor } from '@tensorflow/tfjs-core'
 import { measureFlags } from './command-line'
 import { interleave, keep } from './harness'
-import { composeText } from './matrix-cases'
 
 const EARLY = 1024
 const LATE = 30_000
@@ -49,9 +49,7 @@ async function step(cache: ReturnType<typeof openCache>, n: number): Promise<voi
 
 /** A cache that has seen so many tokens. */
 async function after(text: string, tokens: number) {
-  const composed = composeText(text)
-  if ('refused' in composed) throw new Error(composed.refused)
-  const cache = openCache(shape, composed.compressor)
+  const cache = openCache(shape, composition(text))
   while (cache.tokensSeen < tokens) {
     const n = cache.canTake(Math.min(FEED, tokens - cache.tokensSeen))
     await step(cache, n === FEED ? FEED : 1)

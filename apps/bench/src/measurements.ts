@@ -36,25 +36,6 @@ export type PlanWish =
       readonly chunk?: number
     }
 
-/** What one composition gave under one plan. */
-export interface Measurement {
-  readonly composition: string
-  readonly plan: PlanWish
-  readonly calibration?: CalibrationWish
-  readonly passkeys?: string
-  readonly passkey?: PasskeyResult
-  readonly measuredAt: string
-  readonly machine: { readonly cpu: string; readonly node: string }
-  readonly seconds: number
-  readonly perplexity: number
-  readonly meanKld: number
-  readonly kld99: number
-  readonly top1: number
-  readonly footprint: Footprint
-  /** What fitted stages ran with. */
-  readonly artifacts: readonly { readonly stage: string; readonly fingerprint: string }[]
-}
-
 /** On what fitted stages of a group are fitted: the first tokens of a text in `fixtures/`. Without one: on the bundled text, as by default. */
 export interface CalibrationWish {
   readonly text: string
@@ -71,6 +52,22 @@ interface Conditions {
   readonly passkeys?: string
 }
 
+/** What one composition gave. */
+export interface Measurement extends Conditions {
+  readonly composition: string
+  readonly passkey?: PasskeyResult
+  readonly measuredAt: string
+  readonly machine: { readonly cpu: string; readonly node: string }
+  readonly seconds: number
+  readonly perplexity: number
+  readonly meanKld: number
+  readonly kld99: number
+  readonly top1: number
+  readonly footprint: Footprint
+  /** What fitted stages ran with. */
+  readonly artifacts: readonly { readonly stage: string; readonly fingerprint: string }[]
+}
+
 export interface Group extends Conditions {
   readonly id: string
   /** Of the first `idsHashed` ids (default: of all), as int32, little-endian. */
@@ -82,8 +79,14 @@ export interface Group extends Conditions {
 export const here = (path: string) => new URL(`../${path}`, import.meta.url)
 const STORE = here('results/measurements.json')
 
-const keyOf = ({ plan, calibration, passkeys }: Conditions, composition: string): string =>
-  JSON.stringify([plan, composition, calibration, passkeys])
+/** Of anything that was measured, or is to be. */
+const conditionsOf = ({ plan, calibration, passkeys }: Conditions): Conditions => ({
+  plan,
+  ...(calibration ? { calibration } : {}),
+  ...(passkeys ? { passkeys } : {}),
+})
+
+const keyOf = (under: Conditions, composition: string): string => JSON.stringify([conditionsOf(under), composition])
 
 /** Measured rows by what they were measured under and composition. */
 export class Measurements {
@@ -206,9 +209,7 @@ async function runGroup(
       if (row.status !== 'done' || !row.result || !texts.includes(row.name)) return
       await measurements.put({
         composition: row.name,
-        plan: group.plan,
-        ...(group.calibration ? { calibration: group.calibration } : {}),
-        ...(group.passkeys ? { passkeys: group.passkeys } : {}),
+        ...conditionsOf(group),
         measuredAt: new Date().toISOString(),
         machine: { cpu: machine().cpu, node: process.version },
         seconds: Math.round((performance.now() - started) / 1000),

@@ -8,8 +8,9 @@ import { join } from 'node:path'
 import { openCache, ready } from '@kvloom/core'
 import { loadModel, resolveModel } from '@kvloom/engine'
 import { prepareComposition } from '@kvloom/eval'
+import { composition as compressorOf } from '@kvloom/methods'
+import { decodeCandidate } from './decode-candidate'
 import { type Candidate, interleave, keep } from './harness'
-import { composeText } from './matrix-cases'
 
 const context = Number(process.argv[2] ?? 4096)
 const rounds = Number(process.argv[3] ?? 40)
@@ -42,9 +43,7 @@ const cacheDir = await mkdtemp(join(tmpdir(), 'kvloom-steps-'))
 const candidates: Candidate[] = []
 const bytes: Record<string, number> = {}
 for (const composition of COMPOSITIONS) {
-  const composed = composeText(composition)
-  if ('refused' in composed) throw new Error(`${composition}: ${composed.refused}`)
-  const { compressor } = composed
+  const compressor = compressorOf(composition)
   const prepared = await prepareComposition({ model, compressor, data: CALIBRATION, cacheDir })
   // Angles of RoPE go on beyond the tokens that the model was trained for; what it says there does not matter here.
   const shape = { ...prepared.model.shape, contextLength: 2 * context }
@@ -57,14 +56,7 @@ for (const composition of COMPOSITIONS) {
   }
   bytes[composition] = cache.bytes().total
   process.stderr.write(`${composition}: ${context} tokens are in\n`)
-  candidates.push({
-    name: composition,
-    async run() {
-      const logits = await prepared.model.forward(cache, Int32Array.of(42), 'decode')
-      await logits?.data()
-      logits?.dispose()
-    },
-  })
+  candidates.push(decodeCandidate(composition, prepared.model, cache))
 }
 const timings = await interleave(candidates, rounds)
 await rm(cacheDir, { recursive: true, force: true })

@@ -68,7 +68,7 @@ interface Entry {
 }
 
 function recordOf(t: tf.Tensor | HostArray): TensorRecord {
-  if ('values' in t) return { ...formOf(t) }
+  if ('values' in t) return formOf(t)
   return { shape: t.shape, dtype: t.dtype as TensorRecord['dtype'] }
 }
 
