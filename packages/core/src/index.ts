@@ -40,6 +40,7 @@ export type {
   CodebookLayout,
   CustomLayout,
   Encoded,
+  FisherWish,
   Fit,
   FittedFor,
   FittedStage,

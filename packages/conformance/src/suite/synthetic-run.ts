@@ -49,10 +49,8 @@ export function syntheticRun(model: ModelShape): CalibrationRun {
           Object.keys(PROJECTIONS).map((name) => `layers.${layer}.attention.${name}`),
         ).flat(),
       get: async (name) => {
-        const [, layer, projection] = /^layers\.(\d+)\.attention\.(key|value)$/.exec(name) ?? []
-        if (!layer || Number(layer) >= model.layers) throw new Error(`The synthetic run has no weight ${name}.`)
-        const part = PROJECTIONS[projection as keyof typeof PROJECTIONS]
-        return tensor2d(weightOf(model, Number(layer), part), [model.kvHeads * dimOf(model, part), HIDDEN])
+        const { layer, part } = projectionOf(model, name)
+        return tensor2d(weightOf(model, layer, part), [model.kvHeads * dimOf(model, part), HIDDEN])
       },
     },
     rows: async (layer) => parts((part) => SEQUENCES.map((s) => rowsOf(layer, part, s, TOKENS))),
@@ -67,6 +65,19 @@ export function syntheticRun(model: ModelShape): CalibrationRun {
     },
     gradients: async (layer) =>
       parts((part) => SEQUENCES.map((s) => squares(model, part, seedOf(3, layer, s) + (part === 'keys' ? 0 : 7)))),
+    weightFisher: async (names, { ahead }) =>
+      Object.fromEntries(
+        names.map((name) => {
+          const { layer, part } = projectionOf(model, name)
+          const weight = weightOf(model, layer, part)
+          const random = seeded(seedOf(5, layer, ahead) + (part === 'keys' ? 0 : 7))
+          const size = part === 'keys' ? 1e-4 : 1e-3
+          return [
+            name,
+            { shape: [weight.length / HIDDEN, HIDDEN], values: weight.map((w) => size * (w * random()) ** 2) },
+          ]
+        }),
+      ),
     sentences: async () =>
       Array.from({ length: model.layers }, (_, layer) => ({
         keys: SENTENCES.map((s) => rotated(model, rowsOf(layer, 'keys', s, SENTENCE_TOKENS))),
@@ -84,6 +95,13 @@ export function syntheticRun(model: ModelShape): CalibrationRun {
 }
 
 const dimOf = (model: ModelShape, part: Part): number => (part === 'keys' ? model.keyDim : model.valueDim)
+
+/** Which projection a canonical name stands for. */
+function projectionOf({ layers }: ModelShape, name: string): { readonly layer: number; readonly part: Part } {
+  const [, layer, projection] = /^layers\.(\d+)\.attention\.(key|value)$/.exec(name) ?? []
+  if (!layer || Number(layer) >= layers) throw new Error(`The synthetic run has no weight ${name}.`)
+  return { layer: Number(layer), part: PROJECTIONS[projection as keyof typeof PROJECTIONS] }
+}
 
 const seedOf = (what: number, layer: number, sequence: number): number =>
   ((what * 31 + layer) * 31 + sequence) * 8191 + 1

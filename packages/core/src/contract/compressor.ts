@@ -188,6 +188,17 @@ export interface LayerSamples {
   readonly gradients?: readonly HostTensor[]
 }
 
+/** Of which texts and predictions Fisher information is. */
+export interface FisherWish {
+  /** How many tokens on the predicted one stands: 1 is the next one. */
+  readonly ahead: number
+  /**
+   * Cuts longer calibration sequences into texts of so many tokens, each run alone; what is left over at the end of a sequence is left out.
+   * Default: sequences as they are.
+   */
+  readonly tokens?: number
+}
+
 /** What an engine offers to calibration, all of it from the uncompressed model. Layers are best asked for in ascending order: an earlier one begins anew. */
 export interface CalibrationRun {
   readonly model: ModelShape
@@ -204,6 +215,14 @@ export interface CalibrationRun {
   ): Promise<Readonly<Record<Part, readonly HostTensor[]>>>
   /** Squared gradients of the next-token loss with respect to what `rows` returns. */
   gradients(layer: number): Promise<Readonly<Record<Part, readonly HostTensor[]>>>
+  /**
+   * The Fisher information of weights, by name and in a weight's own shape: the square of the gradient of a text's mean loss, number by
+   * number, and the mean of that over the texts. Every ask is a pass through the model and back, so all that is needed is asked for at
+   * once. Absent where an engine has no gradients of weights.
+   * @param weights canonical names of weights of layers, as in `layers.3.attention.key`
+   * @throws OptionError for other names, and for texts that are too short to predict anything
+   */
+  weightFisher?(weights: readonly string[], wish: FisherWish): Promise<Readonly<Record<string, HostTensor>>>
   /**
    * Last hidden states (after the final norm) `[tokens, hidden]` of each short sentence, run through `candidate`, or uncompressed when it
    * is null.

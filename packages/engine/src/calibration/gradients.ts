@@ -4,7 +4,7 @@ import type { HostTensor, Part } from '@kvloom/core'
 import * as tf from '@tensorflow/tfjs-core'
 import { Arena } from '../arena'
 import { headLoss } from '../gradients/head'
-import { backThroughLayers, forwardTraced } from '../gradients/sequence'
+import { type BackwardVisit, backThroughLayers, forwardTraced } from '../gradients/sequence'
 import type { Model } from '../model'
 
 /** Squared gradients of one layer and sequence. */
@@ -21,23 +21,45 @@ export async function squaredGradients(
   ids: Int32Array,
   onLayer: () => void,
 ): Promise<SquaredGradients[]> {
+  const squared: SquaredGradients[] = []
+  await lossGradients(model, ids, {}, onLayer, {
+    pick: ({ keys, values }) => ({ keys: tf.square(keys), values: tf.square(values) }),
+    visit: async (layer, { keys, values }) => {
+      squared[layer] = { keys: await hostTensor(keys), values: await hostTensor(values) }
+      onLayer()
+    },
+  })
+  return squared
+}
+
+/** What a pass forward and back is of. */
+interface LossWish {
+  /** As in `HeadWish`. */
+  readonly ahead?: number
+  /** As in `TraceWish`. */
+  readonly attended?: boolean
+}
+
+/**
+ * One sequence forward and back: gradients of Σ -log p(ids[t + ahead] | ids[0 … t]).
+ * @param ids more than `ahead`
+ * @param onLayer called after each layer forward
+ */
+export async function lossGradients<G extends Readonly<Record<string, tf.Tensor>>>(
+  model: Model,
+  ids: Int32Array,
+  { ahead = 1, attended = false }: LossWish,
+  onLayer: () => void,
+  visit: BackwardVisit<G>,
+): Promise<void> {
   const { config, packed } = model
   const arena = new Arena()
   try {
-    const { traces, hidden } = await forwardTraced(model, ids, arena, onLayer)
-    const loss = headLoss(config, packed, hidden, ids, { gradientOf: 'next-token' })
+    const { traces, hidden } = await forwardTraced(model, ids, arena, onLayer, { attended })
+    const loss = headLoss(config, packed, hidden, ids, { gradientOf: 'next-token', ahead })
     loss.nextToken.dispose()
     arena.free(hidden)
-    const squared: SquaredGradients[] = []
-    if (loss.hidden)
-      await backThroughLayers(model, traces, arena.own(loss.hidden), arena, {
-        pick: ({ keys, values }) => ({ keys: tf.square(keys), values: tf.square(values) }),
-        visit: async (layer, { keys, values }) => {
-          squared[layer] = { keys: await hostTensor(keys), values: await hostTensor(values) }
-          onLayer()
-        },
-      })
-    return squared
+    if (loss.hidden) await backThroughLayers(model, traces, arena.own(loss.hidden), arena, visit)
   } finally {
     arena.dispose()
   }

@@ -1,7 +1,8 @@
-// What a model offers to calibration: rows, squared gradients, hidden states.
+// What a model offers to calibration: rows, squared gradients, Fisher information of weights, hidden states.
 import {
   type CalibrationRun,
   ContextOverflow,
+  type FisherWish,
   type HostTensor,
   type KVCompressor,
   OptionError,
@@ -17,6 +18,7 @@ import type { Model } from '../model'
 import { attendToItself, exactRows } from './attention'
 import { hostTensor, type SquaredGradients, squaredGradients } from './gradients'
 import { type Replace, ShiftedRows } from './shifted'
+import { weightFisher } from './weight-fisher'
 
 /** What a calibration reports. */
 export type CalibrationProgress =
@@ -46,7 +48,8 @@ export interface CalibrationRunOptions {
  * Prepares calibration on a model; nothing is computed before it is asked for.
  * Rows go through the model layer by layer, hidden states of all sequences in host memory (tokens · hidden · 4 bytes); a layer may
  * be asked for again, and an earlier one begins at the first layer anew, for gradients too. Gradients are computed at the first ask for all layers (layers · tokens · kvHeads ·
- * (keyDim + valueDim) · 4 bytes in host memory, given back as layers are asked for), in about the time of six forward passes.
+ * (keyDim + valueDim) · 4 bytes in host memory, given back as layers are asked for), in about the time of six forward passes; so are those
+ * of weights, at every ask, and 4 bytes a number of these are held.
  * @param model borrowed; stays loaded while the run is in use
  * @throws OptionError for sequences that are empty or hold ids outside the vocabulary; ContextOverflow
  */
@@ -64,6 +67,8 @@ export function calibrationRun(model: Model, options: CalibrationRunOptions): Ca
     rows: (layer: number) => turns.take(() => rows.at(layer)),
     shifted: (layer: number, replace: Replace) => turns.take(() => shifted.at(layer, replace)),
     gradients: (layer: number) => turns.take(() => gradients.at(layer)),
+    weightFisher: (weights: readonly string[], wish: FisherWish) =>
+      turns.take(() => weightFisher(model, options, weights, wish)),
     hidden: (candidate: KVCompressor | null) => turns.take(() => finalHidden(model, options, candidate)),
     sentences: () => turns.take(() => sentenceRows(model, sentences)),
   }

@@ -28,15 +28,17 @@ export interface HeadWish {
   readonly finalNorm?: boolean
   /** The output matrix transposed, `[hidden, vocab]`, where it is at hand. */
   readonly outputTransposed?: PackedWeight
+  /** How many tokens on the predicted one stands, fewer than there are; default 1, the next. */
+  readonly ahead?: number
 }
 
-/** Losses in nats, summed over the n - 1 predictions of a text, and gradients of the one that was asked for. The caller's to dispose. */
+/** Losses in nats, summed over the n - ahead predictions of a text, and gradients of the one that was asked for. The caller's to dispose. */
 export interface HeadLoss {
-  /** -Σ log softmax(logits[t])[ids[t + 1]], a scalar. */
+  /** -Σ log softmax(logits[t])[ids[t + ahead]], a scalar. */
   readonly nextToken: tf.Tensor
   /** Σ KL(teacher || model), a scalar; null without a teacher. */
   readonly divergence: tf.Tensor | null
-  /** `[n, hidden]` at the last layer's output; the last row, which predicts nothing, is 0. */
+  /** `[n, hidden]` at the last layer's output; the last rows, which predict nothing, are 0. */
   readonly hidden: tf.Tensor | null
   /** `[hidden]` */
   readonly finalNorm: tf.Tensor | null
@@ -52,17 +54,17 @@ export function headLoss(
   weights: LlamaWeights,
   hidden: tf.Tensor,
   ids: Int32Array,
-  { gradientOf, teacher, finalNorm = false, outputTransposed }: HeadWish,
+  { gradientOf, teacher, finalNorm = false, outputTransposed, ahead = 1 }: HeadWish,
 ): HeadLoss {
   const { rmsEpsilon } = config
   const result = tf.tidy(() => {
     const backwards = gradientOf ? backThrough(weights.output, outputTransposed) : null
     const normed = rmsNorm(hidden, weights.finalNorm, rmsEpsilon) as tf.Tensor2D // [n, hidden]
     const taught = teacher && rmsNorm(teacher.hidden, teacher.weights.finalNorm, teacher.config.rmsEpsilon) // [n, hidden of the teacher]
-    const parts = tilesOf(ids.length - 1, lossRows).map(({ start, end }) =>
+    const parts = tilesOf(ids.length - ahead, lossRows).map(({ start, end }) =>
       tf.tidy((): { nextToken: tf.Tensor; divergence?: tf.Tensor; gradient?: tf.Tensor } => {
         const rows = tf.slice(normed, [start, 0], [end - start, -1]) // [rows, hidden]
-        const next = embeddingRows(weights.output, tf.tensor1d(ids.slice(start + 1, end + 1), 'int32')) // [rows, hidden]
+        const next = embeddingRows(weights.output, tf.tensor1d(ids.slice(start + ahead, end + ahead), 'int32')) // [rows, hidden]
         const logits = matmulPacked(rows, weights.output) // [rows, vocab]
         const totals = tf.logSumExp(logits, 1, true) // [rows, 1]
         const logChances = tf.sub(logits, totals) // [rows, vocab]
@@ -92,7 +94,7 @@ export function headLoss(
     }
     const gradients = some((part) => part.gradient) as tf.Tensor2D[]
     if (gradients.length === 0) return losses
-    const silent = tf.zeros([1, config.hiddenSize]) as tf.Tensor2D
+    const silent = tf.zeros([ahead, config.hiddenSize]) as tf.Tensor2D
     const atNormed = tf.concat([...gradients, silent], 0)
     return {
       ...losses,
