@@ -9,6 +9,7 @@ import {
   type Part,
 } from '@kvloom/core'
 import { type Matrix, matrix, multiply, transpose } from '@kvloom/math'
+import { projectionFisher } from './fisher'
 import { groupHeads } from './grouping'
 import { dimOf, groupSize, latents, type Options, rankOfGroup } from './groups'
 import { fisherRanks, type LayerRanks, roundedRank } from './ranks'
@@ -78,26 +79,10 @@ async function ranksOf(run: CalibrationRun, options: Options, size: number, aske
     const all = (part: Part) => new Int32Array(model.layers).fill(roundedRank(keep * full(part), block))
     return { keys: fitting('keys', all('keys')), values: fitting('values', all('values')) }
   }
-  const fisher = { keys: new Float64Array(model.layers), values: new Float64Array(model.layers) }
-  for (let layer = 0; layer < model.layers; layer++) {
-    const squared = await run.gradients(layer)
-    for (const part of PARTS) fisher[part][layer] = rootMean(squared[part], part, layer)
-  }
+  const fisher = await projectionFisher(run, options.fisherTokens)
   const width = { keys: groups * full('keys'), values: groups * full('values') }
   const { ranks } = fisherRanks(fisher, { keep, width, groups, block })
   return { keys: fitting('keys', ranks.keys), values: fitting('values', ranks.values) }
-}
-
-function rootMean(squared: readonly HostTensor[], part: Part, layer: number): number {
-  let [sum, count] = [0, 0]
-  for (const { values } of squared) {
-    for (const x of values) sum += x
-    count += values.length
-  }
-  const mean = count > 0 ? sum / count : 0
-  if (!Number.isFinite(mean))
-    throw new CalibrationError('recalkv', `some gradients of the ${part} of layer ${layer} are not finite numbers.`)
-  return Math.sqrt(mean)
 }
 
 /** The leading directions of each group's keys, one group after the other: `[groups · rank, heads · dim]`, 0 at the heads of other groups. */

@@ -9,7 +9,12 @@ export const recalkvOptions = {
   ),
   allocation: oneOf(['fisher', 'uniform'], {
     default: 'fisher',
-    doc: 'How ranks are shared out: by the Fisher information of keys and values of each layer (the paper), or the same to all.',
+    doc: 'How ranks are shared out: by the Fisher information of the weights of keys and values of each layer (the paper), or the same to all.',
+  }),
+  fisherTokens: integer({
+    default: 1024,
+    min: 3,
+    doc: 'Tokens of a text whose gradients are squared: for the Fisher information longer calibration sequences are cut into such texts.',
   }),
   block: integer({ default: 32, min: 1, doc: 'Ranks of a group are rounded to multiples of it.' }),
   iterations: integer({

@@ -100,6 +100,15 @@ function runOf(change: (rows: HostTensor) => readonly HostTensor[] = (rows) => [
 
 const uniform = (options: Options) => window({ store: 'f32' }, recalkv({ allocation: 'uniform', block: 1, ...options }))
 
+/** Fisher information of weights of one row each. */
+const fisherBy = (names: readonly string[], valuesOf: (name: string) => readonly number[]) =>
+  Object.fromEntries(
+    names.map((name) => {
+      const values = Float32Array.from(valuesOf(name))
+      return [name, { shape: [1, values.length], values }]
+    }),
+  )
+
 /** What a cache of one prompt holds of a layer's rows, and how many numbers. */
 async function held(fitted: Ready, layer: number): Promise<Readonly<Record<Part, Float32Array>> & { payload: number }> {
   const cache = openCache(model, fitted)
@@ -176,6 +185,36 @@ describe('recalkv', () => {
     expect(seen).toEqual(['0'])
   })
 
+  it('shares ranks by the mean root of what weights have of the token after the next, all weights asked for at once', async () => {
+    const asked: unknown[] = []
+    // Mean roots are 1, 3, 1 and 3; roots of means would be √2, √18, 1 and 3.
+    const values: Readonly<Record<string, readonly number[]>> = {
+      'layers.0.attention.key': [0, 4],
+      'layers.0.attention.value': [0, 36],
+      'layers.1.attention.key': [1, 1],
+      'layers.1.attention.value': [9, 9],
+    }
+    const run: CalibrationRun = {
+      ...runOf(),
+      weightFisher: async (names, wish) => {
+        asked.push([[...names].sort(), wish])
+        return fisherBy(names, (name) => values[name] ?? [])
+      },
+    }
+    const fitted = await calibrate(recalkv({ keep: 0.25, headsPerGroup: 2, block: 1, fisherTokens: 256 }), run)
+    expect(asked).toEqual([[Object.keys(values).sort(), { ahead: 2, tokens: 256 }]])
+    // A quarter of 2 · (48 + 32) is 40, in shares of 1 : 3; two groups each.
+    const json = fitted.artifacts[0]?.json as
+      | { 'model.both'?: { keyRanks: number[]; valueRanks: number[] } }
+      | undefined
+    expect(json?.['model.both']).toMatchObject({ keyRanks: [2, 2], valueRanks: [7, 7] })
+    for (const [part, rank] of [
+      ['keys', 4],
+      ['values', 14],
+    ] as const)
+      expect(fitted.artifacts[0]?.tensors[`1.${part}.down`]?.shape[1]).toBe(rank)
+  })
+
   it('rounds its ranks to what a quantizer behind it takes, and is refused before it is fitted where none is that', async () => {
     const packs = (multipleOf: number) =>
       defineQuantizer({
@@ -208,7 +247,14 @@ describe('recalkv', () => {
   })
 
   it('refuses what does not fit', async () => {
-    for (const options of [{ keep: 0 }, { keep: 1.5 }, { headsPerGroup: 0 }, { block: 0 }, { iterations: -1 }] as const)
+    for (const options of [
+      { keep: 0 },
+      { keep: 1.5 },
+      { headsPerGroup: 0 },
+      { block: 0 },
+      { iterations: -1 },
+      { fisherTokens: 2 },
+    ] as const)
       expect(() => recalkv(options), JSON.stringify(options)).toThrow(OptionError)
     await expect(calibrate(uniform({ headsPerGroup: 3 }), runOf())).rejects.toThrow(ModelMismatch)
     const [stage] = stagesOn(recalkv(), 'transform', 0, 'keys')
@@ -234,11 +280,16 @@ describe('recalkv', () => {
     const { shifted: _, ...without } = runOf()
     await expect(calibrate(uniform({}), without)).rejects.toThrow(/recalkv\(\{ iterations: 0 \}\)/)
     await calibrate(uniform({ iterations: 0 }), without)
-    const gradients = {
-      ...runOf(),
-      gradients: async () => ({ keys: [{ shape: [1], values: Float32Array.of(Number.NaN) }], values: [] }),
-    }
-    await expect(calibrate(recalkv(), gradients)).rejects.toThrow(/some gradients of the keys of layer 0/)
+    await expect(calibrate(recalkv(), runOf())).rejects.toThrow(/recalkv\(\{ allocation: 'uniform' \}\)/)
+    // Nothing is known of a weight, some of it is not finite, some is below 0.
+    for (const values of [[], [1, Number.NaN], [Number.POSITIVE_INFINITY], [-1]])
+      await expect(
+        calibrate(recalkv(), {
+          ...runOf(),
+          weightFisher: async (names) => fisherBy(names, (name) => (name.endsWith('1.attention.value') ? values : [1])),
+        }),
+        `${values}`,
+      ).rejects.toThrow(/the Fisher information of attention.value of layer 1 is no finite number/)
   })
 
   it('refuses a step with NaN, and leaves no tensors', async () => {

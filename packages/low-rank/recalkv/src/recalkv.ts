@@ -6,13 +6,13 @@
  *   CKA(h, h') = ‖K_hᵀ K_h'‖² / (‖K_hᵀ K_h‖ ‖K_h'ᵀ K_h'‖)      of centred keys; the most similar heads are grouped (grouping.ts)
  *   keys:   c = [k of the group's heads] U_r,  k' = c U_rᵀ      U: directions of the group's calibration keys, before RoPE
  *   values: c = v P,  v' = c L      L: least squares of shifted rows on their latents, P: the pseudo-inverse of L (values.ts)
- *   rank of layer and part: in proportion to its Fisher information (ranks.ts)
+ *   rank of layer and part: in proportion to F = mean √(mean over sequences of (∂loss/∂W)²), W the weight that makes it (ranks.ts)
  *
  * X. Yan et al., "ReCalKV: Low-Rank KV Cache Compression via Head Reordering and Offline Calibration" (arXiv 2505.24357), with the authors' code
  * (XIANGLONGYAN/ReCalKV, ea548d5). What differs: weights stay as they are and rows are projected, which gives the same numbers, since the SVD of
  * a whitened weight is that of its outputs; a bias is part of the rows. CKA is of keys, where the code takes whitened weights, whose centring depends on
- * which square root whitens. Fisher information is that of keys and values, not of the weights that make them. Heads are not permuted when a
- * token is read: each group's maps stand at the channels of its heads. Calibration takes each token as a row, where the code sums eight sequences.
+ * which square root whitens. Heads are not permuted when a token is read: each group's maps stand at the channels of its heads. Calibration takes
+ * each token as a row, where the code sums eight sequences. As in the code, the loss of the Fisher information is that of the token after the next.
  */
 import {
   ArtifactMismatch,
