@@ -1,7 +1,11 @@
-// The last line of .ci/run: sums of vitest's JSON report. A test file that could not be loaded and a failed phase before
-// the tests count as one failure each.
+// The last lines of .ci/run: what failed, by name, then the sums of vitest's JSON report. A test file that could not be
+// loaded and a failed phase before the tests count as one failure each.
 import { readFileSync } from 'node:fs'
-import { checksResult, vitestResult } from './workspace.mjs'
+import { relative } from 'node:path'
+import { checksResult, root, vitestResult } from './workspace.mjs'
+
+/** Failures that are named at most: the end of a log is what people are shown. */
+const NAMED = 20
 
 const report = read(vitestResult)
 const phases = read(checksResult)
@@ -13,9 +17,22 @@ if (report) {
   passed = report.numPassedTests
   failed = report.numFailedTests
   skipped = report.numPendingTests + report.numTodoTests
-  failed += report.testResults.filter(
+  const unloaded = report.testResults.filter(
     (file) => file.status === 'failed' && file.assertionResults.every((test) => test.status !== 'failed'),
-  ).length
+  )
+  failed += unloaded.length
+  const named = [
+    ...unloaded.map(({ name, message }) => [name, 'could not be loaded', message]),
+    ...report.testResults.flatMap(({ name, assertionResults }) =>
+      assertionResults
+        .filter(({ status }) => status === 'failed')
+        .map(({ fullName, failureMessages }) => [name, fullName, failureMessages[0]]),
+    ),
+  ]
+  for (const [file, test, message] of named.slice(0, NAMED)) {
+    process.stdout.write(`failed: ${relative(root, file)}: ${test}: ${`${message}`.split('\n', 1)[0].slice(0, 300)}\n`)
+  }
+  if (named.length > NAMED) process.stdout.write(`and ${named.length - NAMED} more failures\n`)
 } else {
   process.stdout.write('the tests did not run\n')
   failed += 1
