@@ -1,3 +1,4 @@
+import { registerKernels } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import '@tensorflow/tfjs-backend-cpu'
 import { beforeAll, describe, expect, it } from 'vitest'
@@ -51,6 +52,7 @@ const groups = defineQuantizer({
 describe('calibrate', () => {
   beforeAll(async () => {
     await tf.setBackend('cpu')
+    await registerKernels('cpu')
   })
 
   it.each([9, 16, 40])(
