@@ -1,5 +1,5 @@
 // A loaded model: configuration, tokenizer, weights on a tfjs backend, and the step that a cache and a loop need.
-import { type KVCache, type ModelShape, type ModelWeights, type Phase, refuseUnknown } from '@kvloom/core'
+import { type KVCache, type ModelShape, type ModelWeights, type Phase, refuseUnknown, takeTurn } from '@kvloom/core'
 import { getBackend, setBackend, type Tensor, tensor } from '@tensorflow/tfjs-core'
 import { type EngineBackend, useBackend } from './backend'
 import { EngineError } from './errors'
@@ -160,6 +160,7 @@ class LlamaModel implements Model {
     phase: Phase,
     { logits = 'last' }: { readonly logits?: WantedLogits } = {},
   ): Promise<Tensor | null> {
+    await takeTurn()
     const ids = this.check(cache, given)
     if (getBackend() !== this.backend) await setBackend(this.backend)
     const result = await llamaForward(this.config, this.packed, cache, ids, phase, logits)

@@ -1,5 +1,5 @@
 /** One run of training: its steps, measurements and checkpoints. */
-import type { Training } from '@kvloom/core'
+import { type Training, takeTurn } from '@kvloom/core'
 import type { Model, TrainableModel } from '@kvloom/engine'
 import { adamStep, freshMoments, type Moments } from './adam'
 import { type Progressed, readCheckpoint, writeCheckpoint } from './checkpoint'
@@ -9,7 +9,6 @@ import type { TrainOptions } from './options'
 import type { TrainingRecord } from './record'
 import { isLayerLoss, learningRateAt, type PlannedPhase, planPhases, SequenceStream } from './schedule'
 import { type StepResult, Steps } from './steps'
-import { turn } from './turn'
 
 /** One run, from its beginning or its checkpoint to its end. */
 export class Run {
@@ -87,7 +86,7 @@ export class Run {
     const { signal } = this.options
     try {
       for (;;) {
-        await turn()
+        await takeTurn()
         signal?.throwIfAborted()
         const asIs = this.options.checkpoint?.asIs === true
         await this.measureWhenDue(asIs)
@@ -186,7 +185,7 @@ export class Run {
     let total = 0
     let count = 0
     for (const ids of heldOut) {
-      await turn()
+      await takeTurn()
       total += (await model.losses(ids, null, () => signal?.throwIfAborted())).nextToken
       count += ids.length - 1
     }

@@ -1,4 +1,5 @@
 /** One step of a phase: the mean loss of its sequences, and its gradients summed over them. */
+import { takeTurn } from '@kvloom/core'
 import type { LayerStates, TrainableModel, WeightValues } from '@kvloom/engine'
 import {
   blockOf,
@@ -8,7 +9,6 @@ import {
   type SequenceStream,
   sequencesOfBlock,
 } from './schedule'
-import { turn } from './turn'
 
 /** What a step is made with. */
 export interface StepContext {
@@ -70,7 +70,7 @@ export class Steps {
     this.block = null
     const states: LayerStates[][] = []
     for (const place of sequencesOfBlock(phase, block, batch)) {
-      await turn()
+      await takeTurn()
       states.push(await original.layerStates(this.sequence(stream.at(place)), target, breathe))
     }
     this.block = { name, states }
@@ -85,7 +85,7 @@ export class Steps {
     let total = 0
     let tokens = 0
     for (let i = 0; i < batch; i++) {
-      await turn()
+      await takeTurn()
       const ids = this.sequence(stream.at(phase.firstSequence + step * batch + i))
       const teacher = loss === 'teacher' ? original : null
       const found = await student.sequenceGradients(ids, loss, teacher, phase.weights, breathe)

@@ -75,8 +75,6 @@ export async function generateCommand(flags: GenerateFlags): Promise<number> {
           return EXIT.ok
         }
         process.stdout.write(next.value.text)
-        // A timer turn lets Ctrl-C in: the backends compute synchronously.
-        await new Promise((resolve) => setTimeout(resolve, 0))
       }
     } catch (error) {
       if (signal.aborted) {

@@ -1,5 +1,6 @@
 /** `kvloom golden PATH…`: the methods against reference data; the last line is `N passed, N failed`. */
 
+import { takeTurn } from '@kvloom/core'
 import { loadModel, type Model, useBackend } from '@kvloom/engine'
 import { engineAdapter } from '@kvloom/engine/golden'
 import { formatGolden, type GoldenAdapter, type GoldenResult, runGolden, summarizeGolden } from '@kvloom/golden'
@@ -39,7 +40,7 @@ export async function goldenCommand(paths: readonly string[], flags: GoldenFlags
     for await (const result of runGolden(paths, { adapters: all, backend, only })) {
       results.push(result)
       process.stdout.write(`${formatGolden(result)}\n`)
-      await new Promise((resolve) => setTimeout(resolve, 0))
+      await takeTurn()
       if (signal.aborted) break
     }
     engine.dispose()

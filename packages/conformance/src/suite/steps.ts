@@ -1,5 +1,5 @@
 /** Feeds a cache step by step, with or without checking its attention against the plain reference. */
-import type { KVCache, Phase, ReplayTexts } from '@kvloom/core'
+import { type KVCache, type Phase, type ReplayTexts, takeTurn } from '@kvloom/core'
 import { fromTensor, type NdArray } from '@kvloom/golden'
 import { dispose } from '@tensorflow/tfjs-core'
 import { type Held, heldIn, liveRows, usesSlots } from './held'
@@ -48,6 +48,7 @@ export const tail = (from: number, count: number): PlannedStep[] =>
 
 /** Takes one step through all layers and returns every layer's output. A layer that reads another one's rows is handed queries only. */
 export async function feed(cache: KVCache, { from, count, phase }: PlannedStep, seed = 1): Promise<NdArray[]> {
+  await takeTurn()
   cache.begin(tokensAt(from, count), phase)
   const outputs: NdArray[] = []
   for (let layer = 0; layer < cache.model.layers; layer++) {
@@ -101,6 +102,7 @@ export async function feedChecked(
   const { from, count, phase } = step
   const problems: string[] = []
   const stored = cache.compressor.ownRows === 'stored'
+  await takeTurn()
   cache.begin(tokensAt(from, count), phase)
   for (let layer = 0; layer < cache.model.layers; layer++) {
     const source = cache.sourceLayer(layer)

@@ -1,5 +1,5 @@
 // One sequence through all layers with what they leave kept in host memory, and back.
-import type { ModelShape } from '@kvloom/core'
+import { type ModelShape, takeTurn } from '@kvloom/core'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Arena } from '../arena'
 import { attendToItself } from '../calibration/attention'
@@ -70,6 +70,7 @@ export async function throughLayers(
 ): Promise<tf.Tensor> {
   let hidden = arena.own(embed(model.packed, ids)) // [n, hidden]
   for (const layer of model.packed.layers) {
+    await takeTurn()
     const left = await layerForward(model, layer, hidden)
     const { middle, attended, output } = left
     arena.own({ middle, attended, output })
@@ -133,6 +134,7 @@ export async function backThroughLayers<G extends Readonly<Record<string, tf.Ten
   let given: tf.Tensor | undefined = gradient
   try {
     for (const [number, layer] of [...packed.layers.entries()].reverse()) {
+      await takeTurn()
       const trace = traces.pop()
       if (!trace || !given) return
       const at: tf.Tensor = given
