@@ -82,11 +82,14 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
     /** The layers that it acts on. Default all. */
     readonly layers?: (options: OptionsOf<S>) => readonly number[] | undefined
     readonly tokenSets?: Space['tokenSets']
-    /** How many of `tokens` stay. Default trunc(tokens · options.keep). Core keeps at least the protected rows, and at least one. */
-    readonly count?: (tokens: number, options: OptionsOf<S>, site: Site) => number
+    /**
+     * How many of `tokens` stored rows stay, of `seen` tokens of the sequence. Default trunc(tokens · options.keep). Core keeps at least the
+     * protected rows, and at least one.
+     */
+    readonly count?: (tokens: number, options: OptionsOf<S>, site: Site, seen: number) => number
     /** Rows of every KV head that stay whatever scores and counts say. Default none. */
     readonly protect?: (options: OptionsOf<S>) => Protected
-    /** Passes over the context at the end of a prompt, whose attention `{ of: 'replay' }` sees. */
+    /** Passes over the context when it acts, whose attention `{ of: 'replay' }` sees. */
     readonly replay?: (context: ReplayContext, options: OptionsOf<S>) => readonly ReplayPass[]
     readonly score: (
       seen: Observed<N>,
@@ -112,8 +115,8 @@ export function defineScorer<const N extends Needs, S extends OptionSchema = typ
         ...(d.columns ? { columns: d.columns } : {}),
         ...(d.protect ? { protect: d.protect(options) } : {}),
         ...(d.replay ? { replay: (context: ReplayContext) => d.replay?.(context, options) ?? [] } : {}),
-        count: (tokens) =>
-          d.count ? d.count(tokens, options, site) : Math.trunc(tokens * (typeof keep === 'number' ? keep : 1)),
+        count: (tokens, seen) =>
+          d.count ? d.count(tokens, options, site, seen) : Math.trunc(tokens * (typeof keep === 'number' ? keep : 1)),
         score: (seen, columns, now) => d.score(seen as Observed<N>, options, { site, columns, now }),
       }),
     }

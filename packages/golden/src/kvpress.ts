@@ -87,8 +87,8 @@ async function maskByStage(compressor: KVCompressor, rows: Rows, scores: NdArray
   const [heads = 0, tokens = 0] = scores.shape
   const [stage] = stagesOn(compressor, 'budget', 0)
   const scorer = scorerOf(compressor, model)
-  const uniform = keptOf(scorer, scorer.count(tokens), tokens)
-  const share = { rows: tokens, uniform, floor: keptOf(scorer, 0, tokens) }
+  const uniform = keptOf(scorer, scorer.count(tokens, tokens), tokens)
+  const share = { rows: tokens, seen: tokens, uniform, floor: keptOf(scorer, 0, tokens) }
   const perHead = Array.from({ length: heads }, (_, head) => ({
     shape: [1, tokens],
     data: scores.data.slice(head * tokens, (head + 1) * tokens),
@@ -145,7 +145,7 @@ async function byStage(compressor: KVCompressor, rows: Rows): Promise<{ scores: 
     const scores = await scoresOf(scorer, rows)
     return {
       scores: onEveryHead(scores, model.kvHeads),
-      kept: await bestOf(scores, keptOf(scorer, scorer.count(tokens), tokens), model.kvHeads),
+      kept: await bestOf(scores, keptOf(scorer, scorer.count(tokens, tokens), tokens), model.kvHeads),
     }
   }
   const bound = pick.bind(keysSite(model, 0))
@@ -212,5 +212,5 @@ function countOf(compressor: KVCompressor, tokens: number): number {
   const site = keysSite(modelOf({ queries: shape, keys: shape, values: shape }), 0)
   const [scorer] = stagesOn(compressor, 'score', 0)
   const [pick] = stagesOn(compressor, 'pick', 0)
-  return scorer?.bind(site).count(tokens) ?? pick?.bind(site).count(tokens, 0) ?? tokens
+  return scorer?.bind(site).count(tokens, tokens) ?? pick?.bind(site).count(tokens, 0) ?? tokens
 }

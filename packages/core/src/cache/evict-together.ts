@@ -16,7 +16,7 @@ export async function evictTogether(all: readonly Undecided[], step: Step): Prom
   const score = first?.layer.plan.score
   if (!first || !score) return
   const { budget, tokenSets } = first.layer.plan
-  const counts = all.map(({ layer }) => uniformCounts(layer))
+  const counts = all.map(({ layer }) => uniformCounts(layer, step))
   const keepsAll = all.every(({ layer }, i) => dropsNothing(layer, counts[i] ?? []))
   if (keepsAll && !budget && !score.does.columns) return
   const scored = all.map(({ layer, seen }, i): Scored => {
@@ -29,7 +29,7 @@ export async function evictTogether(all: readonly Undecided[], step: Step): Prom
   })
   if (tokenSets === 'model') await keepOneSet(all, scored, step)
   else if (budget) {
-    const shares = await sharedOut(budget, scored)
+    const shares = await sharedOut(budget, scored, step)
     for (const [i, { layer, seen }] of all.entries())
       await keepBest(layer, scored[i]?.scores ?? [], shares[i] ?? [], seen, step)
   }

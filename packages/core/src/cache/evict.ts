@@ -96,19 +96,23 @@ export async function evict(layer: LayerCache, seen: Seen, step: Step): Promise<
     }
     return
   }
-  const uniform = uniformCounts(layer)
+  const uniform = uniformCounts(layer, step)
   if (dropsNothing(layer, uniform) && !budget && !score.does.columns && !pick?.does.ragged) return
   const scores = lanes.map((lane) => scoresOf(layer, lane, score.does, seen, step))
-  const [counts = uniform] = budget ? await sharedOut(budget, [{ layer, scores, uniform }]) : []
+  const [counts = uniform] = budget ? await sharedOut(budget, [{ layer, scores, uniform }], step) : []
   await keepBest(layer, scores, counts, seen, step)
   tf.dispose(scores)
 }
 
+/** Tokens of the sequence when a step is done. */
+const seenAfter = ({ start, count }: Step): number => start + count
+
 /** How many rows of each lane the scorer of a layer keeps when no budget stage says otherwise. */
-export function uniformCounts(layer: LayerCache): readonly number[] {
+export function uniformCounts(layer: LayerCache, step: Step): readonly number[] {
   const { score } = layer.plan
+  const seen = seenAfter(step)
   return layer.lanes.map((lane) =>
-    score ? atLeast(layer, lane, score.does.count(lane.liveRows), score.id) : lane.liveRows,
+    score ? atLeast(layer, lane, score.does.count(lane.liveRows, seen), score.id) : lane.liveRows,
   )
 }
 
@@ -142,19 +146,13 @@ export function atLeast(layer: LayerCache, { liveRows }: Lane, count: number, by
  * Asks the scorer for the scores of a lane: `[heads, rows]`, or `[1, rows]` where heads share their tokens. Protected rows get infinity,
  * dropped rows -infinity.
  */
-export function scoresOf(
-  layer: LayerCache,
-  lane: Lane,
-  scorer: Scorer,
-  seen: Seen,
-  { phase, start, count }: Step,
-): tf.Tensor2D {
+export function scoresOf(layer: LayerCache, lane: Lane, scorer: Scorer, seen: Seen, step: Step): tf.Tensor2D {
   const id = layer.plan.score?.id ?? 'a scorer'
   const replayed = layer.replayed[layer.lanes.indexOf(lane)]?.tensor ?? null
   const observed = observe(scorer.needs, { ...seen, lane, queryHeads: queryHeadsOf(lane), replayed })
   const columns = Object.fromEntries((scorer.columns ?? []).map((name) => [name, lane.columns.ensure(name, lane.rows)]))
   const result = tf.tidy(() => {
-    const out = scorer.score(observed.seen, columns, { phase, tokensSeen: start + count })
+    const out = scorer.score(observed.seen, columns, { phase: step.phase, tokensSeen: seenAfter(step) })
     const scores = out && 'scores' in out ? out.scores : out
     const next = out && 'scores' in out ? out.columns : {}
     const heads = lane.shape.heads.length
@@ -185,12 +183,14 @@ export interface Scored {
 export async function sharedOut(
   budget: BudgetStage,
   scored: readonly Scored[],
+  step: Step,
 ): Promise<readonly (readonly number[])[]> {
   const perHead = scored.flatMap(({ scores }) => scores.flatMap((s) => tf.tidy(() => tf.split(s, s.shape[0], 0))))
   const heads = scored.flatMap(({ layer, scores, uniform }) =>
     layer.lanes.flatMap((lane, i) =>
       Array.from({ length: scores[i]?.shape[0] ?? 0 }, () => ({
         rows: lane.liveRows,
+        seen: seenAfter(step),
         uniform: uniform[i] ?? lane.liveRows,
         floor: floorOf(lane.liveRows, promisedBy(layer)),
       })),

@@ -160,10 +160,10 @@ export function planLayer(
   const codecs = lanes.flatMap(({ keyCodec, valueCodec }) => [keyCodec, valueCodec])
   checkCodecs(model, compressor, layer, lanes, sources)
   if (recall) checkDeclared(recall.stage.id, 'tier', recall.stage.facts?.tier ?? 'device', recall.bound.tier)
-  if (scorer?.bound.replay && scorer.stage.when !== 'promptEnd')
+  if (scorer?.bound.replay && scorer.stage.when !== 'promptEnd' && typeof scorer.stage.when !== 'object')
     throw new UnsupportedStage(
       scorer.stage.id,
-      'it asks for a replay, and acts at another time than the end of a prompt.',
+      'it asks for a replay, and acts neither at the end of a prompt nor every so many tokens.',
     )
   for (const each of [scorer, pick]) if (each) checkNeeds(each.stage.id, each.bound.needs)
   const needs = [scorer?.bound.needs, pick?.bound.needs, ...codecs.map((c) => c?.parts.transform?.needs)]

@@ -21,8 +21,8 @@ export interface Scorer<N extends Needs = Needs> {
   /** Rows that stay: core lifts their scores above all others. Default none. */
   readonly protect?: Protected
   /**
-   * Passes that the model makes over the context at the end of a prompt, before anything is dropped; `{ of: 'replay' }` shows what they
-   * attended to. Only a scorer that acts at the end of the prompt may ask for them. Default none.
+   * Passes that the model makes over the context before anything is dropped; `{ of: 'replay' }` shows what they attended to. Only a
+   * scorer that acts at the end of the prompt or every so many tokens may ask for them: the sequence waits until they are done. Default none.
    */
   replay?(context: ReplayContext): readonly ReplayPass[]
   /**
@@ -30,8 +30,11 @@ export interface Scorer<N extends Needs = Needs> {
    * counts and saves them.
    */
   readonly columns?: readonly string[]
-  /** How many of `tokens` stored rows stay; nothing is dropped when it returns `tokens`. Core keeps at least the protected rows, and one. */
-  count(tokens: number): number
+  /**
+   * How many of `tokens` stored rows stay, of a sequence that has `seen` tokens, dropped ones included; nothing is dropped when it returns
+   * `tokens`. Core keeps at least the protected rows, and one.
+   */
+  count(tokens: number, seen: number): number
   /**
    * Returns scores `[kvHeads, tokens]`, or `[1, tokens]` for one set of tokens per layer, and beside them the columns' new values
    * `[kvHeads, tokens]`.
@@ -74,6 +77,8 @@ export interface BudgetStage {
 export interface HeadShare {
   /** Rows it holds. */
   readonly rows: number
+  /** Tokens that the sequence has, dropped ones included. */
+  readonly seen: number
   /** Rows that the scorer would keep. */
   readonly uniform: number
   /** Rows that stay in any case: the protected ones, at least one. */

@@ -51,6 +51,7 @@ async function counts(
   const tensors = scores.map((own) => tensor2d([...own], [1, own.length]))
   const heads = scores.map(({ length: rows }, head) => ({
     rows,
+    seen: rows,
     uniform: Math.min(rows, typeof uniform === 'number' ? uniform : (uniform[head] ?? 0)),
     floor: Math.min(rows, floor),
   }))

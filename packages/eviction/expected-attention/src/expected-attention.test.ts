@@ -143,7 +143,7 @@ describe('expected-attention', () => {
 
   it('promises its sinks and counts the rest', () => {
     expect(scorer({ sinks: 4, keep: 0.5 }, still).protect).toEqual({ first: 4 })
-    expect(scorer({ sinks: 4, keep: 0.5 }, still).count(10)).toBe(5)
+    expect(scorer({ sinks: 4, keep: 0.5 }, still).count(10, 10)).toBe(5)
   })
 
   it('refuses options out of range', () => {

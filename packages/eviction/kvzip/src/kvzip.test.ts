@@ -43,6 +43,12 @@ testCompressor(runner, {
   backends: ['wasm'],
   shapes: SHAPES.slice(0, 2),
 })
+testCompressor(runner, {
+  name: 'kvzip, every 25 tokens',
+  make: () => kvzip({ keep: 0.4, every: 25 }),
+  backends: ['wasm'],
+  shapes: SHAPES.slice(0, 2),
+})
 testSettings(runner, { name: 'kvzip', methods: [kvzip], seed: 5 })
 
 const texts = {
@@ -201,6 +207,35 @@ describe('kvzip', () => {
     expect(memory().numBytes).toBe(before)
   })
 
+  it('acts every so many tokens, of a prompt in pieces and decoded, on what all tokens so far have room for', async () => {
+    const before = memory().numBytes
+    const atEnd = openCache(model, ready(kvzip({ keep: 0.4 })))
+    await feed(atEnd, 40, 'promptEnd')
+    await replay(atEnd)
+    const cache = openCache(model, ready(kvzip({ keep: 0.4, every: 40 })))
+    await feed(cache, 40, 'prompt')
+    expect(() => cache.begin(Int32Array.of(1), 'decode')).toThrow(CacheStateError)
+    await replay(cache)
+    expect(rowsOf(cache)).toEqual(rowsOf(atEnd))
+    for (let layer = 0; layer < model.layers; layer++) {
+      const [held, same] = [await cache.materialize(layer), await atEnd.materialize(layer)]
+      expect(held.positions).toEqual(same.positions)
+      dispose([held.keys, held.values, same.keys, same.values])
+    }
+    await feed(cache, 39, 'prompt')
+    expect(cache.replay).toBe(null)
+    await feed(cache, 1, 'decode')
+    expect(cache.replay?.passes(texts)).toMatchObject([{ from: 0, to: 80 }])
+    await replay(cache)
+    expect(sum(rowsOf(cache).flat())).toBe(Math.trunc(3 * 2 * 80 * 0.4))
+    await feed(cache, 5, 'promptEnd')
+    await replay(cache)
+    expect(sum(rowsOf(cache).flat())).toBe(Math.trunc(3 * 2 * 85 * 0.4))
+    atEnd.dispose()
+    cache.dispose()
+    expect(memory().numBytes).toBe(before)
+  })
+
   it('waits until its context was read again', async () => {
     const cache = openCache(model, ready(kvzip()))
     await feed(cache, 10, 'promptEnd')
@@ -214,7 +249,15 @@ describe('kvzip', () => {
   })
 
   it('refuses options out of range', () => {
-    for (const options of [{ keep: 0 }, { keep: 1.5 }, { chunk: 0 }, { sinks: -1 }, { prefix: 1.5 }, { over: 'all' }])
+    for (const options of [
+      { keep: 0 },
+      { keep: 1.5 },
+      { chunk: 0 },
+      { sinks: -1 },
+      { prefix: 1.5 },
+      { every: 0 },
+      { over: 'all' },
+    ])
       expect(() => kvzip(options as never)).toThrow(OptionError)
   })
 })

@@ -11,10 +11,23 @@
  * fewer or more that tie); sinks and prefix count into `keep`; the prefix need not be the sinks, as in NVIDIA/kvpress, but it stays, which
  * it does not there.
  */
-import { defineMethod, defineScorer, dropping, type HeadShare, perKvHead, type Stage, shareOut } from '@kvloom/core'
+import {
+  defineMethod,
+  defineScorer,
+  dropping,
+  type HeadShare,
+  perKvHead,
+  type Stage,
+  shareOut,
+  type When,
+} from '@kvloom/core'
 import { max, type Tensor } from '@tensorflow/tfjs-core'
 import { kvzipOptions } from './options'
 import { passesOver } from './passes'
+
+/** At the end of every prompt, and every so many tokens if asked. */
+const whenOf = ({ every }: { readonly every: number | null }): When =>
+  every === null ? 'promptEnd' : { everyTokens: every }
 
 const scorer = defineScorer({
   name: 'kvzip',
@@ -25,6 +38,8 @@ const scorer = defineScorer({
     link: 'https://arxiv.org/abs/2505.23416',
   },
   options: kvzipOptions,
+  when: whenOf,
+  count: (tokens, { keep }, _, seen) => Math.min(tokens, Math.trunc(seen * keep)),
   needs: { shares: { of: 'replay' } },
   protect: ({ sinks, prefix }) => ({ first: Math.max(sinks, prefix) }),
   replay: (context, options) => (options.keep === 1 ? [] : passesOver(context, options)),
@@ -43,17 +58,17 @@ export const kvzip = defineMethod(scorer.card, kvzipOptions, (options) => {
     kind: 'budget',
     id: 'kvzip',
     options,
-    when: 'promptEnd',
+    when: whenOf(options),
     facts: { ragged: true },
-    accepts: (space) => dropping(space, 'head', 'promptEnd'),
+    accepts: (space) => dropping(space, 'head', whenOf(options)),
     bind: () => ({ ragged: true, over, counts: (scores, _, heads) => countsOf(scores, heads, keep) }),
   }
   return { stages: [...stages, budget] }
 })
 
-/** How many rows each head keeps of the rows of all; heads have no floor but the rows that stay in any case. */
+/** How many rows each head keeps, of the tokens that all have seen; heads have no floor but the rows that stay in any case. */
 function countsOf(scores: readonly Tensor[], heads: readonly HeadShare[], keep: number): Promise<readonly number[]> {
-  const total = Math.trunc(heads.reduce((sum, { rows }) => sum + rows, 0) * keep)
+  const total = Math.trunc(heads.reduce((sum, { seen }) => sum + seen, 0) * keep)
   return shareOut(
     scores,
     heads.map(({ floor }) => floor),

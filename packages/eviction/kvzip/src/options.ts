@@ -1,12 +1,22 @@
-import { fraction, integer, oneOf } from '@kvloom/core'
+import { fraction, integer, oneOf, optional } from '@kvloom/core'
 
 /** Options of `kvzip()`. */
 export const kvzipOptions = {
-  keep: fraction({ default: 0.5, doc: 'Fraction of the stored pairs that stays, sinks and prefix included.' }),
+  keep: fraction({
+    default: 0.5,
+    doc: 'Fraction of the pairs of all tokens seen that stays, sinks and prefix included.',
+  }),
   over: oneOf(['model', 'layer', 'head'], {
     default: 'model',
     doc: 'What one budget is shared out over: all heads of all layers (the paper), the heads of each layer, or nothing: every head keeps as many.',
   }),
+  every: optional(
+    integer({
+      min: 1,
+      doc: 'Also acts each time the sequence has so many tokens more, of the prompt or decoded; `keep` is then of all tokens seen.',
+    }),
+    'at the end of a prompt alone',
+  ),
   chunk: integer({
     default: 2048,
     min: 1,

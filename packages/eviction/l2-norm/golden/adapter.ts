@@ -61,7 +61,7 @@ async function run(golden: GoldenCase): Promise<Outcome> {
       const gap = golden.scalars['min_gap_at_cut']
       const tied = typeof gap === 'number' && gap <= NORM_TIE.abs && golden.expects.includes('norms')
       const expectedScores = tied ? negated(await golden.expected('norms')) : undefined
-      const byStage = await bestOf(scores, scorer.count(tokens), model.kvHeads)
+      const byStage = await bestOf(scores, scorer.count(tokens, tokens), model.kvHeads)
       tensors.push(compareKept('kept (stage)', byStage, expected, expectedScores, NORM_TIE))
       tensors.push(compareKept(name, await keptByCache(compressor, rows, layer), expected, expectedScores, NORM_TIE))
     } else if (name === 'order') {

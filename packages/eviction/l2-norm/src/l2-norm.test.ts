@@ -70,12 +70,12 @@ describe('l2-norm', () => {
   })
 
   it('rounds as asked, skips layers and leaves short caches alone', () => {
-    expect(scorer({ keep: 0.51 }).count(61)).toBe(32)
-    expect(scorer({ keep: 0.51, rounding: 'trunc' }).count(61)).toBe(31)
-    expect(scorer({ keep: 0.51 }, 1).count(61)).toBe(61)
-    expect(scorer({ keep: 0.5, pruneAfter: 62 }).count(61)).toBe(61)
-    expect(scorer({ keep: 0.5, pruneAfter: 61 }).count(61)).toBe(31)
-    expect(scorer({ keep: 0.1 }).count(1)).toBe(1)
+    expect(scorer({ keep: 0.51 }).count(61, 61)).toBe(32)
+    expect(scorer({ keep: 0.51, rounding: 'trunc' }).count(61, 61)).toBe(31)
+    expect(scorer({ keep: 0.51 }, 1).count(61, 61)).toBe(61)
+    expect(scorer({ keep: 0.5, pruneAfter: 62 }).count(61, 61)).toBe(61)
+    expect(scorer({ keep: 0.5, pruneAfter: 61 }).count(61, 61)).toBe(31)
+    expect(scorer({ keep: 0.1 }).count(1, 1)).toBe(1)
   })
 
   it('has no attention loss where norms order tokens as attention does', async () => {

@@ -60,7 +60,7 @@ describe('snapkv', () => {
 
   it('promises its window and counts the rest', () => {
     expect(scorer({ window: 64, keep: 0.5 }).protect).toEqual({ last: 64 })
-    expect(scorer({ window: 64, keep: 0.5 }).count(200)).toBe(100)
+    expect(scorer({ window: 64, keep: 0.5 }).count(200, 200)).toBe(100)
   })
 
   it('refuses options out of range', () => {
