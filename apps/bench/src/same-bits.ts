@@ -1,4 +1,4 @@
-// What a bit buys: AQUA-KV against plain HIGGS, KIVI and ggml's block formats at the bits that are really held.
+// What a bit buys: every method that runs on a stream of chunks, at the bits that it really holds, beside AQUA-KV.
 // Measures what results/measurements.json lacks, writes docs/same-bits.md and results/same-bits.json.
 //
 //   node dist/same-bits.js [--only kivi] [--fresh] [--page]
@@ -19,6 +19,18 @@ const FAMILIES: Readonly<Record<string, readonly string[]>> = {
     'kivi(bits=4, residual=32)',
   ],
   'ggml blocks': ['block-formats(format=q4_0)', 'block-formats(format=q4_1)', 'block-formats(format=q8_0)'],
+  KVQuant: ['kvquant(bits=2)', 'kvquant(bits=3)', 'kvquant(bits=4)'],
+  'KVQuant, no outliers': ['kvquant(bits=2, dense=1)', 'kvquant(bits=3, dense=1)', 'kvquant(bits=4, dense=1)'],
+  DecoQuant: ['decoquant(bits=2)', 'decoquant(bits=3)', 'decoquant(bits=4)'],
+  'KVzip + q8_0': [
+    'kvzip(keep=0.27, every=512, prefix=24)+block-formats(format=q8_0)',
+    'kvzip(keep=0.4, every=512, prefix=24)+block-formats(format=q8_0)',
+    'kvzip(keep=0.52, every=512, prefix=24)+block-formats(format=q8_0)',
+  ],
+  'low rank': [
+    'recalkv(keep=0.25, headsPerGroup=3, allocation=uniform)',
+    'compress-kv-heads(headsPerGroup=3, rank=48)',
+  ],
 }
 /** Bits at which families are read off their lines. */
 const AT = [2.5, 3, 3.5, 4, 4.25, 4.5]
@@ -106,13 +118,14 @@ await writeFile(
   [
     '# The same bits',
     '',
-    'AQUA-KV quantizes what a linear map of the layer before cannot predict. This page asks what that buys at equal memory: the mean',
-    'KL divergence from the uncompressed model against the bits that the cache really holds. Made by',
+    'What methods make of equal memory: the mean KL divergence from the uncompressed model against the bits that the cache really',
+    'holds, and AQUA-KV, which quantizes what a linear map of the layer before cannot predict, as the measure of the others. Made by',
     '`npm run -s pnpm -- --filter @kvloom/bench same-bits`; do not edit by hand.',
     '',
     `SmolLM2-135M-Instruct (Q4_1), ${group.plan.tokens} tokens of the WikiText-2 test text in chunks of 128 (protocol P), wasm backend,`,
     `${[...machines].join('; ')}. AQUA-KV is fitted on other text (Moby-Dick). Its predictors are tables of the model, shared by all`,
-    'caches: they stand apart from the bits.',
+    'caches: they stand apart from the bits, as the tables and maps of others do. KVzip has just evicted when bits are counted; up to 511 newer',
+    'tokens have all their pairs until it does so again. Methods that act at the end of a prompt alone are not here: a stream has none.',
     '',
     '## Every point',
     '',
