@@ -8,8 +8,8 @@ const [WIDTH, HEIGHT] = [860, 520]
 const MARGIN = { top: 98, right: 24, bottom: 52, left: 62 }
 const SYMBOLS = ['circle', 'square', 'triangle', 'diamond', 'star']
 /** Colours of a scheme: text, background, and one per family. */
-const LIGHT = ['#1c2126', '#ffffff', '#2f6fd0', '#c05c00', '#178254', '#c2334d', '#7b52c7']
-const DARK = ['#e8ebee', '#14181c', '#79a8f5', '#f2a24d', '#5cc995', '#f0788c', '#b499f2']
+const LIGHT = ['#1c2126', '#ffffff', '#2f6fd0', '#c05c00', '#178254', '#c2334d', '#7b52c7', '#0a7f96']
+const DARK = ['#e8ebee', '#14181c', '#79a8f5', '#f2a24d', '#5cc995', '#f0788c', '#b499f2', '#5cc8dc']
 const rules = ([ink, page, ...families]) =>
   [
     `.results { color: ${ink}; } .results .page { fill: ${page}; }`,

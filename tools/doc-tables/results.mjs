@@ -31,6 +31,11 @@ const FAMILIES = {
     'ggml q4_0': 'block-formats(format=q4_0)',
     'ggml q8_0': 'block-formats(format=q8_0)',
   },
+  'KVzip + q8_0': {
+    'KVzip-27 % + q8_0': 'kvzip(keep=0.27, every=512, prefix=24)+block-formats(format=q8_0)',
+    'KVzip-40 % + q8_0': 'kvzip(keep=0.4, every=512, prefix=24)+block-formats(format=q8_0)',
+    'KVzip-52 % + q8_0': 'kvzip(keep=0.52, every=512, prefix=24)+block-formats(format=q8_0)',
+  },
 }
 
 /**
@@ -103,7 +108,7 @@ export function resultBlock(results, plot) {
     [
       `Measured under protocol P: ${settingOf(results)}, each read over a past that is`,
       `compressed already, and scored from token ${plan.scoreFrom} on; bits are all that the cache holds per key or value number (f16 is 16),`,
-      'without tables that all caches of a model share. `npm run docs:tables` remakes table and plot from what',
+      'without tables that all caches of a model share; KVzip has just evicted when they are counted. `npm run docs:tables` remakes table and plot from what',
       '`npm run -s pnpm -- --filter @kvloom/bench reference` and `npm run -s pnpm -- --filter @kvloom/bench same-bits` measured.',
       '[Reference numbers](docs/reference-numbers.md) has every method, beside what its reference implementation gives.',
     ].join('\n'),
