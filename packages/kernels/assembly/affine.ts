@@ -1,7 +1,40 @@
 // Affine codes: groups of `group` elements along a LINE (a channel's tokens, or a token's channels) share a scale and a minimum.
-// A line's codes are a bit stream, lowest bits first; its metadata is one word a group (half scale low, half minimum high) or two f32.
+// A line's codes are a bit stream, lowest bits first; its metadata is one word a group (half scale low, half minimum high) or two f32. Symmetric
+// codes stand for code - 2^(bits - 1) and have scales alone: halves, two groups a word, or one f32 a group. Both steps of `code * scale + minimum`
+// are exact there where scales are halves, so that it is `(code - 2^(bits - 1)) * scale`.
 import { floatFromTopHalf, halfFromFloat, halfValue } from './half'
 import { storeTransposed } from './transpose'
+
+/** How the metadata of a line lies. */
+export namespace Metadata {
+  // @ts-ignore: decorator
+  @inline
+  export const halves: i32 = 0
+  // @ts-ignore: decorator
+  @inline
+  export const floats: i32 = 1
+  // @ts-ignore: decorator
+  @inline
+  export const halfScales: i32 = 2
+  // @ts-ignore: decorator
+  @inline
+  export const floatScales: i32 = 3
+}
+
+/** Bytes of the metadata of a line of `groups` groups. */
+// @ts-ignore: decorator
+@inline
+function metadataBytes(groups: i32, form: i32): usize {
+  if (form == Metadata.floats) return <usize>groups * 8
+  return form == Metadata.halfScales ? <usize>((groups + 1) >> 1) * 4 : <usize>groups * 4
+}
+
+/** What the codes of symmetric groups are moved by, for a scale of 1. */
+// @ts-ignore: decorator
+@inline
+function symmetricMinimum(bits: i32): f32 {
+  return -<f32>(1 << (bits - 1))
+}
 
 /** Four words at four addresses. */
 // @ts-ignore: decorator
@@ -111,11 +144,33 @@ export function wholeWords(bits: i32, group: i32, from: i32): bool {
   return (bits == 2 || bits == 4 || bits == 8) && ((group * bits) & 31) == 0 && ((from * bits) & 31) == 0
 }
 
-/** Scales (metadata word `part` 0) or minima (1) of the groups of four elements of a line, as lanes. */
+/** Scale (`part` 0) or minimum (1) of group `number` of a line. */
 // @ts-ignore: decorator
 @inline
-export function metadataLanes(metadata: usize, wide: bool, part: usize, a: usize, b: usize, c: usize, d: usize): v128 {
-  if (wide) {
+export function metadataOf(metadata: usize, form: i32, part: usize, bits: i32, number: usize): f32 {
+  if (form == Metadata.floats) return load<f32>(metadata + number * 8 + part * 4)
+  if (form == Metadata.halves) return halfValue(<u32>load<u16>(metadata + number * 4 + part * 2))
+  const scale = form == Metadata.halfScales ? halfValue(<u32>load<u16>(metadata + number * 2)) : load<f32>(metadata + number * 4)
+  return part == 0 ? scale : scale * symmetricMinimum(bits)
+}
+
+/** Scales (`part` 0) or minima (1) of the groups of four elements of a line, as lanes. */
+// @ts-ignore: decorator
+@inline
+export function metadataLanes(metadata: usize, form: i32, part: usize, bits: i32, a: usize, b: usize, c: usize, d: usize): v128 {
+  if (form >= Metadata.halfScales) {
+    let scales: v128
+    if (form == Metadata.floatScales) scales = gather4(metadata + a * 4, metadata + b * 4, metadata + c * 4, metadata + d * 4)
+    else {
+      let halves = i32x4.splat(<i32>load<u16>(metadata + a * 2))
+      halves = i32x4.replace_lane(halves, 1, <i32>load<u16>(metadata + b * 2))
+      halves = i32x4.replace_lane(halves, 2, <i32>load<u16>(metadata + c * 2))
+      halves = i32x4.replace_lane(halves, 3, <i32>load<u16>(metadata + d * 2))
+      scales = floatFromTopHalf(i32x4.shl(halves, 16))
+    }
+    return part == 0 ? scales : f32x4.mul(scales, f32x4.splat(symmetricMinimum(bits)))
+  }
+  if (form == Metadata.floats) {
     const base = metadata + part * 4
     return gather4(base + a * 8, base + b * 8, base + c * 8, base + d * 8)
   }
@@ -124,7 +179,7 @@ export function metadataLanes(metadata: usize, wide: bool, part: usize, a: usize
 }
 
 /** Elements from..from+count of one line: output = code * scale + minimum, f32. */
-export function decodeLine(line: usize, metadata: usize, wide: i32, bits: i32, group: i32, from: i32, count: i32, output: usize): void {
+export function decodeLine(line: usize, metadata: usize, form: i32, bits: i32, group: i32, from: i32, count: i32, output: usize): void {
   let e = from
   const end = from + count
   if (wholeWords(bits, group, from)) {
@@ -136,8 +191,8 @@ export function decodeLine(line: usize, metadata: usize, wide: i32, bits: i32, g
       const b = <usize>((e + perWord) / group)
       const c = <usize>((e + 2 * perWord) / group)
       const d = <usize>((e + 3 * perWord) / group)
-      const scale = metadataLanes(metadata, wide != 0, 0, a, b, c, d)
-      const minimum = metadataLanes(metadata, wide != 0, 1, a, b, c, d)
+      const scale = metadataLanes(metadata, form, 0, bits, a, b, c, d)
+      const minimum = metadataLanes(metadata, form, 1, bits, a, b, c, d)
       let to = output + <usize>(e - from) * 4
       for (let shift = 0; shift < 32; shift += 4 * bits, to += 16) {
         const c0 = v128.and(i32x4.shr_u(words, shift), mask)
@@ -160,15 +215,8 @@ export function decodeLine(line: usize, metadata: usize, wide: i32, bits: i32, g
   while (e < end) {
     const number = e / group
     const stop = min(end, (number + 1) * group)
-    let scale: f32, minimum: f32
-    if (wide) {
-      scale = load<f32>(metadata + <usize>number * 8)
-      minimum = load<f32>(metadata + <usize>number * 8, 4)
-    } else {
-      const word = load<u32>(metadata + <usize>number * 4)
-      scale = halfValue(word & 0xffff)
-      minimum = halfValue(word >> 16)
-    }
+    const scale = metadataOf(metadata, form, 0, bits, number)
+    const minimum = metadataOf(metadata, form, 1, bits, number)
     if (((e | group) & 3) == 0) {
       const scales = f32x4.splat(scale)
       const minima = f32x4.splat(minimum)
@@ -190,11 +238,11 @@ export function decodeLine(line: usize, metadata: usize, wide: i32, bits: i32, g
 }
 
 /** Rows from..from+count of a page, as f32 [heads, count, dim]; `pageRows` rows were encoded. scratch: 64 floats. */
-export function affineDecode(words: usize, metadata: usize, heads: i32, pageRows: i32, dim: i32, bits: i32, group: i32, alongTokens: i32, wide: i32, from: i32, count: i32, output: usize, scratch: usize): void {
+export function affineDecode(words: usize, metadata: usize, heads: i32, pageRows: i32, dim: i32, bits: i32, group: i32, alongTokens: i32, form: i32, from: i32, count: i32, output: usize, scratch: usize): void {
   const elements = alongTokens ? pageRows : dim
   const lines = alongTokens ? dim : pageRows
   const wordStride = <usize>((elements * bits + 31) >> 5) * 4
-  const metadataStride = <usize>(elements / group) * (wide ? 8 : 4)
+  const metadataStride = metadataBytes(elements / group, form)
   for (let head = 0; head < heads; head++) {
     const headWords = words + <usize>head * lines * wordStride
     const headMetadata = metadata + <usize>head * lines * metadataStride
@@ -202,14 +250,14 @@ export function affineDecode(words: usize, metadata: usize, heads: i32, pageRows
     if (!alongTokens) {
       for (let row = 0; row < count; row++) {
         const line = <usize>(from + row)
-        decodeLine(headWords + line * wordStride, headMetadata + line * metadataStride, wide, bits, group, 0, dim, headOutput + <usize>row * dim * 4)
+        decodeLine(headWords + line * wordStride, headMetadata + line * metadataStride, form, bits, group, 0, dim, headOutput + <usize>row * dim * 4)
       }
       continue
     }
     for (let start = 0; start < count; start += 64) {
       const size = min(64, count - start)
       for (let channel = 0; channel < dim; channel++) {
-        decodeLine(headWords + <usize>channel * wordStride, headMetadata + <usize>channel * metadataStride, wide, bits, group, from + start, size, scratch)
+        decodeLine(headWords + <usize>channel * wordStride, headMetadata + <usize>channel * metadataStride, form, bits, group, from + start, size, scratch)
         let to = headOutput + (<usize>start * dim + channel) * 4
         for (let i = 0; i < size; i++, to += <usize>dim * 4) store<f32>(to, load<f32>(scratch + <usize>i * 4))
       }

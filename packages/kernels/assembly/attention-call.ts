@@ -99,6 +99,7 @@ export class Segment {
   bits: i32
   /** Elements that share metadata; for codebooks: channels after which codes start anew */
   group: i32
+  /** Affine codes: how their metadata lies (`Metadata`). Codebooks: 1 where it is f32 */
   wide: i32
   data: u32
   dataHead: u32

@@ -4,7 +4,7 @@
 // lane j of the vector for bit b holds element j * perWord + b / bits. A code is not shifted down: masked in place it is a multiple
 // of a power of two, converted exactly, and the power of two leaves at the end (`unit`).
 // Keys along tokens: lines are channels, x the query. Values along channels: lines are tokens, x the probabilities.
-import { metadataLanes } from './affine'
+import { Metadata, metadataLanes } from './affine'
 import { addTransposed } from './transpose'
 
 /** Scratch bytes for `lines` lines: the factors of 3 query rows, and padded words. */
@@ -66,12 +66,12 @@ function addFlat(output: usize, count: i32, x: v128): void {
 /** Factors x * scale as vectors [line][h], and the sums of x * minimum added to the output. */
 // @ts-ignore: decorator
 @inline
-function foldMetadata(H: i32, wide: bool, x: usize, xStride: usize, lines: i32, metadata: usize, metadataStride: usize, a: usize, b: usize, c: usize, d: usize, factors: usize, output: usize, outputStride: usize, perWord: i32): void {
+function foldMetadata(H: i32, form: i32, bits: i32, x: usize, xStride: usize, lines: i32, metadata: usize, metadataStride: usize, a: usize, b: usize, c: usize, d: usize, factors: usize, output: usize, outputStride: usize, perWord: i32): void {
   let biasA = f32x4.splat(0), biasB = biasA, biasC = biasA
   const end = x + <usize>lines * 4
   for (let at = x; at < end; at += 4, metadata += metadataStride, factors += H * 16) {
-    const scale = metadataLanes(metadata, wide, 0, a, b, c, d)
-    const minimum = metadataLanes(metadata, wide, 1, a, b, c, d)
+    const scale = metadataLanes(metadata, form, 0, bits, a, b, c, d)
+    const minimum = metadataLanes(metadata, form, 1, bits, a, b, c, d)
     const xa = v128.load32_splat(at)
     v128.store(factors, f32x4.mul(xa, scale))
     biasA = f32x4.add(biasA, f32x4.mul(xa, minimum))
@@ -98,7 +98,7 @@ function foldMetadata(H: i32, wide: bool, x: usize, xStride: usize, lines: i32, 
 /** Elements from..from+count of `lines` lines; `wholeWords` must hold. Writes whole blocks: up to 128 / bits - 1 floats past `count` become garbage. */
 // @ts-ignore: decorator
 @inline
-function addCodesOf(H: i32, x: usize, xStride: usize, words: usize, wordStride: usize, metadata: usize, metadataStride: usize, wide: i32, lines: i32, bits: i32, group: i32, from: i32, count: i32, output: usize, outputStride: usize, scratch: usize): void {
+function addCodesOf(H: i32, x: usize, xStride: usize, words: usize, wordStride: usize, metadata: usize, metadataStride: usize, form: i32, lines: i32, bits: i32, group: i32, from: i32, count: i32, output: usize, outputStride: usize, scratch: usize): void {
   const perWord = 32 / bits
   const last = (from + count - 1) / group
   const padded = scratch + <usize>lines * H * 16
@@ -108,8 +108,9 @@ function addCodesOf(H: i32, x: usize, xStride: usize, words: usize, wordStride: 
     const c = <usize>min(last, (e + 2 * perWord) / group)
     const d = <usize>min(last, (e + 3 * perWord) / group)
     const to = output + <usize>(e - from) * 4
-    if (wide) foldMetadata(H, true, x, xStride, lines, metadata, metadataStride, a, b, c, d, scratch, to, outputStride, perWord)
-    else foldMetadata(H, false, x, xStride, lines, metadata, metadataStride, a, b, c, d, scratch, to, outputStride, perWord)
+    if (form == Metadata.halves) foldMetadata(H, Metadata.halves, bits, x, xStride, lines, metadata, metadataStride, a, b, c, d, scratch, to, outputStride, perWord)
+    else if (form == Metadata.halfScales) foldMetadata(H, Metadata.halfScales, bits, x, xStride, lines, metadata, metadataStride, a, b, c, d, scratch, to, outputStride, perWord)
+    else foldMetadata(H, form, bits, x, xStride, lines, metadata, metadataStride, a, b, c, d, scratch, to, outputStride, perWord)
     let block = words + <usize>((e * bits) >> 3)
     let stride = wordStride
     const wordsLeft = ((from + count - e) * bits + 31) >> 5
@@ -134,8 +135,8 @@ function addCodesOf(H: i32, x: usize, xStride: usize, words: usize, wordStride: 
 }
 
 /** `addCodesOf` for h = 1, 2 or 3 query rows. */
-export function addCodes(h: i32, x: usize, xStride: usize, words: usize, wordStride: usize, metadata: usize, metadataStride: usize, wide: i32, lines: i32, bits: i32, group: i32, from: i32, count: i32, output: usize, outputStride: usize, scratch: usize): void {
-  if (h == 3) addCodesOf(3, x, xStride, words, wordStride, metadata, metadataStride, wide, lines, bits, group, from, count, output, outputStride, scratch)
-  else if (h == 2) addCodesOf(2, x, xStride, words, wordStride, metadata, metadataStride, wide, lines, bits, group, from, count, output, outputStride, scratch)
-  else addCodesOf(1, x, xStride, words, wordStride, metadata, metadataStride, wide, lines, bits, group, from, count, output, outputStride, scratch)
+export function addCodes(h: i32, x: usize, xStride: usize, words: usize, wordStride: usize, metadata: usize, metadataStride: usize, form: i32, lines: i32, bits: i32, group: i32, from: i32, count: i32, output: usize, outputStride: usize, scratch: usize): void {
+  if (h == 3) addCodesOf(3, x, xStride, words, wordStride, metadata, metadataStride, form, lines, bits, group, from, count, output, outputStride, scratch)
+  else if (h == 2) addCodesOf(2, x, xStride, words, wordStride, metadata, metadataStride, form, lines, bits, group, from, count, output, outputStride, scratch)
+  else addCodesOf(1, x, xStride, words, wordStride, metadata, metadataStride, form, lines, bits, group, from, count, output, outputStride, scratch)
 }

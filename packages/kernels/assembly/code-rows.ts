@@ -2,7 +2,7 @@
 //   output[h][r] += sum over k of x[h][k] * (code[r][k] * scale + minimum)
 // Four words of a row at a time; lane j of the vector for bit b holds channel j * perWord + b / bits of the block. The query is laid out in that
 // order beforehand, divided by the power of two that a code masked in place carries, with its lane sums for the minima.
-import { metadataLanes } from './affine'
+import { metadataLanes, metadataOf } from './affine'
 import { sum4 } from './math'
 import { storeTransposed } from './transpose'
 
@@ -72,9 +72,10 @@ function loadWords(from: usize, count: i32): v128 {
 
 // @ts-ignore: decorator
 @inline
-function dotCodesOf(H: i32, x: usize, xStride: usize, words: usize, wordStride: usize, metadata: usize, metadataStride: usize, wide: bool, count: i32, bits: i32, group: i32, dim: i32, output: usize, outputStride: usize): void {
+function dotCodesOf(H: i32, x: usize, xStride: usize, words: usize, wordStride: usize, metadata: usize, metadataStride: usize, form: i32, count: i32, bits: i32, group: i32, dim: i32, output: usize, outputStride: usize): void {
   const perWord = 32 / bits
   const last = (dim - 1) / group
+  const one = group % (4 * perWord) == 0
   const m0 = i32x4.splat((1 << bits) - 1)
   const m1 = i32x4.shl(m0, bits)
   const m2 = i32x4.shl(m1, bits)
@@ -105,11 +106,17 @@ function dotCodesOf(H: i32, x: usize, xStride: usize, words: usize, wordStride: 
         word = i32x4.shr_u(word, 4 * bits)
       }
       const g0 = <usize>(e / group)
-      const g1 = <usize>min(last, (e + perWord) / group)
-      const g2 = <usize>min(last, (e + 2 * perWord) / group)
-      const g3 = <usize>min(last, (e + 3 * perWord) / group)
-      const scale = metadataLanes(metadata, wide, 0, g0, g1, g2, g3)
-      const minimum = metadataLanes(metadata, wide, 1, g0, g1, g2, g3)
+      let scale: v128, minimum: v128
+      if (one) {
+        scale = f32x4.splat(metadataOf(metadata, form, 0, bits, g0))
+        minimum = f32x4.splat(metadataOf(metadata, form, 1, bits, g0))
+      } else {
+        const g1 = <usize>min(last, (e + perWord) / group)
+        const g2 = <usize>min(last, (e + 2 * perWord) / group)
+        const g3 = <usize>min(last, (e + 3 * perWord) / group)
+        scale = metadataLanes(metadata, form, 0, bits, g0, g1, g2, g3)
+        minimum = metadataLanes(metadata, form, 1, bits, g0, g1, g2, g3)
+      }
       totalA = f32x4.add(totalA, f32x4.add(f32x4.mul(a, scale), f32x4.mul(v128.load(at), minimum)))
       if (H > 1) totalB = f32x4.add(totalB, f32x4.add(f32x4.mul(b, scale), f32x4.mul(v128.load(at + xStride), minimum)))
       if (H > 2) totalC = f32x4.add(totalC, f32x4.add(f32x4.mul(c, scale), f32x4.mul(v128.load(at + 2 * xStride), minimum)))
@@ -122,10 +129,10 @@ function dotCodesOf(H: i32, x: usize, xStride: usize, words: usize, wordStride: 
 }
 
 /** `dotCodesOf` for h = 1, 2 or 3 query rows from row `first` of the permuted queries on; `wholeWords` must hold for element 0. */
-export function dotCodes(h: i32, permuted: usize, first: i32, words: usize, wordStride: usize, metadata: usize, metadataStride: usize, wide: i32, count: i32, bits: i32, group: i32, dim: i32, output: usize, outputStride: usize): void {
+export function dotCodes(h: i32, permuted: usize, first: i32, words: usize, wordStride: usize, metadata: usize, metadataStride: usize, form: i32, count: i32, bits: i32, group: i32, dim: i32, output: usize, outputStride: usize): void {
   const stride = permutedBytes(dim, bits)
   const x = permuted + <usize>first * stride
-  if (h == 3) dotCodesOf(3, x, stride, words, wordStride, metadata, metadataStride, wide != 0, count, bits, group, dim, output, outputStride)
-  else if (h == 2) dotCodesOf(2, x, stride, words, wordStride, metadata, metadataStride, wide != 0, count, bits, group, dim, output, outputStride)
-  else dotCodesOf(1, x, stride, words, wordStride, metadata, metadataStride, wide != 0, count, bits, group, dim, output, outputStride)
+  if (h == 3) dotCodesOf(3, x, stride, words, wordStride, metadata, metadataStride, form, count, bits, group, dim, output, outputStride)
+  else if (h == 2) dotCodesOf(2, x, stride, words, wordStride, metadata, metadataStride, form, count, bits, group, dim, output, outputStride)
+  else dotCodesOf(1, x, stride, words, wordStride, metadata, metadataStride, form, count, bits, group, dim, output, outputStride)
 }

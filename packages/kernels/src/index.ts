@@ -1,5 +1,5 @@
 export type { AffineRows } from './affine/index'
-export { affineDecode, affineEncode, affineOverflow } from './affine/index'
+export { affineDecode, affineEncode, affineOverflow, blockEncode } from './affine/index'
 export type { CodebookRows } from './codebook/index'
 export { codebookDecode, codebookEncode, codebookOverflow } from './codebook/index'
 export type { CodebookLayout, CodebookSizes } from './codebook/layout'

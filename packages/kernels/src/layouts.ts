@@ -13,6 +13,8 @@ export type RowStore = 'f32' | 'f16'
  * `along: 'channels'` groups consecutive channels of one token: words [heads, n, ceil(dim * bits / 32)], metadata [heads, n, dim / group].
  * Element i of a line lies at bits i * bits on, lowest bits first. Metadata 'f16' is int32 (low half scale, high half minimum),
  * 'f32' is float32 with a last axis of 2: (scale, minimum).
+ * `symmetric`, along channels only: value = (code - 2^(bits - 1)) * scale, and no minimum is kept. Metadata is then int32 [heads, n, ceil(dim / group / 2)]
+ * for 'f16', halves of two groups a word, the even one low, and float32 [heads, n, dim / group] for 'f32'.
  */
 export interface AffineLayout {
   readonly kind: 'affine'
@@ -22,6 +24,8 @@ export interface AffineLayout {
   readonly group: number
   readonly along: 'tokens' | 'channels'
   readonly metadata: 'f16' | 'f32'
+  /** Codes around zero, with a scale and no minimum. Default false. */
+  readonly symmetric?: boolean
 }
 
 export interface DenseLayout {
@@ -83,11 +87,25 @@ export function affineShapes(
     })
   }
   const groups = elements / layout.group
+  const wide = layout.metadata === 'f32'
+  if (layout.symmetric && alongTokens)
+    throw new KernelInputError({
+      where,
+      given: 'symmetric codes along tokens',
+      allowed: 'symmetric codes along channels',
+      cure: 'Keep a minimum.',
+    })
   return {
     words: [heads, lines, Math.ceil((elements * layout.bits) / 32)],
-    metadata: layout.metadata === 'f32' ? [heads, lines, groups, 2] : [heads, lines, groups],
+    metadata: layout.symmetric
+      ? [heads, lines, wide ? groups : Math.ceil(groups / 2)]
+      : [heads, lines, groups, ...(wide ? [2] : [])],
   }
 }
+
+/** Number by which the wasm kernels know how metadata lies: `Metadata` of assembly/affine.ts. */
+export const metadataForm = ({ symmetric = false, metadata }: Pick<AffineLayout, 'symmetric' | 'metadata'>): number =>
+  (symmetric ? 2 : 0) + (metadata === 'f32' ? 1 : 0)
 
 /** Checks the two tensors of an encoded page and returns its number of rows. */
 export function checkAffinePage(

@@ -25,8 +25,9 @@ import {
   registerKernel,
   setBackend,
 } from '@tensorflow/tfjs-core'
+import { blockEncodeReference } from './affine/block-reference'
 import { affineDecodeReference, affineEncodeReference, affineOverflowReference } from './affine/reference'
-import { affineDecodeWasm, affineEncodeWasm, affineOverflowWasm } from './affine/wasm'
+import { affineDecodeWasm, affineEncodeWasm, affineOverflowWasm, blockEncodeWasm } from './affine/wasm'
 import { codebookDecodeReference, codebookEncodeReference } from './codebook/reference'
 import { codebookDecodeWasm, codebookEncodeWasm } from './codebook/wasm'
 import { KernelBackendError } from './errors'
@@ -65,6 +66,7 @@ const referenceKernels: readonly KernelConfig[] = [
   hasNonFiniteReference,
   swiGluReference,
   affineEncodeReference,
+  blockEncodeReference,
   affineDecodeReference,
   affineOverflowReference,
   attentionMassReference,
@@ -91,6 +93,7 @@ const wasmKernels: readonly KernelConfig[] = [
   hasNonFiniteWasm,
   swiGluWasm,
   affineEncodeWasm,
+  blockEncodeWasm,
   affineDecodeWasm,
   affineOverflowWasm,
   attentionMassWasm,

@@ -2,7 +2,7 @@
 import type { Tensor, TensorInfo } from '@tensorflow/tfjs-core'
 import { codebookFactor } from './codebook/decode'
 import { codebookShapes, codebookTensors, placeBytes } from './codebook/layout'
-import type { RowSegment } from './layouts'
+import { metadataForm, type RowSegment } from './layouts'
 import type { WasmRuntime } from './wasm/runtime'
 
 export const recordWords = 36
@@ -79,9 +79,8 @@ function makeRecord(segment: RowSegment, dim: number, runtime: WasmRuntime): Int
   const view = [from, rows, query, unrotated ? 1 : 0]
   if (layout.kind === 'dense') record.set([kinds[layout.store], 0, 0, 0, ...data, 0, 0, 0, ...view])
   else if (layout.kind === 'affine' && second) {
-    const wide = layout.metadata === 'f32'
-    const metadata = strides(second, (second.shape[2] ?? 0) * (wide ? 8 : 4))
-    record.set([kinds[layout.along], layout.bits, layout.group, wide ? 1 : 0, ...data, ...metadata, ...view])
+    const metadata = strides(second, (second.shape[2] ?? 0) * (second.shape[3] ?? 1) * 4)
+    record.set([kinds[layout.along], layout.bits, layout.group, metadataForm(layout), ...data, ...metadata, ...view])
   } else if (layout.kind === 'codebook') codebookRecord(record, segment, dim, view, runtime)
   return record
 }

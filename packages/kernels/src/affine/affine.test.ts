@@ -3,8 +3,9 @@ import { type Tensor, tensor, tidy } from '@tensorflow/tfjs-core'
 import { describe, expect, test } from 'vitest'
 import { KernelInputError } from '../errors'
 import type { AffineLayout } from '../layouts'
+import { floatFromHalf, halfFromFloat } from '../rows/half'
 import { onBackend, onBothBackends, randomValues, withTensors } from '../testing'
-import { affineDecode, affineEncode, affineOverflow } from './index'
+import { affineDecode, affineEncode, affineOverflow, blockEncode } from './index'
 
 interface GoldenCase {
   readonly name: string
@@ -154,6 +155,98 @@ test.each(['cpu', 'wasm'] as const)('rows beyond the range of half metadata are 
   expect((await onBackend(backend, () => check([NaN, 1, 2, 3], 'f32')))[0]).toEqual(Int32Array.of(1))
 })
 
+test.each([4, 5, 8])('symmetric codes of %i bits are whole numbers times their scale, exactly', async (bits) => {
+  const layout: AffineLayout = { kind: 'affine', bits, group: 8, along: 'channels', metadata: 'f16', symmetric: true }
+  const half = 2 ** (bits - 1)
+  const codes = Array.from({ length: 24 }, (_, i) => (i * 37 + 5) % (2 * half))
+  const words = new Int32Array(Math.ceil((24 * bits) / 32))
+  codes.forEach((code, i) => {
+    for (let bit = 0; bit < bits; bit++) words[(i * bits + bit) >> 5]! |= ((code >> bit) & 1) << ((i * bits + bit) & 31)
+  })
+  const scales = [0.0123, -3.1, 911]
+  const stored = Float32Array.from(scales, (scale) => floatFromHalf(halfFromFloat(scale)))
+  const halves = scales.map(halfFromFloat)
+  const metadata = Int32Array.of(halves[0]! | (halves[1]! << 16), halves[2]!)
+  const { reference, wasm } = await onBothBackends(() =>
+    tidy(() => {
+      const page = {
+        words: tensor(words, [1, 1, words.length], 'int32'),
+        metadata: tensor(metadata, [1, 1, 2], 'int32'),
+      }
+      return [affineDecode(page, layout, { heads: 1, rows: 1, dim: 24 })]
+    }),
+  )
+  // A zero has no sign: it is the difference of two equal products.
+  const expected = Float32Array.from(codes, (code, i) => (code - half) * stored[Math.floor(i / 8)]! + 0)
+  expect(reference[0]).toEqual(expected)
+  expect(wasm[0]).toEqual(expected)
+})
+
+describe.each([2, 4, 5, 8])('block formats of %i bits', (bits) => {
+  test.each([true, false])('wasm as the reference, bit for bit; symmetric: %s', async (symmetric) => {
+    for (const [dim, group] of [
+      [96, 32],
+      [20, 5],
+      [8, 8],
+    ] as const) {
+      const layout: AffineLayout = { kind: 'affine', bits, group, along: 'channels', metadata: 'f16', symmetric }
+      const shape = { heads: 3, rows: 7, dim }
+      const values = randomValues(3 * 7 * dim, 11, 5)
+      // Zeros, one number all over, two of the same magnitude, halves of a step, and numbers whose scale is no half.
+      values.fill(0, 0, group)
+      values.fill(-1.5, dim, dim + group)
+      values.set([-3, 3, 1.5, -1.5, 0.75], 2 * dim)
+      values.set(
+        Float32Array.from({ length: group }, (_, i) => (i - 2) * 0.5),
+        3 * dim,
+      )
+      values.set(
+        Float32Array.from({ length: group }, (_, i) => (i - 2) * 1e-9),
+        4 * dim,
+      )
+      const { reference, wasm } = await onBothBackends(() =>
+        withTensors([{ values, shape: [3, 7, dim] }], (rows) => {
+          const encoded = blockEncode(rows!, layout)
+          return [encoded.words, encoded.metadata, affineDecode(encoded, layout, shape)]
+        }),
+      )
+      wasm.forEach((output, i) => {
+        expect(output).toEqual(reference[i])
+      })
+      const [, , decoded] = wasm
+      const span = (row: number, from: number) => values.subarray(row * dim + from, row * dim + from + group)
+      for (const [row, from] of [
+        [0, 0],
+        [1, 0],
+        [5, dim - group],
+      ] as const) {
+        const x = span(row, from)
+        const size = Math.max(...x.map(Math.abs))
+        // A step, or two where the codes end before the largest number of the other sign.
+        const most = (2 * size) / (2 ** bits - 1) + size / 500
+        x.forEach((value, i) => {
+          expect(Math.abs((decoded?.[row * dim + from + i] ?? Number.NaN) - value)).toBeLessThanOrEqual(
+            symmetric ? 2 * most : most,
+          )
+        })
+      }
+    }
+  })
+})
+
+test('block formats refuse what they do not store', async () => {
+  await onBackend('wasm', () => {
+    tidy(() => {
+      const rows = tensor(new Float32Array(48), [1, 6, 8])
+      const layout: AffineLayout = { kind: 'affine', bits: 4, group: 8, along: 'channels', metadata: 'f16' }
+      expect(() => blockEncode(rows, { ...layout, metadata: 'f32' })).toThrow(/affineEncode/)
+      expect(() => blockEncode(rows, { ...layout, group: 3, along: 'tokens' })).toThrow(KernelInputError)
+      expect(() => blockEncode(rows, { ...layout, group: 5 })).toThrow(KernelInputError)
+    })
+    return []
+  })
+})
+
 test('refuses layouts and shapes that do not fit', async () => {
   await onBackend('wasm', () => {
     tidy(() => {
@@ -161,6 +254,8 @@ test('refuses layouts and shapes that do not fit', async () => {
       const layout: AffineLayout = { kind: 'affine', bits: 2, group: 4, along: 'tokens', metadata: 'f16' }
       expect(() => affineEncode(rows, layout)).toThrow(/6 tokens in groups of 4/)
       expect(() => affineEncode(rows, { ...layout, bits: 9, along: 'channels' })).toThrow(KernelInputError)
+      expect(() => affineEncode(rows, { ...layout, along: 'channels', symmetric: true })).toThrow(/blockEncode/)
+      expect(() => affineEncode(rows, { ...layout, group: 2, symmetric: true })).toThrow(/along channels/)
       const encoded = affineEncode(rows, { ...layout, along: 'channels' })
       expect(() => affineDecode(encoded, { ...layout, along: 'channels' }, { heads: 1, rows: 5, dim: 8 })).toThrow(
         /6 rows of the page/,

@@ -41,7 +41,7 @@ function codeOf(value: number, { scale, minimum }: GroupMetadata, bits: number):
 }
 
 /** Puts a code at bit `bit` of the line of words that starts at `at`. */
-function putCode(words: Int32Array, at: number, bit: number, bits: number, code: number): void {
+export function putCode(words: Int32Array, at: number, bit: number, bits: number, code: number): void {
   const word = at + (bit >> 5)
   const offset = bit & 31
   words[word] = (words[word] ?? 0) | (code << offset)
@@ -93,8 +93,23 @@ export const affineEncodeReference = cpuKernel<{ rows: TensorInfo }, AffineEncod
   },
 )
 
-/** Scale and minimum of group `group` (counted over the whole tensor). */
-export function readMetadata(metadata: Float32Array | Int32Array, layout: AffineLayout, group: number): GroupMetadata {
+/** Scale and minimum of group `number` of a line of `groups` groups. */
+function readMetadata(
+  metadata: Float32Array | Int32Array,
+  layout: AffineLayout,
+  line: number,
+  number: number,
+  groups: number,
+): GroupMetadata {
+  if (layout.symmetric) {
+    const word = metadata[line * Math.ceil(groups / 2) + (number >> 1)] ?? 0
+    const scale =
+      layout.metadata === 'f32'
+        ? (metadata[line * groups + number] ?? 0)
+        : floatFromHalf(number % 2 === 0 ? word & 0xffff : word >>> 16)
+    return { scale, minimum: Math.fround(scale * -(2 ** (layout.bits - 1))) }
+  }
+  const group = line * groups + number
   if (layout.metadata === 'f32') return { scale: metadata[group * 2] ?? 0, minimum: metadata[group * 2 + 1] ?? 0 }
   const word = metadata[group] ?? 0
   return { scale: floatFromHalf(word & 0xffff), minimum: floatFromHalf(word >>> 16) }
@@ -117,7 +132,9 @@ export function decodeElement(
   const { scale, minimum } = readMetadata(
     metadata,
     layout,
-    (number * elements) / layout.group + Math.floor(element / layout.group),
+    number,
+    Math.floor(element / layout.group),
+    elements / layout.group,
   )
   const code = takeCode(words, number * Math.ceil((elements * layout.bits) / 32), element * layout.bits, layout.bits)
   return Math.fround(Math.fround(code * scale) + minimum)

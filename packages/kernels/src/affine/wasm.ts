@@ -1,6 +1,7 @@
 import { type TensorInfo, util } from '@tensorflow/tfjs-core'
 import { wasmKernel } from '../kernel'
-import { affineShapes } from '../layouts'
+import { affineShapes, metadataForm } from '../layouts'
+import { blockEncodeName } from './block-reference'
 import {
   type AffineDecode,
   type AffineEncode,
@@ -33,6 +34,27 @@ export const affineEncodeWasm = wasmKernel<{ rows: TensorInfo }, AffineEncode>(
   },
 )
 
+export const blockEncodeWasm = wasmKernel<{ rows: TensorInfo }, AffineEncode>(
+  blockEncodeName,
+  ({ rows }, { layout }, runtime) => {
+    const [heads = 0, n = 0, dim = 0] = rows.shape
+    const shapes = affineShapes('blockEncode', layout, heads, n, dim)
+    const words = runtime.makeOutput(shapes.words, 'int32')
+    const metadata = runtime.makeOutput(shapes.metadata, 'int32')
+    runtime.functions.blockEncode(
+      runtime.pointerOf(rows),
+      heads * n,
+      dim,
+      layout.bits,
+      layout.group,
+      layout.symmetric ? 1 : 0,
+      runtime.pointerOf(words),
+      runtime.pointerOf(metadata),
+    )
+    return [words, metadata]
+  },
+)
+
 const decodeScratchBytes = 64 * 4
 
 export const affineDecodeWasm = wasmKernel<{ words: TensorInfo; metadata: TensorInfo }, AffineDecode>(
@@ -49,7 +71,7 @@ export const affineDecodeWasm = wasmKernel<{ words: TensorInfo; metadata: Tensor
         layout.bits,
         layout.group,
         layout.along === 'tokens' ? 1 : 0,
-        layout.metadata === 'f32' ? 1 : 0,
+        metadataForm(layout),
         from,
         count,
         runtime.pointerOf(output),

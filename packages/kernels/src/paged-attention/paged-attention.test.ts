@@ -4,7 +4,7 @@ import { KernelInputError } from '../errors'
 import type { RowSegment } from '../layouts'
 import { largestError, onBackend, onBothBackends, randomValues, withTensors } from '../testing'
 import { attentionMass, attentionTolerance, pagedAttention } from './index'
-import { affine, disposeSegments, f16, f32, makeSegments, type Piece, rowsOfPieces } from './test-pages'
+import { affine, disposeSegments, f16, f32, makeSegments, type Piece, rowsOfPieces, symmetric } from './test-pages'
 
 interface Setting {
   readonly keys: readonly Piece[]
@@ -127,6 +127,30 @@ describe('layouts', () => {
       ],
     }),
   )
+
+  // Whole words or not, an odd number of groups, groups of less than four words, and more queries than codes are read for as they are.
+  test.each([2, 4, 5, 8])('%i bits, symmetric', async (bits) => {
+    for (const [dim, group] of [
+      [64, 32],
+      [96, 32],
+      [48, 16],
+      [20, 5],
+    ] as const)
+      for (const metadata of ['f16', 'f32'] as const)
+        for (const n of [1, 20])
+          await agree({
+            n,
+            keyDim: dim,
+            keys: [
+              { layout: symmetric(bits, group, metadata), rows: 70, from: 3, page: 80 },
+              { layout: f32, rows: 9 },
+            ],
+            values: [
+              { layout: symmetric(bits, group, metadata), rows: 31, from: 5 },
+              { layout: affine(bits, group, 'channels', metadata), rows: 48 },
+            ],
+          })
+  })
 
   test.each([2, 3, 8])('%i bits, groups that fill no word', (bits) =>
     agree({

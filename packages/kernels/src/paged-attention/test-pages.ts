@@ -4,7 +4,7 @@ import { tensor } from '@tensorflow/tfjs-core'
 import { affineEncode } from '../affine/index'
 import { codebookEncode } from '../codebook/index'
 import { type CodebookLayout, codebookShapes, placeBytes } from '../codebook/layout'
-import type { RowLayout, RowSegment } from '../layouts'
+import { type AffineLayout, affineShapes, type RowLayout, type RowSegment } from '../layouts'
 import { halfFromFloat } from '../rows/half'
 import { allocateRows, writeRows } from '../rows/index'
 import { randomValues } from '../testing'
@@ -17,6 +17,16 @@ export const affine = (
   along: 'tokens' | 'channels',
   metadata: 'f16' | 'f32' = 'f16',
 ): RowLayout => ({ kind: 'affine', bits, group, along, metadata })
+
+/** Block formats without a minimum. */
+export const symmetric = (bits: number, group: number, metadata: 'f16' | 'f32' = 'f16'): AffineLayout => ({
+  kind: 'affine',
+  bits,
+  group,
+  along: 'channels',
+  metadata,
+  symmetric: true,
+})
 
 /** HIGGS: shared table, a scale and a Hadamard transform for each group. */
 export const higgs = (vector: number, entries: number, group: number, hadamard = group): CodebookLayout => ({
@@ -110,6 +120,7 @@ function makePage(
 ): { tensors: Tensor[]; table?: Tensor; ranges?: Tensor } {
   const values = tensor(randomValues(heads * rows * dim, seed, 2), [heads, rows, dim])
   try {
+    if (layout.kind === 'affine' && layout.symmetric) return { tensors: symmetricPage(layout, heads, rows, dim, seed) }
     if (layout.kind === 'affine') {
       const { words, metadata } = affineEncode(values, layout)
       return { tensors: [words, metadata] }
@@ -131,6 +142,19 @@ function makePage(
 }
 
 const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1)
+
+/** Random codes and scales. */
+function symmetricPage(layout: AffineLayout, heads: number, rows: number, dim: number, seed: number): Tensor[] {
+  const shapes = affineShapes('test', layout, heads, rows, dim)
+  const random = (shape: readonly number[], from: number) => randomValues(sizeOf(shape), seed + from, 2)
+  const words = Int32Array.from(random(shapes.words, 1), (x) => Math.floor(x * 2 ** 29))
+  const scales = random(shapes.metadata, 2).map((x) => x / 2 ** layout.bits)
+  const halves = Int32Array.from(scales, (x) => halfFromFloat(x) | (halfFromFloat(-x / 3) << 16))
+  return [
+    tensor(words, shapes.words, 'int32'),
+    layout.metadata === 'f32' ? tensor(scales, shapes.metadata) : tensor(halves, shapes.metadata, 'int32'),
+  ]
+}
 
 /** Codes of rows, with random ranges, and outliers at some of the places that there is room for. */
 function rangedPage(

@@ -14,6 +14,7 @@ import {
   mapped,
   type Piece,
   ranged,
+  symmetric,
 } from '../paged-attention/test-pages'
 import { readRows } from '../rows/index'
 import { largestError, onBackend, onBothBackends } from '../testing'
@@ -27,6 +28,8 @@ const PIECES: readonly Piece[] = [
   { layout: f16, rows: 5, from: 2 },
   { layout: affine(2, 32, 'channels'), rows: 33, from: 3, page: 64 },
   { layout: affine(3, 32, 'tokens'), rows: 70, from: 32, page: 128 },
+  { layout: symmetric(8, 32), rows: 33, from: 3, page: 64 },
+  { layout: symmetric(5, 8), rows: 4 },
   { layout: higgs(2, 16, 32), rows: 40, from: 5, page: 64 },
   { layout: coupled(4, 256), rows: 9, from: 1 },
   { layout: coupled(2, 16), rows: 3 },

@@ -52,10 +52,10 @@ async function run(golden: GoldenCase): Promise<Outcome | null> {
     throw new GoldenError(`Case ${golden.name}: a block of ${type} has ${blockBytes} bytes.`)
   return withArena(async (arena) => {
     const quantizer: Quantizer = stage.bind(siteIn(arena, oneHead(channels), 0, 'values'))
-    const { codes, metadata, ...rest } = quantizer.encode(arena.own(toTensor({ ...x, shape: [1, rows, channels] })))
-    if (!codes || !metadata || Object.keys(rest).length > 0)
-      throw new GoldenError('block-formats no longer stores codes and metadata.')
-    const block = { codes: arena.own(codes), metadata: arena.own(metadata) }
+    const { words, metadata, ...rest } = quantizer.encode(arena.own(toTensor({ ...x, shape: [1, rows, channels] })))
+    if (!words || !metadata || Object.keys(rest).length > 0)
+      throw new GoldenError('block-formats no longer stores words and metadata.')
+    const block = { words: arena.own(words), metadata: arena.own(metadata) }
     const decoded = await fromTensor(arena.own(quantizer.decode(block, rows)))
     const recon: NdArray = { shape: x.shape, data: decoded.data }
     const bytes = await ggmlBytes(block, format, rows, channels)
@@ -72,19 +72,19 @@ async function run(golden: GoldenCase): Promise<Outcome | null> {
 
 /** The bytes ggml would hold, from what the package stores, read by its documented layout. */
 async function ggmlBytes(
-  { codes, metadata }: { readonly codes: Tensor; readonly metadata: Tensor },
+  { words, metadata }: { readonly words: Tensor; readonly metadata: Tensor },
   { bits, halves }: { readonly bits: 4 | 5 | 8; readonly halves: 1 | 2 },
   rows: number,
   channels: number,
 ): Promise<NdArray> {
-  const [words, kept] = [await fromTensor(codes), await fromTensor(metadata)]
+  const [codes, kept] = [await fromTensor(words), await fromTensor(metadata)]
   const blocks = channels / BLOCK
-  const [codeWords, halfWords] = [words.shape[2] ?? 0, kept.shape[2] ?? 0]
+  const [codeWords, halfWords] = [codes.shape[2] ?? 0, kept.shape[2] ?? 0]
   const codeAt = (row: number, channel: number): number => {
     let code = 0
     for (let bit = 0; bit < bits; bit++) {
       const at = channel * bits + bit
-      code |= (((words.data[row * codeWords + (at >> 5)] ?? 0) >>> (at & 31)) & 1) << bit
+      code |= (((codes.data[row * codeWords + (at >> 5)] ?? 0) >>> (at & 31)) & 1) << bit
     }
     return code
   }
@@ -94,7 +94,7 @@ async function ggmlBytes(
   for (let row = 0; row < rows; row++)
     for (let block = 0; block < blocks; block++) {
       for (let half = 0; half < halves; half++) {
-        const value = halfAt(row, half * blocks + block)
+        const value = halfAt(row, block * halves + half)
         bytes.push(value & 0xff, value >>> 8)
       }
       const code = Array.from({ length: BLOCK }, (_, j) => codeAt(row, block * BLOCK + j))
