@@ -35,6 +35,8 @@ import { hadamardReference } from './hadamard/reference'
 import { hadamardWasm } from './hadamard/wasm'
 import { hasNonFiniteReference } from './has-non-finite/reference'
 import { hasNonFiniteWasm } from './has-non-finite/wasm'
+import { throughLatentsReference } from './latents/reference'
+import { throughLatentsWasm } from './latents/wasm'
 import { embeddingRowsReference, matmulPackedReference, unpackWeightReference } from './matmul-packed/reference'
 import { embeddingRowsWasm, matmulPackedWasm, unpackWeightWasm } from './matmul-packed/wasm'
 import { attentionMassReference, pagedAttentionReference } from './paged-attention/reference'
@@ -79,6 +81,7 @@ const referenceKernels: readonly KernelConfig[] = [
   readRowsReference,
   readSegmentsReference,
   selectTopReference,
+  throughLatentsReference,
   writeRowsReference,
 ]
 
@@ -106,6 +109,7 @@ const wasmKernels: readonly KernelConfig[] = [
   readRowsWasm,
   readSegmentsWasm,
   selectTopWasm,
+  throughLatentsWasm,
   writeRowsWasm,
 ]
 

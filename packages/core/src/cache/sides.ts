@@ -2,7 +2,7 @@
  * Reads a run of rows in the form in which it is stored. Rows that the kernels read are read as they are. Latents of keys are read by projecting
  * the query, latents of values by projecting the output. Everything else is decoded.
  */
-import type { RowSegment } from '@kvloom/kernels'
+import { latentsToOutputs, queriesToLatents, type RowSegment } from '@kvloom/kernels'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Codec } from './codec'
 import { DENSE, type Readable, type Reading, type Run } from './reading'
@@ -29,7 +29,7 @@ export function keySideOf(lane: Readable, reading: Reading, { from, rows, own }:
   const up = codec && form === 'latent' && !unrotated ? upOf(keys, from) : null
   if (codec && up) {
     // q . (main . up)^T = (q . up^T) . main^T
-    const projected = variants.map((q) => onQueries(q, up, shape.heads.length))
+    const projected = variants.map((q) => queriesToLatents(q, up, shape.heads.length))
     transient.push(...projected, up)
     return {
       queries: projected,
@@ -74,7 +74,7 @@ export function valueSideOf(
     return {
       segments: latentsOf(values, codec, from, rows, () => 0, shape.heads.length, transient),
       dim: codec.mainDim,
-      finish: (output) => onOutput(output, up, shape.heads.length),
+      finish: (output) => latentsToOutputs(output, up, shape.heads.length),
     }
   }
   const decoded = readRange(values, from, rows, reading.prediction('values'))
@@ -127,35 +127,3 @@ function upOf(part: Rows, from: number): tf.Tensor | null {
   })
   return plain
 }
-
-/** Projects queries `[queryHeads, n, keyDim]` by `up` `[mainHeads, r, kvHeads * keyDim / mainHeads]` to `[queryHeads, n, r]`. */
-const onQueries = (queries: tf.Tensor, up: tf.Tensor, kvHeads: number): tf.Tensor =>
-  forEachHead(queries, up, kvHeads, (q, block) => tf.matMul(q, block, false, true))
-
-/** Projects an output `[queryHeads, n, r]` by `up` `[mainHeads, r, kvHeads * dim / mainHeads]` to `[queryHeads, n, dim]`. */
-const onOutput = (output: tf.Tensor, up: tf.Tensor, kvHeads: number): tf.Tensor =>
-  forEachHead(output, up, kvHeads, (o, block) => tf.matMul(o, block))
-
-/** Maps the queries of every KV head, `[group * n, channels]`, with the block of `up` that makes the rows of this head, `[r, dim]`. */
-const forEachHead = (
-  x: tf.Tensor,
-  up: tf.Tensor,
-  kvHeads: number,
-  map: (x: tf.Tensor2D, block: tf.Tensor2D) => tf.Tensor,
-): tf.Tensor =>
-  tf.tidy(() => {
-    const [queryHeads = 0, n = 0, channels = 0] = x.shape
-    const [mainHeads = 1, r = 0, width = 0] = up.shape
-    const group = queryHeads / kvHeads
-    const each = kvHeads / mainHeads
-    const dim = width / each
-    return tf.concat(
-      Array.from({ length: kvHeads }, (_, h) => {
-        const own = tf.slice(x as tf.Tensor3D, [h * group, 0, 0], [group, -1, -1])
-        const block = tf.slice(up as tf.Tensor3D, [Math.floor(h / each), 0, (h % each) * dim], [1, -1, dim])
-        const mapped = map(tf.reshape(own, [group * n, channels]), tf.reshape(block, [r, dim]))
-        return tf.reshape(mapped, [group, n, -1])
-      }),
-      0,
-    )
-  })
