@@ -126,8 +126,8 @@ const scorerOf = (keep: number) => {
 
 describe('${method.name}', () => {
   it('keeps the fraction it was asked for', () => {
-    expect(scorerOf(0.25).count(100)).toBe(25)
-    expect(scorerOf(1).count(100)).toBe(100)
+    expect(scorerOf(0.25).count(100, 100)).toBe(25)
+    expect(scorerOf(1).count(100, 100)).toBe(100)
   })
 
   it('gives every KV head and token a number', async () => {
