@@ -191,6 +191,24 @@ describe('kvzip', () => {
     cache.dispose()
   })
 
+  it('drops first what of the prefix are no sinks, if asked', async () => {
+    const cache = openCache(model, ready(kvzip({ keep: 0.4, prefix: 12, keepPrefix: false, sinks: 2 })))
+    await feed(cache, 40, 'promptEnd')
+    expect(cache.replay?.passes(texts)).toMatchObject([{ from: 12, to: 40 }])
+    await replay(cache)
+    expect(sum(rowsOf(cache).flat())).toBe(Math.trunc(3 * 2 * 40 * 0.4))
+    for (let layer = 0; layer < model.layers; layer++) {
+      const held = await cache.materialize(layer)
+      for (const own of held.positions) {
+        const kept = [...own].filter((position) => position >= 0)
+        expect(kept.slice(0, 2)).toEqual([0, 1])
+        expect(kept.filter((position) => position >= 2 && position < 12)).toEqual([])
+      }
+      dispose([held.keys, held.values])
+    }
+    cache.dispose()
+  })
+
   it('takes a prompt shorter than its prefix without a pass, and a second prompt that is repeated from the prefix on', async () => {
     const before = memory().numBytes
     const cache = openCache(model, ready(kvzip({ keep: 0.5, prefix: 6 })))

@@ -8,8 +8,8 @@
  *
  * J.-H. Kim, J. Kim, S. Kwon, J. W. Lee, S. Yun, H. O. Song, "KVzip: Query-Agnostic KV Cache Compression with Context Reconstruction" (arXiv
  * 2505.23416), sections 3 and 4. What differs: exactly trunc(pairs · keep) pairs stay (the authors keep those above the last one of them, one
- * fewer or more that tie); sinks and prefix count into `keep`; the prefix need not be the sinks, as in NVIDIA/kvpress, but it stays, which
- * it does not there.
+ * fewer or more that tie); sinks and prefix count into `keep`; the prefix need not be the sinks, as in NVIDIA/kvpress, but it stays by
+ * default, which it does not there.
  */
 import {
   defineMethod,
@@ -41,7 +41,8 @@ const scorer = defineScorer({
   when: whenOf,
   count: (tokens, { keep }, _, seen) => Math.min(tokens, Math.trunc(seen * keep)),
   needs: { shares: { of: 'replay' } },
-  protect: ({ sinks, prefix }) => ({ first: Math.max(sinks, prefix) }),
+  // Nothing measures the prefix, so it has no share of anything, and goes first where it is not protected.
+  protect: ({ sinks, prefix, keepPrefix }) => ({ first: keepPrefix ? Math.max(sinks, prefix) : sinks }),
   replay: (context, options) => (options.keep === 1 ? [] : passesOver(context, options)),
   score({ shares }, _, { site }) {
     const kvHeads = ((shares.shape[0] ?? 0) * site.model.kvHeads) / site.model.queryHeads

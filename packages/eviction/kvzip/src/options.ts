@@ -1,4 +1,4 @@
-import { fraction, integer, oneOf, optional } from '@kvloom/core'
+import { flag, fraction, integer, oneOf, optional } from '@kvloom/core'
 
 /** Options of `kvzip()`. */
 export const kvzipOptions = {
@@ -30,6 +30,10 @@ export const kvzipOptions = {
   prefix: integer({
     default: 0,
     min: 0,
-    doc: 'First tokens that are not repeated and always stay: a system prompt, the head of a chat.',
+    doc: 'First tokens that are not repeated: a system prompt, the head of a chat.',
+  }),
+  keepPrefix: flag({
+    default: true,
+    doc: 'Whether the prefix always stays; else what of it are no sinks goes first, as in kvpress.',
   }),
 }
