@@ -27,10 +27,6 @@ const FAMILIES: Readonly<Record<string, readonly string[]>> = {
     'kvzip(keep=0.4, every=512, prefix=24)+block-formats(format=q8_0)',
     'kvzip(keep=0.52, every=512, prefix=24)+block-formats(format=q8_0)',
   ],
-  'low rank': [
-    'recalkv(keep=0.25, headsPerGroup=3, allocation=uniform)',
-    'compress-kv-heads(headsPerGroup=3, rank=48)',
-  ],
 }
 /** Bits at which families are read off their lines. */
 const AT = [2.5, 3, 3.5, 4, 4.25, 4.5]
@@ -125,7 +121,7 @@ await writeFile(
     `SmolLM2-135M-Instruct (Q4_1), ${group.plan.tokens} tokens of the WikiText-2 test text in chunks of 128 (protocol P), wasm backend,`,
     `${[...machines].join('; ')}. AQUA-KV is fitted on other text (Moby-Dick). Its predictors are tables of the model, shared by all`,
     'caches: they stand apart from the bits, as the tables and maps of others do. KVzip has just evicted when bits are counted; up to 511 newer',
-    'tokens have all their pairs until it does so again. Methods that act at the end of a prompt alone are not here: a stream has none.',
+    'tokens have all their pairs until it does so again. Methods that act at the end of a prompt alone are not here (a stream has none), nor are those of low rank, which hold more bits.',
     '',
     '## Every point',
     '',
