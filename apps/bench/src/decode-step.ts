@@ -22,6 +22,8 @@ const COMPOSITIONS = [
   'none',
   'none(store=f32)',
   'kivi(bits=2)',
+  'block-formats(format=q8_0)',
+  'block-formats(format=q4_0)',
   'coupled-quantization(channels=4, bits=8, sensitivity=none)',
   'kvquant(bits=3, sensitivity=none)',
   'decoquant(bits=4)',
