@@ -10,7 +10,7 @@ export interface Reader extends PrefillModel {
 }
 
 /**
- * Runs the passes that a cache waits for after a prompt, each on a copy that is freed, and lets it go on. Does nothing where none waits.
+ * Runs the passes that a cache waits for, each on a copy that is freed, and lets it go on. Does nothing where none waits.
  * @throws ContextOverflow when context and pass together are longer than the model's context, TokenizerError, what `prefill` throws; the
  *   cache then still waits
  */

@@ -6,7 +6,7 @@ import { UnsupportedStage } from '../errors'
 import { bothProtect, floorOf, liftProtected } from '../protect'
 import { keepRanges, keepRows } from './drop'
 import type { Lane, LaneContext } from './lane'
-import { type LayerCache, queryHeadsOf, type Step } from './layer'
+import { type LayerCache, queryHeadsOf, type Step, seenAfter } from './layer'
 import { observe, type Ring, type Sight } from './observe'
 import { isRanges, liveToStored } from './room'
 import { toDevice } from './rows/host'
@@ -79,7 +79,7 @@ function acts(when: When | undefined, step: Step): boolean {
   if (when === 'promptEnd') return step.phase === 'promptEnd'
   if (typeof when === 'object') {
     const n = when.everyTokens
-    return step.phase === 'promptEnd' || Math.floor((step.start + step.count) / n) > Math.floor(step.start / n)
+    return step.phase === 'promptEnd' || Math.floor(seenAfter(step) / n) > Math.floor(step.start / n)
   }
   return false
 }
@@ -103,9 +103,6 @@ export async function evict(layer: LayerCache, seen: Seen, step: Step): Promise<
   await keepBest(layer, scores, counts, seen, step)
   tf.dispose(scores)
 }
-
-/** Tokens of the sequence when a step is done. */
-const seenAfter = ({ start, count }: Step): number => start + count
 
 /** How many rows of each lane the scorer of a layer keeps when no budget stage says otherwise. */
 export function uniformCounts(layer: LayerCache, step: Step): readonly number[] {

@@ -23,6 +23,9 @@ export interface Step {
   tokenIds(): Int32Array
 }
 
+/** Tokens of the sequence when a step is done. */
+export const seenAfter = ({ start, count }: Pick<Step, 'start' | 'count'>): number => start + count
+
 export class LayerCache {
   lanes: readonly Lane[]
   readonly ring: Ring | null
@@ -106,11 +109,11 @@ export class LayerCache {
   }
 
   /** What a pick is told of lane number `lane`. */
-  pickContext(lane: number, { phase, start, count }: Pick<Step, 'phase' | 'start' | 'count'>): PickContext {
+  pickContext(lane: number, step: Pick<Step, 'phase' | 'start' | 'count'>): PickContext {
     const { memory } = this
     return {
-      phase,
-      tokensSeen: start + count,
+      phase: step.phase,
+      tokensSeen: seenAfter(step),
       head: this.lanes[lane]?.shape.heads[0] ?? 0,
       get memory() {
         return memory[lane] ?? null

@@ -48,7 +48,7 @@ export interface KVCache {
   /** Attends with queries (before RoPE, at positions `tokensSeen - n` to `tokensSeen`) to what is stored. Nothing is appended. */
   read(layer: number, queries: Tensor): Promise<Tensor>
   /**
-   * What the model has to read again before this cache goes on; null unless the last step ended a prompt and a stage asks for it. Until
+   * What the model has to read again before this cache goes on; null unless a stage that acts at the last step asks for it. Until
    * `finish()` nothing is dropped or sealed, and no step begins. `forward()` of `@kvloom/engine` does it.
    */
   readonly replay?: PendingReplay | null

@@ -13,7 +13,7 @@ export const kvzipOptions = {
   every: optional(
     integer({
       min: 1,
-      doc: 'Also acts each time the sequence has so many tokens more, of the prompt or decoded; `keep` is then of all tokens seen.',
+      doc: 'Also acts each time the sequence has so many tokens more, of the prompt or decoded.',
     }),
     'at the end of a prompt alone',
   ),
