@@ -6,7 +6,7 @@ import { engineBackends } from '../backend'
 import { loadModel, type Model } from '../model'
 import { difference } from '../testing/golden'
 import { plainLlama } from '../testing/plain-llama'
-import { type RandomLlama, type RandomLlamaSettings, writeRandomLlama } from '../testing/random-llama'
+import { type RandomLlama, type RandomLlamaSettings, text, writeRandomLlama } from '../testing/random-llama'
 import { type CalibrationProgress, calibrationRun } from './run'
 
 /** Largest error over the largest value of a layer: float32 against float64 over three layers. */
@@ -17,9 +17,6 @@ const GRADIENTS = 1e-4
 const STEP = 1e-4
 /** The same across corners of relu, where the error is about the step itself; the rounding of a loss over it is 1e-7. */
 const STEP_AT_CORNERS = 1e-7
-
-const text = (n: number, seed: number): Int32Array =>
-  Int32Array.from({ length: n }, (_, i) => (i * 37 + seed * 11) % 131)
 
 const variants: readonly (readonly [string, RandomLlamaSettings])[] = [
   ['llama with grouped queries', { model_type: 'llama' }],

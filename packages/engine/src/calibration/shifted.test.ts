@@ -3,12 +3,10 @@ import { type HostTensor, OptionError } from '@kvloom/core'
 import * as tf from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { loadModel } from '../model'
-import { type RandomLlama, writeRandomLlama } from '../testing/random-llama'
+import { type RandomLlama, text, writeRandomLlama } from '../testing/random-llama'
 import { calibrationRun } from './run'
 import type { Replace } from './shifted'
 
-const text = (n: number, seed: number): Int32Array =>
-  Int32Array.from({ length: n }, (_, i) => (i * 37 + seed * 11) % 131)
 const SEQUENCES = [text(13, 1), text(9, 2)]
 const same: Replace = (_, rows) => rows
 const scaled = ({ shape, values }: HostTensor, by: number): HostTensor => ({

@@ -7,7 +7,7 @@ import { withWeights } from '../changed-weights'
 import { loadModel, type Model } from '../model'
 import type { ModelConfig } from '../models/config'
 import { plainLlama } from '../testing/plain-llama'
-import { type RandomLlama, type RandomLlamaSettings, writeRandomLlama } from '../testing/random-llama'
+import { type RandomLlama, type RandomLlamaSettings, text, writeRandomLlama } from '../testing/random-llama'
 import { type CalibrationProgress, calibrationRun } from './run'
 
 /** Largest error over the largest number of a weight: float32 sums over tokens, squared, against finite differences in float64. */
@@ -16,9 +16,6 @@ const FISHER = 4e-4
 const STEP = 2e-4
 /** Numbers of each weight that are tried. */
 const TRIED = 4
-
-const text = (n: number, seed: number): Int32Array =>
-  Int32Array.from({ length: n }, (_, i) => (i * 37 + seed * 11) % 131)
 
 /** Mean loss of the token that stands `ahead` tokens on, by the float64 witness. */
 function lossOf(

@@ -35,6 +35,10 @@ const common = {
   eos_token_id: 2,
 }
 
+/** A text of `n` ids for random models, another one for every seed. */
+export const text = (n: number, seed: number): Int32Array =>
+  Int32Array.from({ length: n }, (_, i) => (i * 37 + seed * 11) % common.vocab_size)
+
 /** Writes config.json and model.safetensors to a new temporary folder, which is the caller's to delete. */
 export async function writeRandomLlama(
   settings: RandomLlamaSettings,
