@@ -185,7 +185,6 @@ export class Run {
     let total = 0
     let count = 0
     for (const ids of heldOut) {
-      await takeTurn()
       total += (await model.losses(ids, null, () => signal?.throwIfAborted())).nextToken
       count += ids.length - 1
     }

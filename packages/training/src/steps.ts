@@ -1,5 +1,4 @@
 /** One step of a phase: the mean loss of its sequences, and its gradients summed over them. */
-import { takeTurn } from '@kvloom/core'
 import type { LayerStates, TrainableModel, WeightValues } from '@kvloom/engine'
 import {
   blockOf,
@@ -70,7 +69,6 @@ export class Steps {
     this.block = null
     const states: LayerStates[][] = []
     for (const place of sequencesOfBlock(phase, block, batch)) {
-      await takeTurn()
       states.push(await original.layerStates(this.sequence(stream.at(place)), target, breathe))
     }
     this.block = { name, states }
@@ -85,7 +83,6 @@ export class Steps {
     let total = 0
     let tokens = 0
     for (let i = 0; i < batch; i++) {
-      await takeTurn()
       const ids = this.sequence(stream.at(phase.firstSequence + step * batch + i))
       const teacher = loss === 'teacher' ? original : null
       const found = await student.sequenceGradients(ids, loss, teacher, phase.weights, breathe)

@@ -13,6 +13,7 @@ import {
   type Ready,
   ready,
   restoreCache,
+  takeTurn,
 } from '@kvloom/core'
 import { fromTensor, type TestRunner, withTimeout } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
@@ -77,8 +78,7 @@ export function testCompressor(given: TestRunner, options: SuiteOptions): void {
   const lossless = identity && new Readiness(identity)
   for (const backend of backends) {
     const start = async () => {
-      // Waits for one turn of the event loop: tfjs answers in microtasks, which keep the messages of a test runner waiting.
-      await new Promise((resolve) => setTimeout(resolve, 0))
+      await takeTurn()
       await registerKernels(backend)
       await setBackend(backend)
     }

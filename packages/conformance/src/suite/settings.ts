@@ -12,6 +12,7 @@ import {
   openCache,
   ready,
   restoreCache,
+  takeTurn,
 } from '@kvloom/core'
 import { type TestRunner, withTimeout } from '@kvloom/golden'
 import { registerKernels } from '@kvloom/kernels'
@@ -86,8 +87,7 @@ export function testSettings(runner: TestRunner, options: SettingsOptions): void
         if (numBytes !== before.numBytes || numTensors !== before.numTensors)
           found.push(`${numTensors - before.numTensors} tensors, ${numBytes - before.numBytes} bytes are left`)
         problems.push(...found.map((problem) => `${JSON.stringify(drawn)} on ${model.name}: ${problem}`))
-        // Waits for one turn of the event loop: tfjs answers in microtasks, which keep the messages of a test runner waiting.
-        await new Promise((resolve) => setTimeout(resolve, 0))
+        await takeTurn()
       }
       expectNone(problems)
       expect(mayBeRefused || opened > 0).toBe(true)

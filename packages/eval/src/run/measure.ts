@@ -1,5 +1,5 @@
 /** One pass of one compressor over the steps of a plan: quality against the uncompressed run, and bytes. Times are taken apart (`timing.ts`). */
-import { type Artifact, type KVCompressor, type ModelShape, openCache, ready } from '@kvloom/core'
+import { type Artifact, type KVCompressor, type ModelShape, openCache, ready, takeTurn } from '@kvloom/core'
 import type { Tensor } from '@tensorflow/tfjs-core'
 import { InterruptedError, NonFiniteLogitsError } from '../errors'
 import { AttentionError, AttentionReference } from '../metrics/attention-error'
@@ -111,8 +111,7 @@ export async function measure(options: MeasureOptions): Promise<Measures> {
 }
 
 async function runStep(options: MeasureOptions, watched: WatchedCache, step: Step, scores: Scores): Promise<void> {
-  // A timer turn lets signals, progress bars and aborts in: the backends compute synchronously.
-  await new Promise((resolve) => setTimeout(resolve, 0))
+  await takeTurn()
   if (options.signal?.aborted) throw new InterruptedError()
   const ids = options.ids.subarray(step.start, step.end)
   const wanted = scores.wanted(step)

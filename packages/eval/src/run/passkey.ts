@@ -1,5 +1,5 @@
 /** Passkey trials: a number hidden in a text, asked for after the text was compressed with the question unseen. */
-import { type Artifact, type KVCompressor, openCache, ready } from '@kvloom/core'
+import { type Artifact, type KVCompressor, openCache, ready, takeTurn } from '@kvloom/core'
 import { InterruptedError, NonFiniteLogitsError } from '../errors'
 import { largestIndex, logSumExp } from '../metrics/logits'
 import { mean } from '../metrics/statistics'
@@ -87,7 +87,7 @@ async function runTrial(
       { start: context.length, end: ids.length, phase: 'decode' },
     ]
     const run = async (step: Step): Promise<void> => {
-      await new Promise((resolve) => setTimeout(resolve, 0))
+      await takeTurn()
       if (options.signal?.aborted) throw new InterruptedError()
       const visit = async (
         from: number,

@@ -4,7 +4,7 @@
  * time reversed, so that no row always follows the same one. What changes on the machine meanwhile meets all rows alike, and
  * ratios are of times that were taken side by side.
  */
-import { type Artifact, type KVCache, type KVCompressor, openCache, type Phase, ready } from '@kvloom/core'
+import { type Artifact, type KVCache, type KVCompressor, openCache, type Phase, ready, takeTurn } from '@kvloom/core'
 import { WatchedCache } from '../metrics/attention-watch'
 import { median, type Spread, spread } from '../metrics/statistics'
 import { type Plan, runLimited, type Step } from './plan'
@@ -86,8 +86,8 @@ export async function timeRows(rows: readonly TimedRow[], options: TimingOptions
   const round = async (number: number, step: Step, counts: 'prefill' | 'decode' | null): Promise<void> => {
     for (const place of roundOrder(timers.length, number)) {
       const timer = timers[place]
-      // A timer turn lets signals, progress bars and aborts in: the backends compute synchronously.
-      await new Promise((resolve) => setTimeout(resolve, 0))
+      // Others have their turn here, so that the step has no need to give them one while it is timed.
+      await takeTurn()
       if (signal?.aborted) return
       await timer?.step(ids, step, counts)
       fed += step.end - step.start
